@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Set up .venv where it is missing or stale, then build what is asked for: ./run_all.sh --help
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+
+for word in "$@"; do
+    if [[ $word == --help || $word == -h ]]; then
+        exec cat tools/help.txt
+    fi
+done
+tools/setup.sh
+exec .venv/bin/python -m tools.run "$@"

@@ -1,0 +1,1 @@
+"""TAS-Balanced dense retrieval: the small library behind the notebooks (Hofstätter et al., SIGIR 2021)."""

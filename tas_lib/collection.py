@@ -1,0 +1,110 @@
+"""A collection on disk: texts, judgements and token ids, made once from a source and memory-mapped from then on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from tas_lib import store
+from tas_lib.profile import Profile, Tokens
+from tas_lib.records import IntArray, QuerySet, Ragged, Source, Texts
+from tas_lib.sources import docs
+
+
+class Collection:
+    """Passages and query sets of one profile; opened from the store, made there first if need be."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the artefact `collection`."""
+        self.folder = folder
+        self.digest = store.digest_of(folder)
+        table = pq.read_table(folder / "passages.parquet")
+        self.passages = Texts(table["id"].to_pylist(), table["text"].to_pylist())
+        self.titles: list[str] = table["title"].to_pylist()
+        self.row = {passage: row for row, passage in enumerate(self.passages.ids)}
+        self.sets = {path.stem: _read_set(path) for path in sorted((folder / "queries").glob("*.parquet"))}
+        self.barred: IntArray = np.array(store.load_array(folder / "barred.npy"))
+        self.report: dict[str, dict[str, int]] = store.read_json(folder / "report.json")
+
+    def relevant(self, name: str, grade: int = 1) -> list[IntArray]:
+        """For each query of a set, the rows of its passages judged `grade` or higher."""
+        queries = self.sets[name]
+        return [
+            np.array([self.row[p] for p, g in queries.qrels[query].items() if g >= grade and p in self.row], np.int64)
+            for query in queries.queries.ids
+        ]
+
+
+def open_collection(profile: Profile) -> Collection:
+    """The collection of a profile, read from its source if it is not in the store yet."""
+    place = store.Store(profile.folder)
+    inputs = {"packages": store.digest(store.installed(profile.source.packages))}
+    return Collection(
+        place.artefact("collection", profile.source.model_dump(), inputs, lambda f: write(docs.read(profile.source), f))
+    )
+
+
+def write(source: Source, folder: Path) -> None:
+    """A source as parquet (texts), npy and JSON; the same source gives the same bytes."""
+    ids, texts = source.passages
+    pq.write_table(pa.table({"id": ids, "title": source.titles, "text": texts}), folder / "passages.parquet")
+    (folder / "queries").mkdir(exist_ok=True)
+    for name, queries in source.sets.items():
+        qrels = [[{"id": p, "grade": g} for p, g in queries.qrels[q].items()] for q in queries.queries.ids]
+        table = pa.table({"id": queries.queries.ids, "text": queries.queries.texts, "qrels": qrels})
+        pq.write_table(table, folder / "queries" / f"{name}.parquet")
+    store.save_arrays(folder, barred=np.asarray(source.barred))
+    store.write_json(folder / "report.json", source.report)
+
+
+def _read_set(path: Path) -> QuerySet:
+    table = pq.read_table(path)
+    ids = table["id"].to_pylist()
+    qrels = {
+        q: {j["id"]: j["grade"] for j in judged} for q, judged in zip(ids, table["qrels"].to_pylist(), strict=True)
+    }
+    return QuerySet(path.stem, Texts(ids, table["text"].to_pylist()), qrels)
+
+
+# --- token ids ---------------------------------------------------------------------------------------------------
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """A tokenizer from a folder or a hub name; ValueError says what could not be loaded."""
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no tokenizer in {name!r}: {str(error).strip().splitlines()[0]}") from error
+
+
+def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], cap: int) -> Ragged:
+    """Token ids of texts, CLS and SEP included, cut at `cap` tokens (§4.1)."""
+    rows = tokenizer(list(texts), truncation=True, max_length=cap, return_attention_mask=False)["input_ids"]
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    dtype = np.uint16 if len(tokenizer) < 2**16 else np.int32
+    return Ragged(np.fromiter((i for row in rows for i in row), dtype, offsets[-1]), offsets)
+
+
+def open_tokens(profile: Profile, collection: Collection) -> dict[str, Ragged]:
+    """Token ids of the passages (key `passages`) and of each query set, made once and memory-mapped."""
+    tokenizer = load_tokenizer(profile.encoder_path)
+
+    def make(folder: Path) -> None:
+        caps: Tokens = profile.tokens
+        for name, texts, cap in [
+            ("passages", collection.passages.texts, caps.passage),
+            *((name, s.queries.texts, caps.query) for name, s in collection.sets.items()),
+        ]:
+            tokens = tokenise(tokenizer, texts, cap)
+            store.save_arrays(folder, **{f"{name}-ids": tokens.ids, f"{name}-offsets": tokens.offsets})
+
+    inputs = {"collection": collection.digest, "tokenizer": store.digest(tokenizer.backend_tokenizer.to_str())}
+    folder = store.Store(profile.folder).artefact("tokens", profile.tokens.model_dump(), inputs, make)
+    return {
+        name: Ragged(store.load_array(folder / f"{name}-ids.npy"), store.load_array(folder / f"{name}-offsets.npy"))
+        for name in ("passages", *collection.sets)
+    }

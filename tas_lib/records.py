@@ -1,0 +1,118 @@
+"""What flows between the modules: named tuples of arrays, and the field's own dictionaries for qrels and runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.integer]
+FloatArray = NDArray[np.floating]
+Qrels = Mapping[str, Mapping[str, int]]
+"""query id → passage id → grade"""
+Run = Mapping[str, Mapping[str, float]]
+"""query id → passage id → score"""
+
+
+class Texts(NamedTuple):
+    """Queries or passages: ids and texts in one order; a text's place in it is called its row."""
+
+    ids: list[str]
+    texts: list[str]
+
+
+class QuerySet(NamedTuple):
+    """Queries with judgements: a test set, the tune set, the early-stopping set or the training queries."""
+
+    name: str
+    queries: Texts
+    qrels: Qrels
+
+
+class Source(NamedTuple):
+    """A whole collection as a source hands it over; `titles` are for people, never for ranking.
+
+    barred: rows of the passages that answer a query of a held-out set and stand in no training pair.
+    report: counts that notebook 01 shows (what was read, dropped, resolved).
+    """
+
+    passages: Texts
+    titles: list[str]
+    sets: dict[str, QuerySet]
+    barred: IntArray
+    report: dict[str, dict[str, int]]
+
+
+class Ragged(NamedTuple):
+    """Token ids of many texts end to end: text i is `ids[offsets[i]:offsets[i + 1]]`."""
+
+    ids: IntArray
+    offsets: IntArray
+
+    def row(self, row: int) -> IntArray:
+        """The token ids (T,) of one text."""
+        return self.ids[self.offsets[row] : self.offsets[row + 1]]
+
+    def lengths_of(self, rows: IntArray) -> IntArray:
+        """(N,) tokens of these rows."""
+        return self.offsets[rows + 1] - self.offsets[rows]
+
+    @property
+    def lengths(self) -> IntArray:
+        """(N,) tokens of each text, special tokens included."""
+        return np.diff(self.offsets)
+
+
+class Batch(NamedTuple):
+    """One training step: (B,) rows of queries, of one positive and one negative passage each, (B,) teacher margins."""
+
+    queries: IntArray
+    pos: IntArray
+    neg: IntArray
+    margins: FloatArray
+
+
+class Pairs(NamedTuple):
+    """All training pairs as CSR: those of query q lie at `offsets[q]:offsets[q + 1]`, sorted by rising margin.
+
+    offsets: (Q + 1,). pos, neg: (N,) passage rows. margins: (N,) pairwise teacher margin M_t(q, p+) - M_t(q, p-).
+    """
+
+    offsets: IntArray
+    pos: IntArray
+    neg: IntArray
+    margins: FloatArray
+
+    @classmethod
+    def sort(cls, n_queries: int, query: IntArray, pos: IntArray, neg: IntArray, margins: FloatArray) -> "Pairs":
+        """The table of unsorted pairs (N,); a query without pairs keeps an empty slice.
+
+        >>> Pairs.sort(2, np.array([1, 0, 1]), np.array([7, 5, 7]), np.array([1, 2, 3]), np.array([4., 0., 3.])).neg
+        array([2, 3, 1])
+        """
+        order = np.lexsort((margins, query))
+        offsets = np.zeros(n_queries + 1, np.int64)
+        np.cumsum(np.bincount(query, minlength=n_queries), out=offsets[1:])
+        return cls(offsets, pos[order], neg[order], margins[order])
+
+    def take(self, queries: IntArray, rows: IntArray) -> Batch:
+        """The batch of these queries (B,) and pair rows (B,)."""
+        return Batch(queries, self.pos[rows], self.neg[rows], self.margins[rows])
+
+
+class History(NamedTuple):
+    """One evaluation during training (§4.3): after `step` steps, nDCG@10 on the early-stopping set and mean losses."""
+
+    step: int
+    ndcg: float
+    pairwise: float
+    in_batch: float
+    seconds: float
+
+
+def as_run(query_ids: Sequence[str], passage_ids: Sequence[str], rows: IntArray, scores: FloatArray) -> Run:
+    """A run from (Q, k) passage rows and scores; a row of -1 stands for no passage."""
+    return {
+        query: {passage_ids[row]: float(score) for row, score in zip(r, s, strict=True) if row >= 0}
+        for query, r, s in zip(query_ids, rows.tolist(), scores.tolist(), strict=True)
+    }

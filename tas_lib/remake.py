@@ -1,0 +1,267 @@
+"""What `data/docs/` ships, made again from the installed packages: `./run_all.sh docs teachers`.
+
+Encoder, then BERT_CAT by folds and its scores, then ColBERT; each is an artefact of the store, so that an interrupted
+remake goes on with the first that is not whole, and is copied to `data/docs/` with its provenance when done.
+"""
+
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, PreTrainedModel
+
+from tas_lib import mining, models, pretraining, profile, search, shipped, store, teachers
+from tas_lib.collection import Collection, load_tokenizer, open_collection, open_tokens
+from tas_lib.models import BertCat
+from tas_lib.profile import Profile
+from tas_lib.records import FloatArray, IntArray, Ragged
+
+log = logging.getLogger(__name__)
+
+
+def remake(p: Profile) -> None:
+    """All that the profile ships, in order; what is in the store already is not made again."""
+    collection = open_collection(p)
+    larger = make_larger(p, collection)
+    tokens = open_tokens(p.model_copy(update={"encoder": str(larger)}), collection)
+    cats = make_cats(p, collection, tokens, larger)
+    make_scores(p, collection, tokens, cats)
+    make_colbert(p, collection, tokens, larger)
+    make_encoder(p, collection, tokens, larger)
+
+
+def texts_read(collection: Collection) -> list[str]:
+    """What tokenizer and encoder may see: passages and training queries, never as pairs."""
+    return collection.passages.texts + collection.sets["train"].queries.texts
+
+
+def make_larger(p: Profile, collection: Collection) -> Path:
+    """The larger model and its tokenizer with the vocabulary cut to the collection's pieces."""
+    folder = pretraining.start_model(p.pretraining.start)
+
+    def cut(place: Path) -> None:
+        model, tokenizer = pretraining.cut_model(folder, texts_read(collection))
+        model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+
+    inputs = {"collection": collection.digest, "start": store.digest(Path(folder) / "model.safetensors")}
+    return store.Store(p.folder).artefact("remake/larger", {"start": p.pretraining.start}, inputs, cut)
+
+
+def make_encoder(p: Profile, collection: Collection, tokens: dict[str, Ragged], larger: Path) -> None:
+    """The small encoder, distilled from the larger model, shipped."""
+    settings = p.pretraining
+
+    def distil(place: Path) -> None:
+        texts = texts_read(collection) + pretraining.spans(
+            collection.passages.texts, p.source.query_words, settings.spans, settings.seed
+        )
+        tokenizer = load_tokenizer(str(larger))
+        student = pretraining.distil(settings, AutoModel.from_pretrained(larger), tokenizer, texts, p.tokens.passage)
+        models.save(student, tokenizer, place)
+
+    inputs = {"collection": collection.digest, "larger": store.digest_of(larger)}
+    place = store.Store(p.folder).artefact("remake/encoder", settings.model_dump(), inputs, distil)
+    found = first_stage(models.load_dot(str(place)), collection, tokens)
+    ship(p, place, "encoder", {"tune, no retrieval label seen": found, "start": start_note(p)})
+
+
+def make_cats(p: Profile, collection: Collection, tokens: dict[str, Ragged], larger: Path) -> list[Path]:
+    """One BERT_CAT a fold, trained on the queries of the other folds; the first is shipped."""
+    settings = p.teachers
+    positives, negatives = collection.relevant("train"), mining.negatives(p, collection)
+    fold = teachers.folds(len(positives), settings.folds, settings.seed)
+    inputs = {"collection": collection.digest, "larger": store.digest_of(larger)}
+    made = []
+    for k in range(settings.folds):
+
+        def train(place: Path, k: int = k) -> None:
+            cat = teachers.train_cat(
+                start(larger),
+                tokens["train"],
+                tokens["passages"],
+                positives,
+                negatives,
+                np.flatnonzero(fold != k),
+                settings,
+                f"BERT_CAT, fold {k}",
+            )
+            models.save(cat, load_tokenizer(str(larger)), place)
+
+        parameters = {**settings.model_dump(include=CAT_SETTINGS), **p.pairing.model_dump(), "fold": k}
+        made.append(store.Store(p.folder).artefact(f"remake/cat-{k}", parameters, inputs, train))
+    return made
+
+
+def start(larger: Path) -> PreTrainedModel:
+    """What a teacher starts from, without dropout: drawing its noise costs a CPU more than the rest of the step."""
+    return AutoModel.from_pretrained(
+        larger,
+        dtype=torch.float32,
+        add_pooling_layer=False,
+        attn_implementation="eager",  # its backward pass is three times as fast as the fused one's on a CPU
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+
+
+CAT_SETTINGS = {"folds", "cat_steps", "cat_queries", "cat_negatives", "cat_rate", "bf16", "seed"}
+
+
+def make_scores(p: Profile, collection: Collection, tokens: dict[str, Ragged], folders: list[Path]) -> None:
+    """Out-of-fold scores of every training pair, shipped with the first model; both measured on the tune set."""
+    settings = p.teachers
+    positives, negatives = collection.relevant("train"), mining.negatives(p, collection)
+    fold = teachers.folds(len(positives), settings.folds, settings.seed)
+
+    def score(place: Path) -> None:
+        keys = shipped.text_keys(collection.sets["train"].queries.texts), shipped.text_keys(collection.passages.texts)
+        q = np.concatenate(
+            [np.full(len(a) + len(b), i) for i, (a, b) in enumerate(zip(positives, negatives, strict=True))]
+        )
+        shown = np.concatenate([part for both in zip(positives, negatives, strict=True) for part in both])
+        scores = np.zeros(len(q), np.float32)
+        for k, folder in enumerate(folders):
+            own = np.flatnonzero(fold[q] == k)
+            cat = models.load_cat(str(folder))
+            scores[own] = scored(cat, tokens["train"], tokens["passages"], q[own], shown[own], settings)
+        shipped.write_scores(place / "scores.parquet", keys[0][q], keys[1][shown], scores.round(3), fold[q])
+
+    inputs = {str(k): store.digest_of(folder) for k, folder in enumerate(folders)} | {"collection": collection.digest}
+    place = store.Store(p.folder).artefact("remake/scores", p.pairing.model_dump(), inputs, score)
+    measured = rerank_tune(p, collection, tokens, [models.load_cat(str(folder)) for folder in folders])
+    ship(p, place, "scores", measured)
+    ship(p, folders[0], "cat", {"start": start_note(p), "trained on": "the training queries outside fold 0"} | measured)
+
+
+@torch.inference_mode()
+def scored(cat: BertCat, queries: Ragged, passages: Ragged, q: IntArray, p: IntArray, settings: Any) -> FloatArray:
+    """Scores (N,) of these pairs, in the precision of the settings."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+        return teachers.score_all(cat, queries, passages, q, p, settings.chunk)
+
+
+def make_colbert(p: Profile, collection: Collection, tokens: dict[str, Ragged], larger: Path) -> None:
+    """The ColBERT teacher, trained on the shipped margins, shipped."""
+    settings = p.teachers
+
+    def no_scorer(q: IntArray, _: IntArray) -> FloatArray:
+        raise ValueError(f"{len(q)} training pairs have no shipped score, right after they were made")
+
+    pairs = mining.open_pairs(p, collection, no_scorer)
+
+    def train(place: Path) -> None:
+        encoder = start(larger)
+        pretraining.keep_layers(encoder, settings.colbert_layers)
+        colbert = teachers.train_colbert(encoder, tokens["train"], tokens["passages"], pairs, settings)
+        models.save(colbert, load_tokenizer(str(larger)), place)
+
+    parameters = settings.model_dump(include=COLBERT_SETTINGS)
+    inputs = {"pairs": store.digest(np.asarray(pairs.margins)), "larger": store.digest_of(larger)}
+    place = store.Store(p.folder).artefact("remake/colbert", parameters, inputs, train)
+    measured = colbert_tune(p, collection, tokens, models.load_colbert(str(place)))
+    ship(p, place, "colbert", {"start": start_note(p)} | measured)
+
+
+COLBERT_SETTINGS = {"colbert_steps", "colbert_batch", "colbert_rate", "colbert_dim", "colbert_layers", "bf16", "seed"}
+
+
+# --- measured on the tune set ------------------------------------------------------------------------------------
+
+
+def mrr(rows: IntArray, relevant: list[IntArray], cutoff: int = 10) -> float:
+    """Mean reciprocal rank of rankings (Q, k) of passage rows."""
+    hits = np.array([np.isin(row[:cutoff], gold) for row, gold in zip(rows, relevant, strict=True)])
+    return float(np.where(hits.any(1), 1 / (1 + hits.argmax(1)), 0).mean().round(4))
+
+
+def first_stage(dot: models.BertDot, collection: Collection, tokens: dict[str, Ragged]) -> dict[str, float]:
+    """MRR@10 and R@100 of a BERT_DOT's own search on the tune set."""
+    with torch.inference_mode():
+        vecs = [models.encode_rows(dot, tokens[n], np.arange(len(tokens[n].lengths))) for n in ("tune", "passages")]
+    rows, _ = search.dense(vecs[0], vecs[1], 100)
+    relevant = collection.relevant("tune")
+    return {
+        "MRR@10": mrr(rows, relevant),
+        "R@100": float(np.mean([g[0] in r for r, g in zip(rows, relevant, strict=True)])),
+    }
+
+
+def candidates(p: Profile, collection: Collection) -> IntArray:
+    """BM25's first hundred (Q, 100) of the tune queries."""
+    return mining.open_bm25(p, collection).search(collection.sets["tune"].queries.texts, 100)[0]
+
+
+def rerank_tune(p: Profile, collection: Collection, tokens: dict[str, Ragged], cats: list[BertCat]) -> dict[str, float]:
+    """MRR@10 on the tune set: BM25's own, and that of its first hundred re-ranked by one model and by all."""
+    found, relevant = candidates(p, collection), collection.relevant("tune")
+    scores = [teachers.cat_rerank([cat], tokens["tune"], tokens["passages"], found, p.teachers) for cat in cats]
+    return {
+        "tune MRR@10, BM25": mrr(found, relevant),
+        "tune MRR@10, re-ranked by the shipped model": mrr(reorder(found, scores[0]), relevant),
+        "tune MRR@10, re-ranked by the mean of the folds": mrr(reorder(found, np.mean(scores, axis=0)), relevant),
+    }
+
+
+@torch.inference_mode()
+def colbert_tune(
+    p: Profile, collection: Collection, tokens: dict[str, Ragged], colbert: models.ColBert
+) -> dict[str, float]:
+    """MRR@10 on the tune set of BM25's first hundred, re-ranked by ColBERT."""
+    found = candidates(p, collection)
+    passages = teachers.TokenVectors(teachers.token_vectors(colbert, tokens["passages"]), tokens["passages"])
+    queries = teachers.TokenVectors(teachers.token_vectors(colbert, tokens["tune"]), tokens["tune"])
+    scores = np.full(found.shape, -np.inf, np.float32)
+    for i, rows in enumerate(found):
+        kept = rows >= 0
+        q, p_ = queries.rows(np.array([i])), passages.rows(rows[kept])
+        scores[i, kept] = models.late_interaction(*q, *p_)[0].numpy()
+    return {
+        "tune MRR@10, BM25's first 100 re-ranked by ColBERT": mrr(reorder(found, scores), collection.relevant("tune"))
+    }
+
+
+def reorder(rows: IntArray, scores: FloatArray) -> IntArray:
+    """Candidates (Q, k) by falling score."""
+    return np.take_along_axis(rows, np.argsort(-scores, axis=1, kind="stable"), axis=1)
+
+
+# --- shipping ----------------------------------------------------------------------------------------------------
+
+
+def start_note(p: Profile) -> str:
+    """Where the weights come from."""
+    return f"{p.pretraining.start}: the weights of all-MiniLM-L6-v2 (Apache-2.0), vocabulary cut to the collection's"
+
+
+def ship(p: Profile, source: Path, name: str, measured: dict[str, Any]) -> None:
+    """Copy an artefact to `data/<profile>/<name>`, weights as fp16, with a provenance that names every digest."""
+    target = p.artefacts_folder / name
+    draft = target.with_name(f".{name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(source, draft, ignore=shutil.ignore_patterns("provenance.json"))
+    for path in draft.glob("*.safetensors"):
+        save_file(
+            {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}, path, {"format": "pt"}
+        )
+    made = store.provenance(source)
+    files = {str(f.relative_to(draft)): store.file_digest(f) for f in sorted(draft.rglob("*")) if f.is_file()}
+    note = {k: made[k] for k in ("parameters", "inputs", "versions", "seconds")} | {
+        "measured": measured,
+        "files": files,
+    }
+    store.write_json(draft / "provenance.json", note)
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+    log.info("shipped %s: %s", target.name, measured)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    remake(profile.load(sys.argv[1] if len(sys.argv) > 1 else "docs"))

@@ -1,0 +1,81 @@
+"""First-stage retrieval: exact search over dense vectors, and BM25 (bm25s, Lucene's variant)."""
+
+from collections.abc import Sequence
+
+import bm25s
+import numpy as np
+import Stemmer
+import torch
+
+from tas_lib.profile import Bm25
+from tas_lib.records import FloatArray, IntArray
+
+
+class Bm25Index:
+    """BM25 over passages: lower-cased words (single characters too), English stop words off, Snowball's stemmer."""
+
+    def __init__(self, passages: Sequence[str], settings: Bm25) -> None:
+        """Index passages (P,); the row of a passage is its place in the sequence."""
+        self._stemmer = Stemmer.Stemmer("english")
+        self._bm25 = bm25s.BM25(method="lucene", k1=settings.k1, b=settings.b)
+        self._bm25.index(self._words(passages), show_progress=False)
+        self.size = len(passages)
+
+    def _words(self, texts: Sequence[str]) -> list[list[str]]:
+        return bm25s.tokenize(
+            list(texts),
+            token_pattern=r"(?u)\b\w+\b",
+            stopwords="en",
+            stemmer=self._stemmer,
+            return_ids=False,
+            show_progress=False,
+        )
+
+    def search(self, queries: Sequence[str], depth: int) -> tuple[IntArray, FloatArray]:
+        """Rows and scores (Q, depth) by falling score, then row; -1 where no more passages share a word with it."""
+        depth = min(depth, self.size)
+        rows = np.full((len(queries), depth), -1, np.int64)
+        scores = np.zeros((len(queries), depth), np.float32)
+        for i, words in enumerate(self._words(queries)):
+            known = [word for word in words if word in self._bm25.vocab_dict]
+            if not known:
+                continue
+            found = self._bm25.get_scores(known)
+            rows[i], scores[i] = top(found, depth)
+            rows[i, scores[i] <= 0] = -1
+        return rows, scores
+
+
+def top(scores: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
+    """The k highest of scores (P,) as (rows, scores), ties by rising row.
+
+    >>> top(np.array([1.0, 3.0, 3.0, 0.0]), 3)[0]
+    array([1, 2, 0])
+    """
+    best = np.argpartition(-scores, k - 1)[:k] if k < len(scores) else np.arange(len(scores))
+    if k < len(scores):  # of equal scores at the cut, the lowest rows
+        best = np.union1d(np.flatnonzero(scores > scores[best].min()), best)
+        ties = np.flatnonzero(scores == scores[best].min())
+        best = np.concatenate([np.setdiff1d(best, ties), ties])
+    order = np.lexsort((best, -scores[best]))[:k]
+    return best[order], scores[best[order]]
+
+
+def dense(
+    queries: torch.Tensor, passages: torch.Tensor, depth: int, block: int = 262_144
+) -> tuple[IntArray, FloatArray]:
+    """Exact maximum-inner-product search: rows and scores (Q, depth) by falling score.
+
+    queries: (Q, D). passages: (P, D), any float type, on CPU or GPU; scored in fp32, `block` passages at a time.
+    """
+    depth = min(depth, len(passages))
+    kept_scores = torch.empty((len(queries), 0), device=queries.device)
+    kept_rows = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
+    for start in range(0, len(passages), block):
+        scores = queries.float() @ passages[start : start + block].to(queries.device).float().T  # (Q, block)
+        best, rows = scores.topk(min(depth, scores.shape[1]), dim=1)
+        kept_scores = torch.cat([kept_scores, best], dim=1)
+        kept_rows = torch.cat([kept_rows, rows + start], dim=1)
+        kept_scores, order = kept_scores.topk(min(depth, kept_scores.shape[1]), dim=1)
+        kept_rows = kept_rows.gather(1, order)
+    return kept_rows.cpu().numpy(), kept_scores.cpu().numpy()

@@ -1,0 +1,1 @@
+"""Where a collection comes from; each module makes a `records.Source`."""

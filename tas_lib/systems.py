@@ -1,0 +1,246 @@
+"""A row of a table → its run and its metrics; and everything that the rows of one profile share."""
+
+import json
+import logging
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from ir_measures import nDCG
+from numpy.random import Generator, Philox
+
+from tas_lib import (
+    clustering,
+    encoding,
+    metrics,
+    mining,
+    models,
+    published,
+    sampling,
+    search,
+    shipped,
+    store,
+    teachers,
+    training,
+)
+from tas_lib.clustering import Clusters
+from tas_lib.collection import Collection, load_tokenizer, open_collection, open_tokens, tokenise
+from tas_lib.metrics import PerQuery
+from tas_lib.models import BertDot
+from tas_lib.profile import Profile, System
+from tas_lib.records import FloatArray, History, IntArray, Pairs, Qrels, Ragged, Run, as_run
+from tas_lib.training import InBatchTeacher
+
+log = logging.getLogger(__name__)
+BASELINE = System(teacher="pairwise", sampling="random")
+"""Trained first: its vectors are clustered (§4.2), its candidates decide when the others stop (§4.3)."""
+BM25 = System(kind="bm25")
+
+
+class Candidates:
+    """The early-stopping set of §4.3: queries with passages to re-rank, and their judgements."""
+
+    def __init__(self, queries: IntArray, rows: IntArray, collection: Collection) -> None:
+        """queries: (Q,) rows in the set `stop`. rows: (Q, k) passage rows, -1 for none."""
+        self.queries, self.rows, self.collection = queries, rows, collection
+        stop = collection.sets["stop"]
+        self.ids = [stop.queries.ids[q] for q in queries]
+        self.qrels: Qrels = {query: stop.qrels[query] for query in self.ids}
+
+    def ndcg(self, student: BertDot, tokens: dict[str, Ragged]) -> float:
+        """nDCG@10 of these candidates in the student's order."""
+        distinct = np.unique(self.rows[self.rows >= 0])
+        q = encoding.encode(student, tokens["stop"], self.queries)  # (Q, D)
+        p = encoding.encode(student, tokens["passages"], distinct)  # (P, D)
+        place = np.searchsorted(distinct, self.rows).clip(max=len(distinct) - 1)
+        scores = np.einsum("qd,qkd->qk", q, p[place])
+        run = as_run(self.ids, self.collection.passages.ids, self.rows, scores)
+        return metrics.mean(metrics.evaluate(run, self.qrels, [nDCG @ 10])[nDCG @ 10])
+
+
+class Experiment:
+    """All that the systems of one profile share, each part made when it is first asked for and kept in the store."""
+
+    def __init__(self, profile: Profile) -> None:
+        """profile: from `profile.load`."""
+        self.profile = profile
+        self.store = store.Store(profile.folder)
+
+    @cached_property
+    def collection(self) -> Collection:
+        """Passages, query sets, judgements."""
+        return open_collection(self.profile)
+
+    @cached_property
+    def tokens(self) -> dict[str, Ragged]:
+        """Token ids of passages and of every query set."""
+        return open_tokens(self.profile, self.collection)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """Training pairs with the pairwise teacher's margins."""
+        return mining.open_pairs(self.profile, self.collection, self._score_changed)
+
+    def _score_changed(self, q: IntArray, p: IntArray) -> FloatArray:
+        cat = models.load_cat(str(shipped.folder(self.profile, "cat"))).to(encoding.device())
+        with torch.inference_mode():
+            return teachers.score_all(cat, self.tokens["train"], self.tokens["passages"], q, p, 64)
+
+    @cached_property
+    def bm25(self) -> search.Bm25Index:
+        """BM25 over the collection."""
+        return mining.open_bm25(self.profile, self.collection)
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """The training queries in topics, by the baseline's vectors (Eq. 10)."""
+        wanted = self.profile.sampling
+        model = self.trained(BASELINE)
+
+        def make(folder: Path) -> None:
+            vecs = encoding.encode(self.load(BASELINE), self.tokens["train"])
+            found = clustering.kmeans(vecs, wanted.clusters, spherical=wanted.spherical, iterations=wanted.iterations)
+            store.save_arrays(folder, vecs=vecs, **found._asdict())
+
+        parameters = wanted.model_dump(include={"clusters", "spherical", "iterations"})
+        folder = self.store.artefact("clusters", parameters, {"baseline": store.digest_of(model)}, make)
+        self.query_vecs: FloatArray = store.load_array(folder / "vecs.npy")
+        return Clusters(store.load_array(folder / "assignment.npy"), store.load_array(folder / "centroids.npy"))
+
+    @cached_property
+    def in_batch_teacher(self) -> InBatchTeacher:
+        """ColBERT's vectors of all passages and training queries, made once (the teacher is frozen)."""
+        source = shipped.folder(self.profile, "colbert")
+        names = ("train", "passages")
+
+        def make(folder: Path) -> None:
+            model = models.load_colbert(str(source)).to(encoding.device())
+            for name in names:
+                store.save_arrays(folder, **{name: teachers.token_vectors(model, self.tokens[name])})
+
+        inputs = {"colbert": store.digest(source / "provenance.json"), "collection": self.collection.digest}
+        folder = self.store.artefact("colbert-vectors", self.profile.tokens.model_dump(), inputs, make)
+        return InBatchTeacher(
+            *(
+                teachers.TokenVectors(store.load_array(folder / f"{n}.npy"), self.tokens[n])
+                for n in ("train", "passages")
+            )
+        )
+
+    def sampler(self, system: System) -> sampling.Sampler:
+        """The batches that a system is trained on."""
+        topics = self.clusters.topics if system.sampling in ("tas", "tas_balanced", "hard_margin") else []
+        settings = self.profile.sampling.model_copy(update={"batch_size": system.batch_size})
+        return sampling.make_sampler(system.sampling, self.pairs, topics, settings, system.seed)
+
+    def candidates(self, system: System) -> Candidates:
+        """The early-stopping set: BM25's candidates for the baseline itself, the baseline's for all others (§4.3)."""
+        wanted = self.profile.stop
+        stop = self.collection.sets["stop"]
+        rng = Generator(Philox(key=[0, 0]))
+        queries = np.sort(rng.permutation(len(stop.queries.ids))[: wanted.queries])
+        texts = [stop.queries.texts[q] for q in queries]
+        if system.name == BASELINE.name:
+            rows, _ = self.bm25.search(texts, wanted.depth)
+        else:
+            vecs = torch.from_numpy(encoding.encode(self.load(BASELINE), self.tokens["stop"], queries))
+            rows, _ = search.dense(vecs, self.vectors(BASELINE), wanted.depth)
+        relevant = self.collection.relevant("stop")
+        missing = [np.setdiff1d(relevant[q], row) for q, row in zip(queries, rows, strict=True)]
+        width = max(map(len, missing))
+        extra = np.array([np.pad(m, (0, width - len(m)), constant_values=-1) for m in missing], np.int64)
+        return Candidates(queries, np.concatenate([rows, extra.reshape(len(rows), width)], axis=1), self.collection)
+
+    # --- one system --------------------------------------------------------------------------------------------
+
+    def trained(self, system: System) -> Path:
+        """The folder of a trained system: model, tokenizer, `history.json`; trained now if it is not there."""
+        settings, place = self.profile.training, f"systems/{system.name}"
+
+        def make(folder: Path) -> None:
+            torch.manual_seed(settings.model_seed)
+            student = models.load_dot(self.profile.encoder_path, self.profile.pooling).to(encoding.device())
+            stop = self.candidates(system)
+            teacher = self.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
+            history = training.train(
+                student,
+                self.sampler(system),
+                training.objective(system, settings.alpha, teacher),
+                self.tokens["train"],
+                self.tokens["passages"],
+                lambda model: stop.ndcg(model, self.tokens),
+                settings,
+                folder,
+            )
+            models.save(student, load_tokenizer(self.profile.encoder_path), folder)
+            store.write_json(folder / "history.json", history)
+
+        parameters = {
+            "system": system.model_dump(),
+            "training": settings.model_dump(exclude={"workers"}),
+            "sampling": self.profile.sampling.model_dump(exclude={"batch_size"}),
+            "stop": self.profile.stop.model_dump(),
+            "pooling": self.profile.pooling,
+        }
+        return self.store.artefact(place, parameters, self._inputs(system), make)
+
+    def _inputs(self, system: System) -> dict[str, str]:
+        inputs = {"collection": self.collection.digest, "pairs": store.digest(np.asarray(self.pairs.margins))}
+        inputs["encoder"] = store.folder_digest(Path(self.profile.encoder_path))
+        if system.name != BASELINE.name:
+            inputs["baseline"] = store.digest_of(self.trained(BASELINE))
+        if system.teacher in ("in_batch", "dual"):
+            inputs["colbert"] = store.folder_digest(self.profile.artefacts_folder / "colbert")
+        return inputs
+
+    def history(self, system: System) -> list[History]:
+        """The evaluations during its training."""
+        return [History(*row) for row in json.loads((self.trained(system) / "history.json").read_text())]
+
+    def load(self, system: System) -> BertDot:
+        """The trained model, on the device that there is."""
+        return models.load_dot(str(self.trained(system)), self.profile.pooling).to(encoding.device()).eval()
+
+    def vectors(self, system: System) -> torch.Tensor:
+        """(P, D) fp16 vectors of the whole collection."""
+        model = self.trained(system)
+        folder = self.store.artefact(
+            f"vectors/{system.name}",
+            self.profile.tokens.model_dump(),
+            {"model": store.digest_of(model), "collection": self.collection.digest},
+            lambda folder: encoding.write_vectors(self.load(system), self.tokens["passages"], folder),
+        )
+        return encoding.read_vectors(folder)
+
+    def retrieve(self, system: System, texts: list[str], depth: int) -> tuple[IntArray, FloatArray]:
+        """Rows and scores (Q, depth) of the whole collection for any queries."""
+        if system.kind == "bm25":
+            return self.bm25.search(texts, depth)
+        tokens = tokenise(load_tokenizer(self.profile.encoder_path), texts, self.profile.tokens.query)
+        return search.dense(torch.from_numpy(encoding.encode(self.load(system), tokens)), self.vectors(system), depth)
+
+    def run(self, system: System, name: str) -> Run:
+        """A system's run on a query set, kept as a TREC run file."""
+        queries = self.collection.sets[name].queries
+        depth = self.profile.evaluation.depth
+        if system.kind == "run":
+            return published.read_run(Path(system.source.format(set=name)), queries.ids)
+
+        def make(folder: Path) -> None:
+            rows, scores = self.retrieve(system, queries.texts, depth)
+            run = as_run(queries.ids, self.collection.passages.ids, rows, scores)
+            published.write_run(folder / f"{name}.run.gz", run, system.name)
+
+        inputs = {"collection": self.collection.digest}
+        if system.kind == "trained":
+            inputs["model"] = store.digest_of(self.trained(system))
+        parameters = {"depth": depth, "bm25": self.profile.bm25.model_dump() if system.kind == "bm25" else {}}
+        folder = self.store.artefact(f"retrieved/{system.name}/{name}", parameters, inputs, make)
+        return published.read_run(folder / f"{name}.run.gz", queries.ids)
+
+    def evaluate(self, system: System, name: str) -> PerQuery:
+        """The paper's measures of a system on a test set, per query."""
+        test = next(s for s in self.profile.evaluation.sets if s.name == name)
+        wanted = metrics.paper_measures(test.binarise_at, self.profile.evaluation.depth)
+        return metrics.evaluate(self.run(system, name), self.collection.sets[name].qrels, wanted)

@@ -1,0 +1,183 @@
+"""The two teachers of §2.3: BERT_CAT by folds, whose margins are shipped, and ColBERT, which scores batches.
+
+Making them (`./run_all.sh docs teachers`) is long and rare; a run reads `data/docs/`. A teacher never scores a query
+that it was trained on: three folds of training queries, each scored by the model of the other two.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.random import Generator, Philox
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tas_lib import losses, models
+from tas_lib.models import BertCat, ColBert
+from tas_lib.profile import Teachers
+from tas_lib.records import FloatArray, IntArray, Pairs, Ragged
+
+log = logging.getLogger(__name__)
+
+
+def folds(n_queries: int, n_folds: int, seed: int) -> IntArray:
+    """(Q,) the fold of every training query; sizes differ by one at most."""
+    return Generator(Philox(key=[seed, 0])).permutation(n_queries) % n_folds
+
+
+def fit(model: nn.Module, loss_of: Callable[[int], Tensor], steps: int, rate: float, bf16: bool, name: str) -> None:
+    """Adam with a linear warm-up over a tenth of the steps and a linear way down."""
+    adam = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        adam, lambda s: min(10 * (s + 1) / steps, (steps - s) / (0.9 * steps), 1)
+    )
+    model.train()
+    start, mean = time.monotonic(), 0.0
+    for step in range(steps):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = loss_of(step)
+        adam.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        schedule.step()
+        mean += (loss.item() - mean) / min(step + 1, 50)
+        if (step + 1) % 50 == 0:
+            log.info("%s, step %d of %d: loss %.4f, %.0f s", name, step + 1, steps, mean, time.monotonic() - start)
+    model.eval()
+
+
+def train_cat(
+    encoder: PreTrainedModel,
+    queries: Ragged,
+    passages: Ragged,
+    positives: Sequence[IntArray],
+    negatives: Sequence[IntArray],
+    rows: IntArray,
+    settings: Teachers,
+    name: str,
+) -> BertCat:
+    """A BERT_CAT that picks the relevant passage among BM25's: cross-entropy over one positive and some negatives.
+
+    positives, negatives: passage rows of every query. rows: the queries it may see.
+    """
+    torch.manual_seed(settings.seed)
+    model = BertCat(encoder)
+    usable = rows[[len(positives[q]) > 0 and len(negatives[q]) > 0 for q in rows]]
+    group = 1 + settings.cat_negatives
+
+    def loss_of(step: int) -> Tensor:
+        rng = Generator(Philox(key=[settings.seed, step]))
+        asked = rng.choice(usable, settings.cat_queries, replace=False)
+        shown = [
+            p
+            for q in asked
+            for p in (rng.choice(positives[q]), *rng.choice(negatives[q], settings.cat_negatives, replace=True))
+        ]
+        scores = cat_scores(model, queries, passages, np.repeat(asked, group), np.array(shown), settings.chunk)
+        return nn.functional.cross_entropy(
+            scores.view(-1, group), torch.zeros(len(asked), dtype=torch.long, device=scores.device)
+        )
+
+    fit(model, loss_of, settings.cat_steps, settings.cat_rate, settings.bf16, name)
+    return model
+
+
+def cat_scores(model: BertCat, queries: Ragged, passages: Ragged, q: IntArray, p: IntArray, chunk: int) -> Tensor:
+    """Scores (N,) of N (query row, passage row) pairs, in length-sorted chunks."""
+    order = np.argsort(queries.lengths_of(q) + passages.lengths_of(p), kind="stable")
+    device = next(model.parameters()).device
+    parts = [
+        model(
+            *models.cat_inputs(
+                [queries.row(i) for i in q[order[s : s + chunk]]],
+                [passages.row(i) for i in p[order[s : s + chunk]]],
+                device,
+            )
+        )
+        for s in range(0, len(order), chunk)
+    ]
+    return torch.cat(parts)[torch.from_numpy(np.argsort(order)).to(device)]
+
+
+@torch.inference_mode()
+def cat_rerank(
+    cats: Sequence[BertCat], queries: Ragged, passages: Ragged, candidates: IntArray, settings: Teachers
+) -> FloatArray:
+    """Mean score (Q, k) of these models for candidate rows (Q, k); -1 where there is no candidate stays -inf."""
+    q, place = np.nonzero(candidates >= 0)
+    p = candidates[q, place]
+    scores = np.full(candidates.shape, -np.inf, np.float32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+        found = [score_all(cat, queries, passages, q, p, settings.chunk) for cat in cats]
+    scores[q, place] = np.mean(found, axis=0)
+    return scores
+
+
+def score_all(cat: BertCat, queries: Ragged, passages: Ragged, q: IntArray, p: IntArray, chunk: int) -> FloatArray:
+    """Scores (N,) of many pairs, with a word on the progress every 16,384."""
+    parts, start, stretch = [], time.monotonic(), 16_384
+    for s in range(0, len(q), stretch):
+        parts.append(
+            cat_scores(cat, queries, passages, q[s : s + stretch], p[s : s + stretch], 2 * chunk).cpu().numpy()
+        )
+        done = min(s + stretch, len(q))
+        log.info("pairs scored: %d of %d, %.0f s", done, len(q), time.monotonic() - start)
+    return np.concatenate(parts)
+
+
+def train_colbert(
+    encoder: PreTrainedModel, queries: Ragged, passages: Ragged, pairs: Pairs, settings: Teachers
+) -> ColBert:
+    """A ColBERT trained on the pairwise margins (§4.2) by Margin-MSE, its batches drawn as by Eq. 9."""
+    torch.manual_seed(settings.seed)
+    model = ColBert(encoder, settings.colbert_dim)
+    asked = np.flatnonzero(np.diff(pairs.offsets))
+
+    def loss_of(step: int) -> Tensor:
+        rng = Generator(Philox(key=[settings.seed, step]))
+        q = rng.choice(asked, settings.colbert_batch, replace=False)
+        batch = pairs.take(q, rng.integers(pairs.offsets[q], pairs.offsets[q + 1]))
+        vecs, mask = models.pad([queries.row(i) for i in batch.queries])
+        q_vecs, q_mask = model(vecs, mask), mask
+        ids, mask = models.pad([passages.row(i) for i in np.concatenate([batch.pos, batch.neg])])
+        scores = models.late_interaction(q_vecs, q_mask, model(ids, mask), mask)  # (B, 2B)
+        return losses.margin_mse(scores, torch.from_numpy(batch.margins).float())
+
+    fit(model, loss_of, settings.colbert_steps, settings.colbert_rate, settings.bf16, "ColBERT")
+    return model
+
+
+# --- the in-batch teacher during training ------------------------------------------------------------------------
+
+
+class TokenVectors:
+    """A frozen ColBERT's vectors of every text, end to end like the token ids they belong to."""
+
+    def __init__(self, vectors: FloatArray, tokens: Ragged) -> None:
+        """vectors: (tokens in all, D), memory-mapped fp16. tokens: says which belong to which text."""
+        self.vectors, self.tokens = vectors, tokens
+
+    def rows(self, rows: IntArray, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Vectors (N, T, D) and mask (N, T) of these texts."""
+        lengths = self.tokens.lengths_of(rows)
+        mask = np.arange(lengths.max()) < lengths[:, None]  # (N, T)
+        where = self.tokens.offsets[rows][:, None] + np.arange(lengths.max())
+        vecs = self.vectors[np.where(mask, where, self.tokens.offsets[rows][:, None])]  # (N, T, D)
+        return torch.from_numpy(np.asarray(vecs, np.float32)).to(device), torch.from_numpy(mask).to(device)
+
+
+@torch.inference_mode()
+def token_vectors(model: ColBert, tokens: Ragged, chunk: int = 64) -> FloatArray:
+    """fp16 vectors (tokens in all, D) of every text, encoded in length-sorted chunks."""
+    device = next(model.parameters()).device
+    out = np.empty((tokens.offsets[-1], model.head.out_features), np.float16)
+    order = np.argsort(tokens.lengths, kind="stable")
+    for start in range(0, len(order), chunk):
+        rows = order[start : start + chunk]
+        ids, mask = models.pad([tokens.row(row) for row in rows], device)
+        vecs = model(ids, mask)[mask.bool()].half().cpu().numpy()
+        out[np.concatenate([np.arange(tokens.offsets[row], tokens.offsets[row + 1]) for row in rows])] = vecs
+    return out

@@ -1,0 +1,82 @@
+"""The form of the notebooks (STYLE): what they may hold, how they end, and that text and .ipynb are one."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tools import graph, notebooks
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "notebooks" / "src").glob("*.py"))
+BUILT = sorted((ROOT / "notebooks").glob("*.ipynb"))
+ENDING = ["Answer", "Where we differ", "Exercises", "Next"]
+ABSOLUTE = re.compile(r"(?<![\w.:/])/(home|root|Users|tmp|var|opt|work|usr|mnt)/|[A-Z]:\\\\")
+
+each_source = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+each_built = pytest.mark.parametrize("path", BUILT, ids=lambda path: path.stem)
+
+
+def code_cells(source: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebooks.read(source).cells if cell.cell_type == "code"]
+
+
+def test_every_notebook_stands_in_the_graph_and_has_its_pair():
+    assert [path.stem for path in SOURCES] == sorted(graph.NOTEBOOKS)
+    assert [path.stem for path in BUILT] == [path.stem for path in SOURCES]
+
+
+@each_source
+def test_a_notebook_is_short(source: Path):
+    cells = [cell.source.splitlines() for cell in code_cells(source)]
+    assert len(cells) <= 20
+    assert max(map(len, cells)) <= 15, max(cells, key=len)
+    assert sum(map(len, cells)) <= 150
+
+
+@each_source
+def test_the_first_code_cell_holds_the_parameters(source: Path):
+    first, *others = code_cells(source)
+    assert "parameters" in first.metadata.tags
+    assert all(isinstance(node, ast.Assign) for node in ast.parse(first.source).body)
+    assert "PROFILE" in notebooks.defaults(notebooks.read(source))
+    assert not any("parameters" in cell.metadata.get("tags", []) for cell in others)
+
+
+@each_source
+def test_no_def_but_exercises_and_one_literal_loop(source: Path):
+    cells = [cell.source for cell in code_cells(source) if "exercise" not in cell.metadata.get("tags", [])]
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    found = [node.name for text in cells for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)]
+    explains = source.stem < "07"
+    assert len(found) <= (1 if explains else 0), found
+
+
+@each_source
+def test_a_notebook_ends_with_its_answer(source: Path):
+    texts = [cell.source for cell in notebooks.read(source).cells if cell.cell_type == "markdown"]
+    headings = re.findall(r"^##? (.*)", "\n".join(texts), flags=re.MULTILINE)
+    assert [heading.split()[0] for heading in headings[-4:]] == [words.split()[0] for words in ENDING], headings
+
+
+@each_built
+def test_text_and_notebook_hold_the_same_cells(path: Path):
+    text = notebooks.read(path.parent / "src" / f"{path.stem}.py")
+    assert notebooks.inputs(nbformat.read(path, 4)) == notebooks.inputs(text), "run: python -m tools.notebooks"
+
+
+@each_built
+def test_a_notebook_keeps_the_outputs_of_a_whole_clean_run(path: Path):
+    notebook = nbformat.read(path, 4)
+    ran = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert ran == list(range(1, len(ran) + 1)), "it was not run from top to bottom: ./run_all.sh"
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert outputs
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert nbformat.from_dict(notebooks.clean(notebook)) == notebook
+    assert path.stat().st_size < 1_000_000
+    texts = [text for o in outputs for kind, text in [("text/", o.get("text", "")), *o.get("data", {}).items()]
+             if kind.startswith("text/")]  # fmt: skip
+    assert not ABSOLUTE.search("\n".join(texts))

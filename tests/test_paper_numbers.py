@@ -1,0 +1,130 @@
+"""data/paper: every cell of the paper's seven tables."""
+
+import csv
+import re
+from statistics import fmean, stdev
+
+import pytest
+
+from tas_lib.profile import ROOT
+from tas_lib.published import paper_table
+
+SETS = ("TREC-DL'19", "TREC-DL'20", "MSMARCO DEV")
+NINE = [f"{s} {m}" for s in SETS for m in ("nDCG@10", "MRR@10", "R@1K")]
+TABLES = range(1, 8)
+
+
+def rows(table: int) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for (row, column), cell in paper_table(table).items():
+        found.setdefault(row, {})[column] = cell.value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("table", "n_rows", "n_numbers", "n_dashes", "n_lost"),
+    # numbers: results like .712; dashes in their columns
+    [(3, 4, 22, 0, 2), (4, 10, 90, 0, 0), (5, 7, 42, 0, 0), (6, 13, 75, 42, 0), (7, 17, 122, 31, 0)],
+)
+def test_a_table_of_results_has_the_papers_rows_and_columns(table, n_rows, n_numbers, n_dashes, n_lost):
+    results = [cell.value for (_, column), cell in paper_table(table).items() if column in NINE]
+    assert len(rows(table)) == n_rows
+    assert len([v for v in results if re.fullmatch(r"\.\d{3}", v)]) == n_numbers
+    assert results.count("–") == n_dashes
+    assert results.count("lost") == n_lost
+    assert len(results) == n_numbers + n_dashes + n_lost
+    columns = {column for _, column in paper_table(table) if column in NINE}
+    assert len(results) == n_rows * len(columns)
+
+
+def test_the_tables_of_costs_have_the_papers_rows_and_columns():
+    assert list(rows(1)) == ["Batch size 1", "Batch size 10", "Batch size 2,000"]
+    assert {len(cells) for cells in rows(1).values()} == {6}
+    assert list(rows(2)) == ["Standalone", "ANCE", "LTRe", "Margin-MSE", "TCT", "RocketQA", "TAS-Balanced"]
+    assert {len([c for c in cells if c != "Reference"]) for cells in rows(2).values()} == {7}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_no_cell_stands_twice_and_none_is_empty(table):
+    with open(ROOT / "data" / "paper" / f"table{table}.csv", newline="", encoding="utf-8") as f:
+        cells = list(csv.DictReader(f))
+    assert list(cells[0]) == ["row", "column", "value", "markers"]
+    assert len({(cell["row"], cell["column"]) for cell in cells}) == len(cells) == len(paper_table(table))
+    assert all(cell["row"] and cell["column"] and cell["value"] for cell in cells)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_results_are_numbers_between_0_and_1_and_only_they_have_markers(table):
+    for (row, column), cell in paper_table(table).items():
+        if column in NINE and cell.value not in ("–", "lost"):
+            assert cell.number is not None and 0 < cell.number < 1, (row, column)
+            assert re.fullmatch("[bdklnrtmc239]*", cell.markers)
+        else:
+            assert cell.markers == "", (row, column)
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "column", "value", "markers"),
+    [
+        (1, "Batch size 2,000", "Faiss retrieval 99th Per.", "2,524 ms", ""),
+        (2, "RocketQA", "Added Cost (per Sample) Teacher inference", "× > 13", ""),
+        (2, "TAS-Balanced", "KD Teacher", "BERT_CAT + ColBERT", ""),
+        (3, "Lambdarank", "TREC-DL'19 nDCG@10", "lost", ""),
+        (3, "Lambdarank", "TREC-DL'19 R@1K", ".812", "kn"),
+        (3, "Margin-MSE", "TREC-DL'19 R@1K", ".845", "kln"),
+        (4, "None / Random", "MSMARCO DEV MRR@10", ".298", ""),
+        (4, "Pairwise (BERT_CAT) / TAS-Balanced", "MSMARCO DEV nDCG@10", ".393", "rt"),
+        (4, "In-Batch Neg. (ColBERT) / TAS-Balanced", "TREC-DL'19 MRR@10", ".910", ""),
+        (4, "Pairwise + In-Batch / TAS-Balanced", "TREC-DL'19 nDCG@10", ".712", ""),
+        (5, "E", "TREC-DL'20 nDCG@10", ".701", "bc"),
+        (6, "Baselines / RocketQA / ERNIE-Base / 4,000", "MSMARCO DEV MRR@10", ".364", ""),
+        (6, "Ours / TAS-Balanced / DistilBERT / 256", "MSMARCO DEV MRR@10", ".347", "btm39"),
+        (7, "High latency / BM25 / BERT-Large", "MSMARCO DEV MRR@10", ".365", ""),
+        (7, "Low latency / TAS-B + docT5query", "TREC-DL'19 nDCG@10", ".753", "bdt"),
+        (7, "High latency / TAS-B + docT5query / mono-duo-T5", "Latency (ms)", "12,800", ""),
+    ],
+)
+def test_cells_read_by_hand(table, row, column, value, markers):
+    assert paper_table(table)[row, column] == (value, markers)
+
+
+def same_values(left: dict[str, str], right: dict[str, str]) -> bool:
+    shared = [column for column in NINE if column in left and column in right]
+    return len(shared) >= 6 and all(left[c] == right[c] for c in shared)
+
+
+def test_the_dual_tas_balanced_instance_of_batch_size_32_is_one_and_the_same_in_tables_3_to_6():
+    last = rows(4)["Pairwise + In-Batch / TAS-Balanced"]
+    assert same_values(last, rows(3)["Margin-MSE"])
+    assert same_values(last, rows(5)["A"])
+    assert same_values(last, rows(6)["Ours / TAS-Balanced / DistilBERT / 32"])
+
+
+def test_table_6_repeats_table_4_and_table_7_repeats_table_6():
+    assert same_values(
+        rows(4)["Pairwise (BERT_CAT) / Random"], rows(6)["Baselines / Margin-MSE (ours) / DistilBERT / 32"]
+    )
+    assert same_values(rows(4)["In-Batch Neg. (ColBERT) / Random"], rows(6)["Baselines / TCT (ours) / DistilBERT / 32"])
+    assert same_values(rows(6)["Ours / TAS-Balanced / DistilBERT / 96"], rows(7)["Low latency / TAS-B"])
+
+
+def test_re_ranking_leaves_the_recall_of_its_first_stage():
+    table = rows(7)
+    for stage in ("BM25", "docT5query", "TAS-B", "TAS-B + docT5query"):
+        for group in (f"Medium latency / {stage} / duo-T5", f"High latency / {stage} / mono-duo-T5"):
+            for column in ("TREC-DL'19 R@1K", "TREC-DL'20 R@1K", "MSMARCO DEV R@1K"):
+                assert table[group][column] == table[f"Low latency / {stage}"][column]
+
+
+def test_table_5_ends_with_the_mean_and_the_sample_deviation_of_its_instances():
+    cells = paper_table(5)
+    for column in rows(5)["A"]:  # the instances are rounded, so ours differ a little: .00249 for .003
+        values = [cells[instance, column].number for instance in "ABCDE"]
+        assert abs(fmean(values) - cells["Avg.", column].number) < 0.001, column
+        assert abs(stdev(values) - cells["StdDev", column].number) < 0.0006, column
+
+
+def test_bm25s_recall_differs_between_tables_6_and_7_as_printed():
+    recall = ["TREC-DL'19 R@1K", "TREC-DL'20 R@1K", "MSMARCO DEV R@1K"]
+    assert [rows(6)["Baselines / BM25"][c] for c in recall] == [".739", ".806", ".868"]
+    assert [rows(7)["Low latency / BM25"][c] for c in recall] == [".745", ".803", ".857"]
