@@ -1,5 +1,6 @@
 """A collection on disk: texts, judgements and token ids, made once from a source and memory-mapped from then on."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tas_lib import store
-from tas_lib.profile import Profile, Tokens
+from tas_lib import shipped, store
+from tas_lib.profile import ROOT, Profile, Tokens
 from tas_lib.records import IntArray, QuerySet, Ragged, Source, Texts
 from tas_lib.sources import docs
+
+log = logging.getLogger(__name__)
 
 
 class Collection:
@@ -41,6 +44,12 @@ class Collection:
 def open_collection(profile: Profile) -> Collection:
     """The collection of a profile, read from its source if it is not in the store yet."""
     place = store.Store(profile.folder)
+    if others := store.off_pins(profile.source.packages, ROOT / "requirements.txt"):
+        log.warning(
+            "installed otherwise than pinned in requirements.txt: %s; going on with their texts, and the shipped "
+            "model scores what is not among the shipped scores",
+            ", ".join(others),
+        )
     inputs = {"packages": store.digest(store.installed(profile.source.packages))}
     return Collection(
         place.artefact("collection", profile.source.model_dump(), inputs, lambda f: write(docs.read(profile.source), f))
@@ -76,8 +85,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or a hub name; ValueError says what could not be loaded."""
     try:
         return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"no tokenizer in {name!r}: {str(error).strip().splitlines()[0]}") from error
+    except Exception as error:  # tokenizers and the hub raise their own kinds
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"no tokenizer in {name!r}: {why}") from error
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], cap: int) -> Ragged:
@@ -91,7 +101,7 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], cap: int)
 
 def open_tokens(profile: Profile, collection: Collection) -> dict[str, Ragged]:
     """Token ids of the passages (key `passages`) and of each query set, made once and memory-mapped."""
-    tokenizer = load_tokenizer(profile.encoder_path)
+    tokenizer = load_tokenizer(shipped.encoder(profile))
 
     def make(folder: Path) -> None:
         caps: Tokens = profile.tokens

@@ -38,6 +38,6 @@ def write_vectors(model: BertDot, tokens: Ragged, folder: Path, shard: int = SHA
 
 
 def read_vectors(folder: Path) -> torch.Tensor:
-    """The shards as one tensor (N, D), fp16; a single shard stays memory-mapped."""
-    parts = [torch.from_numpy(np.array(store.load_array(path))) for path in sorted(folder.glob("[0-9]*.npy"))]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    """The shards as one tensor (N, D), fp16, never twice in memory."""
+    parts = [store.load_array(path) for path in sorted(folder.glob("[0-9]*.npy"))]
+    return torch.from_numpy(np.concatenate(parts))

@@ -4,12 +4,13 @@ import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from tas_lib.records import IntArray, Ragged
 
@@ -44,7 +45,8 @@ class BertCat(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
         """ids, mask, types: (N, T); types are 0 for the query and 1 for the passage. Returns scores (N,) in fp32."""
-        return self.head(_states(self.encoder, ids, mask, types)[:, 0]).squeeze(-1).float()
+        states = _states(self.encoder, ids, mask, types)[:, 0]  # (N, D)
+        return _in_fp32(self.head, states).squeeze(-1)
 
 
 class ColBert(nn.Module):
@@ -58,7 +60,7 @@ class ColBert(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask: (N, T). Returns token vectors (N, T, D) in fp32; those of padding mean nothing."""
-        return self.head(_states(self.encoder, ids, mask)).float()
+        return _in_fp32(self.head, _states(self.encoder, ids, mask))
 
 
 def late_interaction(queries: Tensor, query_mask: Tensor, passages: Tensor, passage_mask: Tensor) -> Tensor:
@@ -75,6 +77,12 @@ def late_interaction(queries: Tensor, query_mask: Tensor, passages: Tensor, pass
     scores = queries.flatten(0, 1) @ passages.flatten(0, 1).T  # (B * M, P * N)
     scores = scores.view(b, m, p, n).masked_fill(~passage_mask.bool(), MASKED_PASSAGE)
     return (scores.amax(-1) * query_mask[:, :, None]).sum(1)  # (B, P)
+
+
+def _in_fp32(head: nn.Linear, states: Tensor) -> Tensor:
+    """The last layer in full precision, whatever the encoder's: scores in bf16 would lie 0.06 apart at 10 (D12)."""
+    with torch.autocast(states.device.type, enabled=False):
+        return head(states.float())
 
 
 def _states(encoder: PreTrainedModel, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> Tensor:
@@ -125,10 +133,19 @@ def cat_inputs(
 def load_encoder(name: str) -> PreTrainedModel:
     """A `transformers` encoder from a folder or a hub name; ValueError says what could not be loaded, and why."""
     try:
-        return AutoModel.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(name)
+        kind: Any = MODEL_MAPPING[type(config)]
+        takes = inspect.signature(kind).parameters
+        unused = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}  # Eq. 4 has no such layer
+        return AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **unused)
+    except Exception as error:  # safetensors and the hub raise their own kinds
         where = "folder" if Path(name).exists() else "hub name (no such folder here, and the hub gave nothing)"
-        raise ValueError(f"no encoder in the {where} {name!r}: {str(error).strip().splitlines()[0]}") from error
+        raise ValueError(f"no encoder in the {where} {name!r}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def save(model: BertDot | BertCat | ColBert, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -145,7 +162,9 @@ def load_dot(folder: str, pooling: str = "cls") -> BertDot:
     """A BERT_DOT; a pooling that the folder states wins over the one asked for."""
     stated = Path(folder) / "1_Pooling" / "config.json"
     if stated.exists():
-        pooling = "cls" if json.loads(stated.read_text())["pooling_mode_cls_token"] else "mean"
+        config = json.loads(stated.read_text(encoding="utf-8"))
+        told = config.get("pooling_mode")  # as sentence-transformers 6 writes it; older ones have a flag a mode
+        pooling = told or ("cls" if config.get("pooling_mode_cls_token") else "mean")
     return BertDot(load_encoder(folder), pooling)
 
 

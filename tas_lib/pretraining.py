@@ -109,14 +109,14 @@ def spans(texts: Sequence[str], words: tuple[int, int], each: int, seed: int) ->
 def targets(model: PreTrainedModel, tokens: Ragged, autocast: bool, chunk: int = 128) -> FloatArray:
     """Unit vectors (N, D) of the larger model: the mean over its tokens, as it was trained to be read."""
     dot = BertDot(model.eval(), "mean")
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
         parts = [
             nn.functional.normalize(
                 models.encode_rows(dot, tokens, np.arange(i, min(i + 1024, len(tokens.lengths))), chunk)
             )
             for i in range(0, len(tokens.lengths), 1024)
         ]
-    return torch.cat(parts).numpy()
+    return torch.cat(parts).float().cpu().numpy()
 
 
 def principal(vectors: FloatArray, width: int) -> FloatArray:
@@ -171,14 +171,14 @@ def distil(
     log.info("%d texts encoded by the larger model in %.0f s", len(goal), time.monotonic() - start)
     goal = goal @ principal(goal, settings.width)
     goal *= settings.norm / np.linalg.norm(goal, axis=1).mean()  # (N, width)
-    words = larger.get_input_embeddings().weight.data.clone()
-    student = BertDot(small_encoder(settings, words, tokenizer.pad_token_id), settings.pooling)
+    words = larger.get_input_embeddings().state_dict()["weight"].cpu().clone()
+    student = BertDot(small_encoder(settings, words, tokenizer.pad_token_id), settings.pooling).to(larger.device)
     adam = torch.optim.AdamW(student.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, settings.learning_rate, settings.steps, pct_start=0.05)
     mean = 0.0
     for step, rows in zip(range(settings.steps), batches(tokens, settings.batch_size, settings.seed), strict=False):
-        vectors = student(*models.pad([tokens.row(row) for row in rows]))  # (B, width)
-        wanted = torch.from_numpy(goal[rows])
+        vectors = student(*models.pad([tokens.row(row) for row in rows], larger.device))  # (B, width)
+        wanted = torch.from_numpy(goal[rows]).to(larger.device)
         cosines = [nn.functional.normalize(v) @ nn.functional.normalize(v).T for v in (vectors, wanted)]
         scale = settings.norm**2
         loss = (vectors - wanted).square().sum(1).mean() / scale + 10 * (cosines[0] - cosines[1]).square().mean()

@@ -1,6 +1,7 @@
 """Settings: what changes between a laptop and MS MARCO. YAML in `profiles/`, read into frozen, strict models."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ InBatchLoss = Literal["margin_mse", "margin_mse_as_printed"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
+class Settings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Frozen, and a misspelt key is an error."""
 
 
@@ -124,14 +125,14 @@ class System(Settings):
     sampling: Strategy = "tas_balanced"
     loss: InBatchLoss = "margin_mse"
     batch_size: PositiveInt = 32
-    seed: int = 1  # of the order
+    seed: int = Field(1, ge=0)  # of the order
     source: str = ""  # hub name, folder or file of a checkpoint or run
 
     @property
     def name(self) -> str:
         """The folder it lives in."""
         if self.kind != "trained":
-            return self.kind
+            return "-".join(filter(None, [self.kind, *re.findall(r"[\w.]+", self.source)]))
         loss = "" if self.loss == "margin_mse" else f"-{self.loss}"
         return f"{self.teacher}-{self.sampling}{loss}-b{self.batch_size}-s{self.seed}"
 
@@ -196,6 +197,10 @@ class Profile(Settings):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two systems are the same: {', '.join(twice)}")
+        if self.sampling.clusters_per_batch > self.sampling.clusters:
+            raise ValueError(
+                f"sampling: {self.sampling.clusters_per_batch} clusters a batch, but there are {self.sampling.clusters}"
+            )
         return self
 
     @property
@@ -227,9 +232,13 @@ def load(name: str) -> Profile:
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise ValueError(f"there is no profile {name!r}; there are: {known}")
     try:
-        return Profile(name=name, **(yaml.safe_load(path.read_text(encoding="utf-8")) or {}))
-    except yaml.YAMLError as error:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path.name} is no profile: it holds {settings!r:.40}, where `key: value` lines are due")
+    try:
+        return Profile.model_validate({str(key): value for key, value in settings.items()} | {"name": name})
     except ValidationError as error:
         raise ValueError(f"{path.name}: {sentence(error)}") from None
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, BertModel
 
-from tas_lib import mining, models, pretraining, profile, search, shipped, store, teachers
+from tas_lib import encoding, mining, models, pretraining, profile, search, shipped, store, teachers
 from tas_lib.collection import Collection, load_tokenizer, open_collection, open_tokens
 from tas_lib.models import BertCat
 from tas_lib.profile import Profile
@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 
 def remake(p: Profile) -> None:
     """All that the profile ships, in order; what is in the store already is not made again."""
+    if p.artefacts_folder.name != p.name:
+        raise ValueError(
+            f"profile {p.name!r} reads {p.artefacts}, which another profile makes: ask that one for teachers"
+        )
     collection = open_collection(p)
     larger = make_larger(p, collection)
     tokens = open_tokens(p.model_copy(update={"encoder": str(larger)}), collection)
@@ -62,12 +66,13 @@ def make_encoder(p: Profile, collection: Collection, tokens: dict[str, Ragged], 
             collection.passages.texts, p.source.query_words, settings.spans, settings.seed
         )
         tokenizer = load_tokenizer(str(larger))
-        student = pretraining.distil(settings, AutoModel.from_pretrained(larger), tokenizer, texts, p.tokens.passage)
+        known = models.load_dot(str(larger)).to(encoding.device())
+        student = pretraining.distil(settings, known.encoder, tokenizer, texts, p.tokens.passage)
         models.save(student, tokenizer, place)
 
     inputs = {"collection": collection.digest, "larger": store.digest_of(larger)}
     place = store.Store(p.folder).artefact("remake/encoder", settings.model_dump(), inputs, distil)
-    found = first_stage(models.load_dot(str(place)), collection, tokens)
+    found = first_stage(models.load_dot(str(place)).to(encoding.device()), collection, tokens)
     ship(p, place, "encoder", {"tune, no retrieval label seen": found, "start": start_note(p)})
 
 
@@ -98,7 +103,7 @@ def make_cats(p: Profile, collection: Collection, tokens: dict[str, Ragged], lar
     return made
 
 
-def start(larger: Path) -> PreTrainedModel:
+def start(larger: Path) -> BertModel:
     """What a teacher starts from, without dropout: drawing its noise costs a CPU more than the rest of the step."""
     return AutoModel.from_pretrained(
         larger,
@@ -107,7 +112,7 @@ def start(larger: Path) -> PreTrainedModel:
         attn_implementation="eager",  # its backward pass is three times as fast as the fused one's on a CPU
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-    )
+    ).to(encoding.device())
 
 
 CAT_SETTINGS = {"folds", "cat_steps", "cat_queries", "cat_negatives", "cat_rate", "bf16", "seed"}
@@ -128,13 +133,14 @@ def make_scores(p: Profile, collection: Collection, tokens: dict[str, Ragged], f
         scores = np.zeros(len(q), np.float32)
         for k, folder in enumerate(folders):
             own = np.flatnonzero(fold[q] == k)
-            cat = models.load_cat(str(folder))
+            cat = models.load_cat(str(folder)).to(encoding.device())
             scores[own] = scored(cat, tokens["train"], tokens["passages"], q[own], shown[own], settings)
         shipped.write_scores(place / "scores.parquet", keys[0][q], keys[1][shown], scores.round(3), fold[q])
 
     inputs = {str(k): store.digest_of(folder) for k, folder in enumerate(folders)} | {"collection": collection.digest}
     place = store.Store(p.folder).artefact("remake/scores", p.pairing.model_dump(), inputs, score)
-    measured = rerank_tune(p, collection, tokens, [models.load_cat(str(folder)) for folder in folders])
+    cats = [models.load_cat(str(folder)).to(encoding.device()) for folder in folders]
+    measured = rerank_tune(p, collection, tokens, cats)
     ship(p, place, "scores", measured)
     ship(p, folders[0], "cat", {"start": start_note(p), "trained on": "the training queries outside fold 0"} | measured)
 
@@ -142,7 +148,7 @@ def make_scores(p: Profile, collection: Collection, tokens: dict[str, Ragged], f
 @torch.inference_mode()
 def scored(cat: BertCat, queries: Ragged, passages: Ragged, q: IntArray, p: IntArray, settings: Any) -> FloatArray:
     """Scores (N,) of these pairs, in the precision of the settings."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+    with torch.autocast(cat.encoder.device.type, torch.bfloat16, enabled=settings.bf16):
         return teachers.score_all(cat, queries, passages, q, p, settings.chunk)
 
 
@@ -164,7 +170,7 @@ def make_colbert(p: Profile, collection: Collection, tokens: dict[str, Ragged], 
     parameters = settings.model_dump(include=COLBERT_SETTINGS)
     inputs = {"pairs": store.digest(np.asarray(pairs.margins)), "larger": store.digest_of(larger)}
     place = store.Store(p.folder).artefact("remake/colbert", parameters, inputs, train)
-    measured = colbert_tune(p, collection, tokens, models.load_colbert(str(place)))
+    measured = colbert_tune(p, collection, tokens, models.load_colbert(str(place)).to(encoding.device()))
     ship(p, place, "colbert", {"start": start_note(p)} | measured)
 
 

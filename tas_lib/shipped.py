@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tas_lib import store
-from tas_lib.profile import Profile
+from tas_lib.profile import ROOT, Profile
 from tas_lib.records import FloatArray, IntArray
 
 Keys = NDArray[np.uint64]
@@ -30,6 +30,14 @@ def folder(profile: Profile, name: str) -> Path:
         if store.file_digest(place / file) != wanted:
             raise ValueError(f"{profile.artefacts}/{name}/{file} is not the file that was shipped: cut off or changed")
     return place
+
+
+def encoder(profile: Profile) -> str:
+    """The path or hub name of the profile's encoder, its files checked where it is one that is shipped."""
+    path = ROOT / profile.encoder
+    if path.parent == profile.artefacts_folder:
+        folder(profile, path.name)
+    return profile.encoder_path
 
 
 def text_keys(texts: Sequence[str]) -> Keys:
@@ -60,6 +68,8 @@ def read_scores(path: Path) -> Callable[[Keys, Keys], FloatArray]:
 
     def look_up(query: Keys, passage: Keys) -> FloatArray:
         wanted = mixed(query, passage)
+        if len(keys) == 0:
+            return np.full(len(wanted), np.nan, np.float32)
         place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
         return np.where(keys[place] == wanted, scores[place], np.float32("nan"))
 

@@ -1,10 +1,12 @@
 """Artefacts on disk: folders of plain files with a provenance, written beside and renamed into place when whole."""
 
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -18,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 log = logging.getLogger(__name__)
+MARK = ".made-from.json"  # in a draft: what it is a draft of
 VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "faiss-gpu", "faiss-cpu", "bm25s")
 
 
@@ -33,9 +36,8 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(f.fileno())
         os.replace(draft, path)
     except OSError as error:
-        raise OSError(
-            error.errno, f"{error.strerror}: {path.name} was not written, what stood there is kept"
-        ) from error
+        why = error.strerror or str(error)  # numpy says how many bytes were written, and no more
+        raise OSError(error.errno, f"{why}: {path.name} was not written, what stood there is kept") from error
     finally:
         draft.unlink(missing_ok=True)
 
@@ -89,10 +91,13 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return found | {"commit": commit.stdout.strip() or "unknown"}
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        ).stdout.strip()
+    except OSError:  # a machine without git
+        commit = ""
+    return found | {"commit": commit or "unknown"}
 
 
 def installed(packages: Sequence[str]) -> dict[str, str]:
@@ -102,6 +107,28 @@ def installed(packages: Sequence[str]) -> dict[str, str]:
         package: version(owners[package][0]).partition("+")[0] if package in owners else "not installed"
         for package in packages
     }
+
+
+def off_pins(packages: Sequence[str], requirements: Path) -> list[str]:
+    """Where the installed version of one of these import names is not the one that `requirements` pins with ==.
+
+    Each as `numpy 2.3.0 (pinned: 2.4.6)`.
+    """
+    pins = {}
+    for line in requirements.read_text(encoding="utf-8").splitlines():
+        if found := re.match(r"([\w.-]+)==([^\s;#]+)", line):
+            pins[_normal(found[1])] = found[2]
+    owners = packages_distributions()
+    found_here = installed(packages)
+    return [
+        f"{package} {found_here[package]} (pinned: {pin})"
+        for package in packages
+        if (pin := pins.get(_normal(owners.get(package, [package])[0]))) and found_here[package] != pin
+    ]
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 class Store:
@@ -118,7 +145,7 @@ class Store:
 
         inputs: digests of what it is made from. `make` fills a folder, which is renamed into place when whole and then
         holds `provenance.json`. Interrupted, it finds what it had written when it is called again for the same thing.
-        Raises ValueError where another process is making the same artefact.
+        Raises ValueError where another process is making the same artefact, OSError where the disk is full.
         """
         place = self.root / name
         wanted = {"parameters": json.loads(json.dumps(parameters, default=str)), "inputs": dict(inputs)}
@@ -130,56 +157,92 @@ class Store:
                 return place
             log.info("%s: %s", name, why)
             draft = place.with_name(f".{place.name}.draft")
-            mark = draft / ".made-from.json"
-            if not (mark.exists() and mark.read_text() == json.dumps(wanted)):
-                shutil.rmtree(draft, ignore_errors=True)
-                draft.mkdir(parents=True)
-                mark.write_text(json.dumps(wanted))
-            start = time.monotonic()
-            make(draft)
-            mark.unlink()
-            files = {str(p.relative_to(draft)): file_digest(p) for p in sorted(draft.rglob("*")) if p.is_file()}
-            provenance = wanted | {
-                "digest": digest(files),
-                "files": {name: (draft / name).stat().st_size for name in files},
-                "versions": versions(),
-                "seconds": round(time.monotonic() - start, 2),
-            }
-            write_json(draft / "provenance.json", provenance)
-            shutil.rmtree(place, ignore_errors=True)
+            if self._stale(draft, wanted) is not None:  # else killed when whole, but not yet in place
+                try:
+                    self._fill(draft, wanted, make)
+                except Exception as error:
+                    if not _disk_is_full(error):
+                        raise
+                    raise OSError(
+                        errno.ENOSPC, f"the disk is full: {name} was not made, what stood there is kept"
+                    ) from error
+            (draft / MARK).unlink(missing_ok=True)
+            old = place.with_name(f".{place.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            if place.exists():
+                os.replace(place, old)
             os.replace(draft, place)
+            shutil.rmtree(old, ignore_errors=True)
         return place
+
+    def _fill(self, draft: Path, wanted: Mapping[str, Any], make: Callable[[Path], None]) -> None:
+        """Make the artefact in `draft`, going on from what a killed run for the same thing left there."""
+        mark = draft / MARK
+        if not (mark.exists() and mark.read_text() == json.dumps(wanted)):
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            mark.write_text(json.dumps(wanted))
+        (draft / "provenance.json").unlink(missing_ok=True)
+        for path in draft.rglob(".*"):  # what `atomic_write` had begun when it was killed
+            if re.search(r"\.\d+$", path.name) and path.is_file():
+                path.unlink()
+        start = time.monotonic()
+        make(draft)
+        files = {
+            str(p.relative_to(draft)): file_digest(p) for p in sorted(draft.rglob("*")) if p.is_file() and p != mark
+        }
+        provenance = {
+            **wanted,
+            "digest": digest(files),
+            "files": {name: (draft / name).stat().st_size for name in files},
+            "versions": versions(),
+            "seconds": round(time.monotonic() - start, 2),
+        }
+        write_json(draft / "provenance.json", provenance)
 
     def _stale(self, place: Path, wanted: Mapping[str, Any]) -> str | None:
         try:
-            found = json.loads((place / "provenance.json").read_text())
+            found = json.loads((place / "provenance.json").read_text(encoding="utf-8"))
+            sizes: dict[str, int] = found["files"]
         except FileNotFoundError:
             return "not made yet"
-        except (ValueError, OSError):
-            return "its provenance cannot be read"
+        except (ValueError, OSError, KeyError, TypeError):
+            return "made anew, its provenance cannot be read"
         for part in ("parameters", "inputs"):
             old, new = found.get(part, {}), wanted[part]
             changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
             if changed:
                 return f"made anew, {part} changed: {', '.join(changed)}"
-        broken = [
-            n for n, size in found["files"].items() if not (place / n).exists() or (place / n).stat().st_size != size
-        ]
+        broken = [n for n, size in sizes.items() if not (place / n).exists() or (place / n).stat().st_size != size]
         return f"made anew, {broken[0]} is missing or cut off" if broken else None
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold `name` for this process alone; the system lets go of it when the process ends, however it ends."""
+        """Hold `name` for this process alone; the system lets go of it when the process ends, however it ends.
+
+        A record lock: forked workers do not inherit it, so that one who outlives a killed run holds up nobody.
+        """
         path = self.root / ".locks" / name.replace("/", "--")
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", encoding="utf-8") as f:
             try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
                 raise ValueError(
                     f"another run is making {name} in {self.root.name} just now; wait for it, or stop it"
                 ) from None
             yield
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether this, or what it came from, is for want of space; not every library keeps the system's number."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if "No space left" in str(error) or re.search(r"\d+ requested and \d+ written", str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def provenance(folder: Path) -> dict[str, Any]:

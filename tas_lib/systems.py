@@ -2,8 +2,10 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,10 +34,19 @@ from tas_lib.profile import Profile, System
 from tas_lib.records import FloatArray, History, IntArray, Pairs, Qrels, Ragged, Run, as_run
 from tas_lib.training import InBatchTeacher
 
+Found = TypeVar("Found")
 log = logging.getLogger(__name__)
 BASELINE = System(teacher="pairwise", sampling="random")
 """Trained first: its vectors are clustered (§4.2), its candidates decide when the others stop (§4.3)."""
 BM25 = System(kind="bm25")
+TOPICS = {"clusters", "clusters_per_batch", "spherical", "iterations"}
+DECIDE = {
+    "random": set(),
+    "tas": TOPICS,
+    "tas_balanced": TOPICS | {"margin_bins"},
+    "hard_margin": TOPICS | {"margin_cap"},
+}
+"""Which settings of `profile.Sampling` a strategy looks at; another one's change is no reason to train again."""
 
 
 class Candidates:
@@ -59,6 +70,12 @@ class Candidates:
         return metrics.mean(metrics.evaluate(run, self.qrels, [nDCG @ 10])[nDCG @ 10])
 
 
+def _known(name: str, sets: Mapping[str, Found]) -> Found:
+    if name not in sets:
+        raise ValueError(f"there is no query set {name!r}; there are: {', '.join(sorted(sets))}")
+    return sets[name]
+
+
 class Experiment:
     """All that the systems of one profile share, each part made when it is first asked for and kept in the store."""
 
@@ -69,8 +86,21 @@ class Experiment:
 
     @cached_property
     def collection(self) -> Collection:
-        """Passages, query sets, judgements."""
-        return open_collection(self.profile)
+        """Passages, query sets, judgements; ValueError where the profile asks for more than there is."""
+        found = open_collection(self.profile)
+        n_queries, clusters = len(found.sets["train"].queries.ids), self.profile.sampling.clusters
+        if clusters > n_queries:
+            raise ValueError(
+                f"profile {self.profile.name!r}: sampling.clusters asks for {clusters} clusters of {n_queries} queries"
+            )
+        for number, system in self.profile.systems.items():
+            if system.kind == "trained" and system.batch_size > n_queries:
+                raise ValueError(
+                    f"profile {self.profile.name!r}: system {number} wants {system.batch_size} of {n_queries} queries"
+                )
+        for test in self.profile.evaluation.sets:
+            _known(test.name, found.sets)
+        return found
 
     @cached_property
     def tokens(self) -> dict[str, Ragged]:
@@ -93,8 +123,7 @@ class Experiment:
         return mining.open_bm25(self.profile, self.collection)
 
     @cached_property
-    def clusters(self) -> Clusters:
-        """The training queries in topics, by the baseline's vectors (Eq. 10)."""
+    def _clusters(self) -> Path:
         wanted = self.profile.sampling
         model = self.trained(BASELINE)
 
@@ -104,9 +133,18 @@ class Experiment:
             store.save_arrays(folder, vecs=vecs, **found._asdict())
 
         parameters = wanted.model_dump(include={"clusters", "spherical", "iterations"})
-        folder = self.store.artefact("clusters", parameters, {"baseline": store.digest_of(model)}, make)
-        self.query_vecs: FloatArray = store.load_array(folder / "vecs.npy")
+        return self.store.artefact("clusters", parameters, {"baseline": store.digest_of(model)}, make)
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """The training queries in topics, by the baseline's vectors (Eq. 10)."""
+        folder = self._clusters
         return Clusters(store.load_array(folder / "assignment.npy"), store.load_array(folder / "centroids.npy"))
+
+    @cached_property
+    def query_vecs(self) -> FloatArray:
+        """(Q, D) the baseline's vectors of the training queries, as they were clustered."""
+        return store.load_array(self._clusters / "vecs.npy")
 
     @cached_property
     def in_batch_teacher(self) -> InBatchTeacher:
@@ -144,8 +182,8 @@ class Experiment:
         if system.name == BASELINE.name:
             rows, _ = self.bm25.search(texts, wanted.depth)
         else:
-            vecs = torch.from_numpy(encoding.encode(self.load(BASELINE), self.tokens["stop"], queries))
-            rows, _ = search.dense(vecs, self.vectors(BASELINE), wanted.depth)
+            vecs = encoding.encode(self.load(BASELINE), self.tokens["stop"], queries)
+            rows, _ = self._search(vecs, BASELINE, wanted.depth)
         relevant = self.collection.relevant("stop")
         missing = [np.setdiff1d(relevant[q], row) for q, row in zip(queries, rows, strict=True)]
         width = max(map(len, missing))
@@ -157,10 +195,14 @@ class Experiment:
     def trained(self, system: System) -> Path:
         """The folder of a trained system: model, tokenizer, `history.json`; trained now if it is not there."""
         settings, place = self.profile.training, f"systems/{system.name}"
+        if system.kind != "trained":
+            raise ValueError(f"a system of kind {system.kind!r} is not trained here: {system.source or system.name}")
+
+        encoder = shipped.encoder(self.profile)
 
         def make(folder: Path) -> None:
             torch.manual_seed(settings.model_seed)
-            student = models.load_dot(self.profile.encoder_path, self.profile.pooling).to(encoding.device())
+            student = models.load_dot(encoder, self.profile.pooling).to(encoding.device())
             stop = self.candidates(system)
             teacher = self.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
             history = training.train(
@@ -173,14 +215,16 @@ class Experiment:
                 settings,
                 folder,
             )
-            models.save(student, load_tokenizer(self.profile.encoder_path), folder)
+            models.save(student, load_tokenizer(encoder), folder)
             store.write_json(folder / "history.json", history)
+            training.remove_checkpoints(folder)
 
         parameters = {
             "system": system.model_dump(),
             "training": settings.model_dump(exclude={"workers"}),
-            "sampling": self.profile.sampling.model_dump(exclude={"batch_size"}),
+            "sampling": self.profile.sampling.model_dump(include=DECIDE[system.sampling]),
             "stop": self.profile.stop.model_dump(),
+            "tokens": self.profile.tokens.model_dump(),
             "pooling": self.profile.pooling,
         }
         return self.store.artefact(place, parameters, self._inputs(system), make)
@@ -218,7 +262,11 @@ class Experiment:
         if system.kind == "bm25":
             return self.bm25.search(texts, depth)
         tokens = tokenise(load_tokenizer(self.profile.encoder_path), texts, self.profile.tokens.query)
-        return search.dense(torch.from_numpy(encoding.encode(self.load(system), tokens)), self.vectors(system), depth)
+        return self._search(encoding.encode(self.load(system), tokens), system, depth)
+
+    def _search(self, vecs: FloatArray, system: System, depth: int) -> tuple[IntArray, FloatArray]:
+        """Exact search of the whole collection, on the GPU where there is one."""
+        return search.dense(torch.from_numpy(vecs).to(encoding.device()), self.vectors(system), depth)
 
     def run(self, system: System, name: str) -> Run:
         """A system's run on a query set, kept as a TREC run file."""
@@ -241,6 +289,6 @@ class Experiment:
 
     def evaluate(self, system: System, name: str) -> PerQuery:
         """The paper's measures of a system on a test set, per query."""
-        test = next(s for s in self.profile.evaluation.sets if s.name == name)
+        test = _known(name, {test.name: test for test in self.profile.evaluation.sets})
         wanted = metrics.paper_measures(test.binarise_at, self.profile.evaluation.depth)
         return metrics.evaluate(self.run(system, name), self.collection.sets[name].qrels, wanted)

@@ -29,6 +29,7 @@ def folds(n_queries: int, n_folds: int, seed: int) -> IntArray:
 
 def fit(model: nn.Module, loss_of: Callable[[int], Tensor], steps: int, rate: float, bf16: bool, name: str) -> None:
     """Adam with a linear warm-up over a tenth of the steps and a linear way down."""
+    device = next(model.parameters()).device
     adam = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         adam, lambda s: min(10 * (s + 1) / steps, (steps - s) / (0.9 * steps), 1)
@@ -36,7 +37,7 @@ def fit(model: nn.Module, loss_of: Callable[[int], Tensor], steps: int, rate: fl
     model.train()
     start, mean = time.monotonic(), 0.0
     for step in range(steps):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = loss_of(step)
         adam.zero_grad()
         loss.backward()
@@ -64,7 +65,7 @@ def train_cat(
     positives, negatives: passage rows of every query. rows: the queries it may see.
     """
     torch.manual_seed(settings.seed)
-    model = BertCat(encoder)
+    model = BertCat(encoder).to(encoder.device)
     usable = rows[[len(positives[q]) > 0 and len(negatives[q]) > 0 for q in rows]]
     group = 1 + settings.cat_negatives
 
@@ -110,7 +111,7 @@ def cat_rerank(
     q, place = np.nonzero(candidates >= 0)
     p = candidates[q, place]
     scores = np.full(candidates.shape, -np.inf, np.float32)
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+    with torch.autocast(cats[0].encoder.device.type, torch.bfloat16, enabled=settings.bf16):
         found = [score_all(cat, queries, passages, q, p, settings.chunk) for cat in cats]
     scores[q, place] = np.mean(found, axis=0)
     return scores
@@ -133,18 +134,21 @@ def train_colbert(
 ) -> ColBert:
     """A ColBERT trained on the pairwise margins (§4.2) by Margin-MSE, its batches drawn as by Eq. 9."""
     torch.manual_seed(settings.seed)
-    model = ColBert(encoder, settings.colbert_dim)
+    device = encoder.device
+    model = ColBert(encoder, settings.colbert_dim).to(device)
     asked = np.flatnonzero(np.diff(pairs.offsets))
 
     def loss_of(step: int) -> Tensor:
         rng = Generator(Philox(key=[settings.seed, step]))
         q = rng.choice(asked, settings.colbert_batch, replace=False)
         batch = pairs.take(q, rng.integers(pairs.offsets[q], pairs.offsets[q + 1]))
-        vecs, mask = models.pad([queries.row(i) for i in batch.queries])
-        q_vecs, q_mask = model(vecs, mask), mask
-        ids, mask = models.pad([passages.row(i) for i in np.concatenate([batch.pos, batch.neg])])
-        scores = models.late_interaction(q_vecs, q_mask, model(ids, mask), mask)  # (B, 2B)
-        return losses.margin_mse(scores, torch.from_numpy(batch.margins).float())
+        ids, q_mask = models.pad([queries.row(i) for i in batch.queries], device)
+        q_vecs = model(ids, q_mask)
+        ids, mask = models.pad([passages.row(i) for i in np.concatenate([batch.pos, batch.neg])], device)
+        p_vecs = model(ids, mask)
+        with torch.autocast(device.type, enabled=False):  # scores in fp32 (D12)
+            scores = models.late_interaction(q_vecs, q_mask, p_vecs, mask)  # (B, 2B)
+            return losses.margin_mse(scores, torch.from_numpy(np.asarray(batch.margins, np.float32)).to(device))
 
     fit(model, loss_of, settings.colbert_steps, settings.colbert_rate, settings.bf16, "ColBERT")
     return model
@@ -166,7 +170,7 @@ class TokenVectors:
         mask = np.arange(lengths.max()) < lengths[:, None]  # (N, T)
         where = self.tokens.offsets[rows][:, None] + np.arange(lengths.max())
         vecs = self.vectors[np.where(mask, where, self.tokens.offsets[rows][:, None])]  # (N, T, D)
-        return torch.from_numpy(np.asarray(vecs, np.float32)).to(device), torch.from_numpy(mask).to(device)
+        return torch.from_numpy(np.asarray(vecs)).to(device).float(), torch.from_numpy(mask).to(device)
 
 
 @torch.inference_mode()

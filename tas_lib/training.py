@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,7 +72,8 @@ def score_batch(student: BertDot, queries: Ragged, passages: Ragged, batch: Batc
     """Student scores (B, 2B) of every query against every passage, each text encoded once, in fp32."""
     q = models.encode_rows(student, queries, batch.queries)  # (B, D)
     p = models.encode_rows(student, passages, np.concatenate([batch.pos, batch.neg]))  # (2B, D)
-    return q.float() @ p.float().T
+    with torch.autocast(q.device.type, enabled=False):  # in bf16, scores of 100 would lie 0.5 apart (D12)
+        return q.float() @ p.float().T
 
 
 class Batches(Dataset[Batch]):
@@ -89,7 +91,12 @@ class Batches(Dataset[Batch]):
 def batches(sampler: Sampler, start: int, stop: int, workers: int) -> Iterator[Batch]:
     """Batches start..stop-1 in order, composed ahead of need by `workers` processes."""
     loader = DataLoader(
-        Batches(sampler), batch_size=None, sampler=range(start, stop), num_workers=workers, collate_fn=_same
+        Batches(sampler),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        collate_fn=_same,
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,  # the pair table is not copied
     )
     return iter(loader)
 
@@ -116,17 +123,18 @@ def train(
 ) -> list[History]:
     """Train until nDCG@10 on the early-stopping set has not improved `patience` times; `student` ends as the best one.
 
-    validate: nDCG@10 on the early-stopping set. folder: holds the checkpoints while training goes on; called again
-    with the same folder after a kill, it goes on after the last whole checkpoint and ends with the same weights.
+    validate: nDCG@10 on the early-stopping set. folder: holds the checkpoints; called again with the same folder after
+    a kill, it goes on after the last whole one and ends with the same weights. `remove_checkpoints` once they are safe.
     """
     device = next(student.parameters()).device
     adam = torch.optim.Adam(student.parameters(), lr=settings.learning_rate)
     state = _resume(folder, student, adam)
     start, history, best = state.step, list(state.history), state.best
+    stop = start if history and _finished(history, settings) else settings.steps  # killed after the last evaluation
     clock = time.monotonic() - (history[-1].seconds if history else 0.0)
     sums = np.zeros(2)
     student.train()
-    for step, batch in enumerate(batches(sampler, start, settings.steps, settings.workers), start):
+    for step, batch in enumerate(batches(sampler, start, stop, settings.workers), start):
         torch.manual_seed(settings.model_seed * 1_000_003 + step)  # dropout, a function of the step like the batch
         adam.param_groups[0]["lr"] = rate(settings, step)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
@@ -151,9 +159,13 @@ def train(
             if finished:
                 break
     student.load_state_dict(best)
-    for path in folder.glob("checkpoint-*"):
-        path.unlink()
     return history
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """For when the trained model is on disk; sooner, a kill or a full disk would cost the whole training."""
+    for path in folder.glob("checkpoint-*.safetensors"):
+        path.unlink()
 
 
 def _finished(history: list[History], settings: Training) -> bool:

@@ -1,0 +1,271 @@
+# %% [markdown]
+# # 03 · What is the student told?
+#
+# *Paper:* §2.3, Eqs. 6-8; α of §4.2. *Needs:* the collection (01). *Time on the default profile:* half a minute on two
+# cores.
+#
+# > "In this work we combine these two approaches into a novel dual-teacher supervision paradigm that provides the best
+# > trade-off between effective teaching and efficient training." (§2.3)
+#
+# A loss is where a teacher speaks. One teacher speaks about each query's own two passages, the other about all passages
+# of the batch. This notebook reads both equations by hand, then weighs them against each other.
+
+# %% tags=["parameters"]
+PROFILE = "docs"  # a file in profiles/
+SEED = 1  # of the batch that is looked at
+
+# %%
+import numpy as np
+import torch
+from torch import tensor
+
+from tas_lib import losses, models, profile, shipped, systems, training
+from tas_lib.profile import System
+from tas_lib.teaching import check, grid, show
+
+settings = profile.load(PROFILE)
+alpha = settings.training.alpha
+
+# %% [markdown]
+# ## The matrix of scores
+#
+# A batch has $b$ queries, each with a relevant passage $p^+$ and one that is not, $p^-$. The student scores every query
+# against every passage: $b$ rows, $2b$ columns, first all positives, then all negatives. So query $i$ owns columns $i$
+# and $b + i$, and all others are the passages of other queries. Two queries, by hand:
+
+# %%
+#                 p+ of 0, of 1, p- of 0, of 1
+student = tensor([[3.0, 0.5, 1.0, 0.0], [0.0, 2.0, 1.0, 3.0]])
+teacher = tensor([[5.0, 1.0, 2.0, 0.0], [1.0, 4.0, 0.0, 3.0]])
+losses.own_margins(student), losses.own_margins(teacher)
+
+# %% [markdown]
+# ## Eq. 6: differences, not scores
+#
+# $$\mathcal{L}_{Pair} = \text{MSE}\big(M_s(Q, P^+) - M_s(Q, P^-),\; M_t(Q, P^+) - M_t(Q, P^-)\big) \quad (6)$$
+#
+# The student need not find the teacher's scores, only its *margins*: by how much the better passage is the better one.
+# Above, the student's margins are 2 and -1, the teacher's 3 and 1. *Before you run:* what is the mean square error?
+
+# %%
+show(losses.margin_mse)
+pair = losses.margin_mse(student, losses.own_margins(teacher))
+float(pair)
+
+# %% [markdown]
+# The errors are -1 and -2, their squares 1 and 4, the mean 2.5. A margin does not change when all scores of a query rise
+# by the same: a teacher that scores near 10 can teach a student that scores near 100.
+
+# %%
+assert pair == 2.5
+assert losses.margin_mse(student + 100, losses.own_margins(teacher)) == pair
+
+# %% [markdown]
+# ## Eq. 7: the other queries' passages
+#
+# > "we cross the representation and pair each positive passage with all other passages in the batch" (§2.3)
+#
+# $$\mathcal{L}_{InB} = \frac{1}{2|Q|} \Big(\sum_i^{|Q|} \sum_{p^-}^{P^-} \mathcal{L}_{Pair}(Q_i, P_i^+, p^-)
+# + \sum_i^{|Q|} \sum_{p^+}^{P^+} \mathcal{L}_{Pair}(Q_i, P_i^+, p^+)\Big) \quad (7)$$
+#
+# The teacher is now ColBERT. The print leaves two things open (D1). It divides by $2|Q|$ although there are
+# $2|Q| \cdot |Q|$ terms, so the loss grows with the batch. And the sums run over the query's own passages too: its positive against
+# itself, which is 0, and its own negative, which Equation (6) has already. The public code takes the mean, over the
+# passages of *other* queries only; so do we. As loops:
+
+
+# %%
+def in_batch_in_loops(student, teacher):
+    """Eq. 7 as a mean over the passages of the other queries."""
+    b, terms = len(student), []
+    for i in range(b):
+        for p in range(2 * b):
+            if p not in (i, b + i):
+                error = (student[i, i] - student[i, p]) - (teacher[i, i] - teacher[i, p])
+                terms.append(float(error) ** 2)
+    return sum(terms) / len(terms)
+
+
+# %%
+show(losses.in_batch_margin_mse, losses.in_batch_margin_mse_as_printed)
+cases = {"by hand": (student, teacher)}
+cases |= {f"b = {b}": torch.randn(2, b, 2 * b, generator=torch.Generator().manual_seed(b)) for b in (3, 8)}
+rows = [(name, in_batch_in_loops(s, t), float(losses.in_batch_margin_mse(s, t))) for name, (s, t) in cases.items()]
+grid(rows, ["scores", "in loops", "losses.in_batch_margin_mse"])
+
+# %% [markdown]
+# The two agree. (In half the literature this would be the place for a bug: which columns are masked decides whether a
+# query is punished for its own passage.)
+
+# %%
+assert all(np.isclose(slow, fast, rtol=1e-5) for _, slow, fast in rows)
+
+# %% [markdown]
+# ## Who is moved by which loss?
+#
+# A loss moves the scores in which it has a derivative. *Before you run:* in a batch of $b$ queries, how many of the
+# $2b^2$ scores does Equation (6) touch, and how many Equation (7)?
+
+# %%
+b = 32
+s, t = torch.randn(2, b, 2 * b, generator=torch.Generator().manual_seed(0))
+s.requires_grad_()
+touched = {}
+for name, loss in {
+    "Eq. 6": losses.margin_mse(s, losses.own_margins(t)),
+    "Eq. 7, mean": losses.in_batch_margin_mse(s, t),
+    "Eq. 7, as printed": losses.in_batch_margin_mse_as_printed(s, t),
+}.items():
+    (gradient,) = torch.autograd.grad(loss, s)
+    touched[name] = int((gradient != 0).sum())
+grid([(name, n, n / s.numel()) for name, n in touched.items()], ["loss", "scores", "of all"])
+
+# %% [markdown]
+# The pairwise loss sees two scores a query. All the others are there anyway, since the passages are encoded anyway, and
+# the in-batch loss makes use of them. That is the promise of in-batch negatives; whether those passages are worth
+# learning from depends on what else is in the batch, which is notebook 05.
+
+# %%
+assert touched == {"Eq. 6": 2 * b, "Eq. 7, mean": 2 * b * b - b, "Eq. 7, as printed": 2 * b * b}
+
+# %% [markdown]
+# ## Why the teacher in the batch is ColBERT
+#
+# > "BERT_CAT is the more effective teacher, but prohibitively expensive to use for in-batch negatives as it requires
+# > quadratic scaling in the batch size" (§2.3)
+#
+# To score the whole matrix, a model that reads pairs has to read $2b^2$ texts; one that reads queries and passages apart
+# has to read $3b$.
+
+# %%
+grid([(b, 2 * b * b, 3 * b) for b in (8, 32, 96, 256)], ["b", "texts for BERT_CAT", "texts for ColBERT"])
+
+# %% [markdown]
+# ## Eq. 8: both, and what α is for
+#
+# $$\mathcal{L}_{DS} = \mathcal{L}_{Pair} + \mathcal{L}_{InB} \times \alpha \quad (8)$$
+#
+# > "we set the dual-teacher combination hyperparameter α to 0.75 to bring both losses into the same range, as the
+# > in-batch loss, taking into account more data points, is consistently higher than the pairwise loss" (§4.2)
+#
+# *Before you run:* suppose that the student is wrong by the same amount everywhere. How large is each loss, and with
+# which reading of Equation (7) does a factor of .75 bring them together?
+
+# %%
+rows = []
+for b in (8, 32, 96, 256):
+    t = torch.randn(b, 2 * b, generator=torch.Generator().manual_seed(b))
+    s = t + torch.randn(b, 2 * b, generator=torch.Generator().manual_seed(b + 1))  # wrong by 1 on average, everywhere
+    pair = losses.margin_mse(s, losses.own_margins(t))
+    readings = losses.in_batch_margin_mse(s, t), losses.in_batch_margin_mse_as_printed(s, t)
+    rows.append((b, float(pair), *(float(0.75 * loss) for loss in readings)))
+grid(rows, ["b", "Eq. 6", ".75 · Eq. 7, mean", ".75 · Eq. 7, as printed"])
+
+# %% [markdown]
+# The mean stays beside Equation (6) at every batch size. The sum as printed is about $b - 1$ times the mean, and the
+# pairwise teacher would hardly be heard. So we read the paper's α as that of a mean: it fits no other. The relation is
+# exact, since the print differs from the mean by the divisor and by the own negatives, which are Equation (6) again:
+# $\text{printed} = (b - 1) \cdot \text{mean} + \frac{1}{2} \mathcal{L}_{Pair}$, with ColBERT's margins.
+
+# %%
+own = losses.margin_mse(s, losses.own_margins(t))
+torch.testing.assert_close(readings[1], (b - 1) * readings[0] + own / 2, rtol=1e-4, atol=1e-4)
+assert all(0.3 < mean / pair < 3 and printed / pair > b / 4 for b, pair, mean, printed in rows)
+
+# %% [markdown]
+# ## On a real batch
+#
+# One random batch of this profile: the student is the encoder before any training, the pairwise margins come from the
+# shipped file, ColBERT scores the matrix. *Before you run:* whose margins will the untrained student be closer to?
+
+# %%
+lab = systems.Experiment(settings)
+batch = lab.sampler(System(sampling="random", seed=SEED)).batch(0)
+untrained = models.load_dot(settings.encoder_path, settings.pooling).eval()
+colbert = models.load_colbert(str(shipped.folder(settings, "colbert")))
+rows_of = np.concatenate([batch.pos, batch.neg])
+inputs = [(lab.tokens["train"], batch.queries), (lab.tokens["passages"], rows_of)]
+(q_ids, q_mask), (p_ids, p_mask) = (models.pad([texts.row(r) for r in rows]) for texts, rows in inputs)
+with torch.inference_mode():
+    s = training.score_batch(untrained, *(texts for texts, _ in inputs), batch)  # (B, 2B)
+    t = models.late_interaction(colbert(q_ids, q_mask), q_mask, colbert(p_ids, p_mask), p_mask)  # (B, 2B)
+margins = tensor(np.asarray(batch.margins))
+tuple(s.shape), tuple(t.shape), tuple(margins.shape)
+
+# %%
+both = {
+    "mean": losses.dual(s, t, margins, alpha),
+    "as printed": losses.dual(s, t, margins, alpha, losses.in_batch_margin_mse_as_printed),
+}
+rows = [(name, *(float(x) for x in (d.pairwise, d.in_batch, alpha * d.in_batch, d.total))) for name, d in both.items()]
+grid(rows, ["Eq. 7", "pairwise", "in-batch", "α · in-batch", "Eq. 8"])
+
+# %% [markdown]
+# The pairwise part is the same in both rows; the in-batch part differs by a factor near $b$, and with it the total. How
+# far the two parts are apart in the upper row depends on how far the student is from each teacher: during training both
+# fall (06 plots them).
+
+# %%
+assert both["mean"].pairwise == both["as printed"].pairwise
+assert both["as printed"].in_batch > (len(s) - 1) * both["mean"].in_batch
+
+# %% [markdown]
+# ## Without a teacher
+#
+# The row "None" of Table 4 learns from labels alone: $p^+$ is relevant, $p^-$ is not. The paper names no loss; the
+# public code uses RankNet, $-\log \sigma(M_s(q, p^+) - M_s(q, p^-))$. It is satisfied only when the margin is infinite,
+# and knows no pair that is a near tie.
+
+# %%
+show(losses.ranknet)
+ours = losses.ranknet(student)
+assert torch.isclose(ours, torch.log(1 + torch.exp(-losses.own_margins(student))).mean())
+assert losses.ranknet(tensor([[50.0, 0.0]])) < 1e-6 < losses.ranknet(tensor([[5.0, 0.0]]))
+
+# %% [markdown]
+# ## Answer
+#
+# The student is told differences. The pairwise teacher says by how much a query's own positive is better than its own
+# negative; the in-batch teacher says the same for the passages of all other queries; α = .75 puts the second beside the
+# first, provided that it is a mean. Neither uses a label.
+#
+# ## Where we differ
+#
+# Equation (7) is a mean without the own pair (D1); `loss: margin_mse_as_printed` in a profile's system is the other
+# reading. Losses are computed in fp32 (D12), and the student reads each text once a step (D14). RankNet is the public
+# code's choice. See [DEVIATIONS](../DEVIATIONS.md).
+#
+# ## Exercises
+#
+# 1. Equation (6) in one line. `student` is (B, 2B), `margins` (B,); the diagonals of the two halves are what you need.
+
+
+# %% tags=["exercise"]
+def my_margin_mse(student, margins):
+    """Eq. 6."""
+    # TODO
+
+
+check(my_margin_mse, losses.margin_mse, (student, losses.own_margins(teacher)), (s, margins))
+
+# %% [markdown]
+# 2. Equation (7) to the letter, without a loop.
+
+
+# %% tags=["exercise"]
+def my_in_batch_as_printed(student, teacher):
+    """Eq. 7 as printed."""
+    # TODO
+
+
+check(my_in_batch_as_printed, losses.in_batch_margin_mse_as_printed, (student, teacher), (s, t))
+
+# %% [markdown]
+# 3. Which of the losses here stay the same when a *passage* is scored higher by all queries alike? Think of a student
+#    that likes one passage whatever is asked; then try.
+# 4. *Open:* train the dual system with `-p LOSS margin_mse_as_printed` (06). Does it end up like a system with the
+#    in-batch teacher alone?
+#
+# ## Next
+#
+# [04](04_clustering.ipynb): which queries belong together.

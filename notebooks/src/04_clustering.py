@@ -1,0 +1,279 @@
+# %% [markdown]
+# # 04 · Topics: which queries belong together?
+#
+# *Paper:* §3, "TAS", Equation (10), Figure 1; the number of topics in §4.2.
+# *Needs:* the baseline (notebook 06 with pairwise teacher and random sampling), whose query vectors are grouped.
+# *Takes:* about half a minute on the default profile; most of it is Figure 1.
+#
+# TAS-Balanced composes a batch from queries of one topic. Nobody labelled topics: they are found once, before
+# training, from what a baseline already knows about the queries. This notebook looks at what comes out.
+
+# %% tags=["parameters"]
+PROFILE = "docs"  # a file in profiles/
+SEED = 42  # which topics and queries are shown
+
+# %% [markdown]
+# ## What is grouped
+#
+# The *baseline* is a dense retriever trained with random batches. It turns every training query into one vector, and
+# two queries that want similar passages get similar vectors. Nothing else about the queries is used: neither their
+# passages nor any words.
+
+# %%
+import re
+from textwrap import shorten
+
+import numpy as np
+from numpy.random import Generator, Philox
+from sklearn.metrics import adjusted_rand_score
+from sklearn.neighbors import NearestNeighbors
+
+from tas_lib import clustering, figures, profile, teaching
+from tas_lib.systems import Experiment
+
+settings = profile.load(PROFILE)
+experiment = Experiment(settings)
+
+# %% [markdown]
+# The profile says how many topics: $k$ of Equation (10). The paper takes 2,000 for 400K queries; we keep its ratio,
+# about 200 queries a topic, because that ratio, and not $k$, decides how narrow a topic is and whether a batch fits in
+# one.
+
+# %%
+clusters, vecs = experiment.clusters, experiment.query_vecs
+queries = experiment.collection.sets["train"].queries.texts
+(n_queries, width), k = vecs.shape, len(clusters.centroids)
+teaching.grid([[n_queries, width, k, n_queries / k]], ["queries", "width of a vector", "topics", "queries a topic"])
+assert 100 <= n_queries / k <= 300
+
+# %% [markdown]
+# ## Equation (10)
+#
+# > "we group all training queries into $k$ clusters with k-means clustering, using their baseline representation
+# > vectors and minimize" (§3)
+#
+# $$\underset{C}{\arg\min} \sum_{i=1}^{k} \sum_{q \in C_i} \lVert q - v_i \rVert^2 \tag{10}$$
+#
+# where $v_i$ is the centroid of group $C_i$. k-means alternates two steps until little changes: every query goes to
+# its nearest centroid; every centroid moves to the mean of its queries. The second step is an average. Here is the
+# first, as a literal loop.
+
+
+# %%
+def assign(vecs, centroids):
+    """For each query the number of the nearest centroid."""
+    found = []
+    for query in vecs:
+        distances = [((query - centroid) ** 2).sum() for centroid in centroids]
+        found.append(distances.index(min(distances)))
+    return found
+
+
+# %% [markdown]
+# The library leaves both steps to faiss, which does the same with matrices and threads. Ten rounds are enough, and
+# centroids are found on a sample of at most 256 queries each; at the end *all* queries are assigned.
+
+# %%
+teaching.show(clustering.kmeans)
+
+# %% [markdown]
+# *Before you run:* the loop sees only the centroids that the library ended with. Will it put the first 300 queries
+# into the same topics as the library did, into similar ones, or into others?
+
+# %%
+same = np.mean(np.array(assign(vecs[:300], clusters.centroids)) == clusters.assignment[:300])
+assert same > 0.99  # not 1: two centroids may be equally near, but for rounding
+f"{same:.1%} in the same topic"
+
+# %% [markdown]
+# The same ones. The assignment is a function of the centroids; all chance lies in where the centroids started.
+#
+# ## Two readings of "nearest"
+#
+# Equation (10) is Euclidean. The public code, however, trains a faiss index by *inner product*: centroids are kept at
+# unit length, and a query goes where its dot product is largest ([D2](../DEVIATIONS.md)). How long a query's vector is
+# then does not matter, only where it points. We follow the code, and compare.
+
+# %%
+wanted = settings.sampling
+ways = {
+    name: clustering.kmeans(vecs, k, spherical=name == "spherical", iterations=wanted.iterations)
+    for name in ("spherical", "euclidean")
+}
+lengths = np.linalg.norm(vecs, axis=1)
+np.percentile(lengths, [0, 25, 50, 75, 100]).round(2).tolist()
+
+# %% [markdown]
+# These are the lengths of the query vectors (smallest, quartiles, largest). For a given query $\lVert q - v \rVert^2
+# = \lVert q \rVert^2 + \lVert v \rVert^2 - 2\, q \cdot v$ ranks centroids of *one* length by the dot product alone.
+# But Euclidean centroids are means, and a mean of vectors that disagree is *short*.
+#
+# *Before you run:* a short centroid lies near the origin. Does that make its topic larger or smaller?
+
+# %%
+histograms = {name: clustering.size_histogram(way.sizes) for name, way in ways.items()}
+teaching.grid(
+    [[name, *histogram.values(), ways[name].sizes.max()] for name, histogram in histograms.items()],
+    ["topics by number of queries", *histograms["spherical"], "largest"],
+)
+ax = figures.topic_sizes({name: way.sizes for name, way in ways.items()}, wanted.batch_size)
+assert all(sum(histogram.values()) == k for histogram in histograms.values())
+
+# %% [markdown]
+# A centroid near the origin is not far from anything, so it can gather the queries that fit nowhere: where vectors
+# disagree much, the dashed line starts higher. What matters for batches is the other end: a topic below the grey line
+# has fewer queries than a batch, so its batches are filled up from other topics.
+
+# %%
+largest = {name: way.sizes.max() / way.sizes.mean() for name, way in ways.items()}
+small = {name: int((way.sizes < wanted.batch_size).sum()) for name, way in ways.items()}
+for name in ways:
+    print(f"{name}: largest topic {largest[name]:.1f} times the mean; {small[name]} of {k} below one batch")
+
+# %% [markdown]
+# Each way should be the better one by its own measure: Euclidean by Equation (10), with the mean of each group as its
+# $v_i$; spherical by the dot product with its centroid. Both are local searches, so we allow two per cent.
+
+# %%
+rows = []
+for name, way in ways.items():
+    means = np.stack([vecs[topic].mean(axis=0) if len(topic) else vecs[0] for topic in way.topics])
+    directions = means / np.linalg.norm(means, axis=1, keepdims=True)
+    spread = ((vecs - means[way.assignment]) ** 2).sum(axis=1).mean()
+    rows.append([name, spread, (vecs * directions[way.assignment]).sum(axis=1).mean()])
+teaching.grid(rows, ["topics", "Eq. 10, a query (lower is better)", "dot product (higher is better)"])
+assert rows[1][1] < rows[0][1] * 1.02 and rows[0][2] > rows[1][2] * 0.98
+
+# %% [markdown]
+# ## What is a topic about?
+#
+# The queries that point most nearly where the centroid points say it best. Here is a random topic: its five most
+# typical queries, and its three least typical ones.
+
+# %%
+rng = Generator(Philox(key=[SEED, 0]))
+topic = int(rng.choice(np.flatnonzero(clusters.sizes >= 8)))
+ranked = clustering.nearest(clusters, vecs, topic, n_queries)
+cosines = vecs[ranked] @ clusters.centroids[topic] / lengths[ranked] / np.linalg.norm(clusters.centroids[topic])
+shown = [0, 1, 2, 3, 4, -3, -2, -1]
+teaching.grid([[shorten(queries[ranked[i]], 90), cosines[i]] for i in shown], [f"topic {topic}", "cosine"])
+assert (np.diff(cosines) <= 1e-5).all() and len(ranked) == clusters.sizes[topic]
+
+# %% [markdown]
+# The end of such a list is a useful reminder: every query has to be *somewhere*. A topic has a centre, and no border.
+#
+# ## Do the topics only repeat the words?
+#
+# > "which allows grouping queries without lexical overlap" (§1)
+#
+# We draw pairs of queries of one topic and, to compare, pairs of any two queries, and ask which share no word of four
+# letters or more. *Before you run:* if a topic were just a word, what would the first number be?
+
+# %%
+words = [set(re.findall(r"[a-z]{4,}", query.lower())) for query in queries]
+topics = [topic for topic in clusters.topics if len(topic) > 1]
+mates = np.array([rng.choice(topic, 2, replace=False) for topic in topics for _ in range(100)])
+strangers = np.column_stack([mates[:, 0], rng.permutation(mates[:, 1])])
+disjoint = {
+    name: float(np.mean([words[a].isdisjoint(words[b]) for a, b in found]))
+    for name, found in [("of one topic", mates), ("any two", strangers)]
+}
+teaching.grid(disjoint.items(), ["two queries", "share without a common word"])
+assert 0.2 < disjoint["of one topic"] < disjoint["any two"]
+
+# %% [markdown]
+# Words matter (two queries of one topic share one more often than any two), and yet many pairs inside a topic have
+# none in common. That is the point of clustering vectors: such a pair makes an informative in-batch negative that
+# no word index would find.
+#
+# ## Figure 1
+#
+# t-SNE puts every query on a plane so that near neighbours stay near. It keeps neither distances between groups nor
+# their sizes, so read *who sits with whom*, and nothing else. Axes have no unit. Examples are the queries nearest
+# the centroid among those short enough for one line.
+
+# %%
+plane = figures.lay_out(clusters, vecs, queries, Generator(Philox(key=[SEED, 1])))
+figure = figures.topic_map(plane)
+figures.save(figure, settings.figures, "figure1")
+figure
+
+# %% [markdown]
+# Most queries sit among their own topic, though t-SNE was never told the topics. A picture can flatter, so count: how
+# often is a query's nearest neighbour *on the plane* of its own topic, and how often would that be by chance?
+
+# %%
+owner = np.repeat(plane.numbers, [len(places) for places in plane.places])
+nearest = NearestNeighbors(n_neighbors=1).fit(np.concatenate(plane.places)).kneighbors(return_distance=False)[:, 0]
+together = float(np.mean(owner == owner[nearest]))
+by_chance = float(np.sum((np.bincount(owner) / len(owner)) ** 2))
+teaching.grid([["on the plane", together], ["by chance", by_chance]], ["neighbour of the same topic", "share"])
+assert together > 2 * by_chance
+
+# %% [markdown]
+# ## Another seed, other topics
+#
+# k-means stops at whichever good grouping is near its start. The adjusted Rand index compares two groupings by the
+# pairs of queries that they put together: 1 for the same grouping, 0 for chance.
+#
+# *Before you run:* with another seed, nearer to 1 or to 0?
+
+# %%
+other = clustering.kmeans(vecs, k, iterations=wanted.iterations, seed=1)
+agreement = adjusted_rand_score(ways["spherical"].assignment, other.assignment)
+assert 0.1 < agreement < 0.9
+round(agreement, 2)
+
+# %% [markdown]
+# Far from chance, and far from the same: topics are a convenience, not a fact about the queries. The method needs only
+# that a batch's queries are *close*, and the paper found its results insensitive to the number of topics (§4.2).
+#
+# ## Answer
+#
+# Queries belong together when the baseline's vectors for them point the same way. k-means over these vectors, once,
+# gives topics of a few hundred queries each that can be read by a person, that share words more often than chance and
+# still hold many pairs without a common word. They depend on the seed, and they need not be right to be useful.
+#
+# ## Where we differ
+#
+# - *Spherical* k-means, as in the public code, where Equation (10) is Euclidean: [D2](../DEVIATIONS.md). Both are one
+#   setting of the profile, `sampling.spherical`; every count above is shown for both.
+# - The baseline is our small encoder and the collection is the profile's; the queries a topic are the paper's.
+# - §4.2 calls the results insensitive to $k$. Nothing here tests it: that takes training runs with other $k$.
+#
+# ## Exercises
+#
+# **1.** The queries of a topic nearest to its centroid, by angle, without looking at the library. Return at most `n`
+# rows, best first.
+
+
+# %% tags=["exercise"]
+def my_nearest(clusters, vecs, topic, n):
+    """Rows of the n queries of a topic that point most nearly where its centroid points."""
+    # TODO
+
+
+teaching.check(my_nearest, clustering.nearest, (clusters, vecs, topic, 5), (clusters, vecs, topic, 1))
+
+# %% [markdown]
+# **2.** The topics themselves: from the topic of each query to the queries of each topic, rising, without a loop over
+# the queries. A topic may be empty.
+
+
+# %% tags=["exercise"]
+def my_topics(clusters):
+    """A list of K arrays of query rows."""
+    # TODO
+
+
+few = clustering.Clusters(np.array([2, 0, 2]), np.zeros((4, 1)))
+teaching.check(my_topics, clustering.Clusters.topics.fget, (few,), (clusters,))
+
+# %% [markdown]
+# **3. Open.** Copy the profile to `profiles/wide.yaml`, halve `sampling.clusters`, and run `./run_all.sh wide
+# table4`. Topics are twice as wide now. Which should notice it more, the pairwise loss or the in-batch loss, and does
+# your table agree?
+#
+# ## Next
+#
+# [05 · Batches](05_sampling.ipynb): out of these topics, what does the student see in one step?

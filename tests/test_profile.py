@@ -1,0 +1,190 @@
+from pathlib import Path
+
+import pytest
+
+from tas_lib import profile
+from tas_lib.profile import System
+
+WHOLE = """
+source: {kind: docs, packages: [numpy]}
+evaluation:
+  sets: [{name: dev, label: Dev}]
+systems:
+  "1": {teacher: none, sampling: random}
+  "2": {teacher: pairwise, sampling: random}
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Load a profile from a text."""
+    monkeypatch.setenv("TAS_PROFILES", str(tmp_path))
+
+    def from_text(text: str | bytes) -> profile.Profile:
+        (tmp_path / "mine.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return profile.load("mine")
+
+    return from_text
+
+
+def refused(load, text: str | bytes) -> str:
+    with pytest.raises(ValueError) as error:
+        load(text)
+    told = str(error.value)
+    assert told.startswith("mine.yaml") and "\n" not in told
+    return told
+
+
+def test_the_profiles_of_the_project_are_valid():
+    for path in (profile.ROOT / "profiles").glob("*.yaml"):
+        assert profile.load(path.stem).name == path.stem
+
+
+def test_what_a_profile_leaves_out_is_the_papers(load):
+    settings = load(WHOLE)
+    assert settings.name == "mine"
+    assert (settings.tokens.query, settings.tokens.passage) == (30, 200)
+    sampling, training = settings.sampling, settings.training
+    assert (sampling.batch_size, sampling.clusters, sampling.clusters_per_batch, sampling.margin_bins) == (
+        32,
+        2000,
+        1,
+        10,
+    )
+    assert (training.alpha, training.learning_rate, training.patience, training.validate_every) == (
+        0.75,
+        7e-6,
+        30,
+        4000,
+    )
+    assert settings.evaluation.depth == 1000
+
+
+def test_an_unknown_profile_is_refused_with_the_known_ones(load):
+    load(WHOLE)
+    with pytest.raises(ValueError) as error:
+        profile.load("docz")
+    assert str(error.value) == "there is no profile 'docz'; there are: mine"
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("trainning: {alpha: 1}", "trainning: Extra inputs are not permitted"),
+        ("training: {alpah: 1}", "training.alpah: Extra inputs are not permitted"),
+        ("training: {alpha: -1}", "training.alpha: Input should be greater than or equal to 0 (got -1)"),
+        ("training: {alpha: .inf}", "training.alpha: Input should be a finite number (got inf)"),
+        ("training: {alpha: .nan}", "training.alpha: Input should be"),
+        ("training: {alpha: much}", "training.alpha: Input should be a valid number"),
+        ("training: {steps: 0}", "training.steps: Input should be greater than 0 (got 0)"),
+        ("training: {steps: 1.5}", "training.steps: Input should be a valid integer"),
+        ("training: {schedule: linear}", "training.schedule: Input should be 'constant' or 'cosine' (got 'linear')"),
+        ("sampling: {batch_size: 0}", "sampling.batch_size: Input should be greater than 0 (got 0)"),
+        ("sampling: {clusters: 0}", "sampling.clusters: Input should be greater than 0 (got 0)"),
+        ("sampling: {clusters: 2, clusters_per_batch: 3}", "3 clusters a batch, but there are 2"),
+        ("bm25: {b: 1.5}", "bm25.b: Input should be less than or equal to 1 (got 1.5)"),
+        ("tokens: {passage: -5}", "tokens.passage: Input should be greater than 0 (got -5)"),
+        ("pooling: max", "pooling: Input should be 'cls' or 'mean' (got 'max')"),
+        ("stop: 7", "stop: Input should be"),
+    ],
+)
+def test_a_misspelt_key_or_a_value_out_of_range_is_one_sentence(load, more: str, told: str):
+    assert told in refused(load, f"{WHOLE}{more}\n")
+
+
+def test_two_mistakes_are_told_at_once(load):
+    told = refused(load, f"{WHOLE}training: {{alpha: -1, steps: 0}}\n")
+    assert "training.alpha" in told and "training.steps" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("source: [numpy", "is no YAML"),
+        ("\tsource: x", "is no YAML"),
+        (b"source: \xff\xfe", "is no YAML"),
+        ("- a list", "is no profile"),
+        ("only words", "is no profile"),
+        ("7", "is no profile"),
+        ("", "source: Field required"),
+        ("1: 2", "1: Extra inputs are not permitted"),
+    ],
+)
+def test_what_is_no_profile_is_one_sentence(load, text: str | bytes, told: str):
+    assert told in refused(load, text)
+
+
+def test_two_equal_systems_are_refused(load):
+    told = refused(load, f'{WHOLE}  "3": {{teacher: pairwise, sampling: random, batch_size: 32}}\n')
+    assert "two systems are the same: pairwise-random-b32-s1" in told
+
+
+@pytest.mark.parametrize(
+    "value", ["{batch_size: 0}", "{teacher: both}", "{sampling: topic}", "{seeds: 3}", "{loss: x}"]
+)
+def test_a_systems_values_are_checked_too(load, value: str):
+    assert "systems.3." in refused(load, f'{WHOLE}  "3": {value}\n')
+
+
+def test_systems_that_differ_have_names_that_differ(load):
+    systems = [
+        System(),
+        System(seed=2),
+        System(batch_size=96),
+        System(loss="margin_mse_as_printed"),
+        System(teacher="pairwise"),
+        System(sampling="tas"),
+        System(kind="bm25"),
+        System(kind="checkpoint", source="someone/one-model"),
+        System(kind="checkpoint", source="someone/another-model"),
+        System(kind="run", source="runs/a/{set}.gz"),
+        System(kind="run", source="runs/b/{set}.gz"),
+    ]
+    names = [system.name for system in systems]
+    assert len(set(names)) == len(names)
+    assert System(kind="bm25").name == "bm25"
+    assert all("/" not in name and "{" not in name for name in names)
+
+
+PARAMETERS = {"seed": 1, "teacher": "dual", "sampling": "tas", "loss": "margin_mse", "batch_size": 32}
+
+
+def test_a_notebooks_parameters_name_profile_and_system(load):
+    load(WHOLE)
+    settings, system = profile.system("mine", **PARAMETERS)
+    assert settings.name == "mine"
+    assert system == System(teacher="dual", sampling="tas")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("teacher", "duel", "teacher: Input should be 'none', 'pairwise', 'in_batch' or 'dual' (got 'duel')"),
+        ("sampling", "tasb", "sampling: Input should be"),
+        ("loss", "mse", "loss: Input should be"),
+        ("batch_size", 0, "batch_size: Input should be greater than 0 (got 0)"),
+        ("seed", "one", "seed: Input should be a valid integer"),
+        ("seed", -1, "seed: Input should be greater than or equal to 0 (got -1)"),
+    ],
+)
+def test_a_notebooks_wrong_parameter_is_one_sentence(load, name: str, value: object, told: str):
+    load(WHOLE)
+    with pytest.raises(ValueError) as error:
+        profile.system("mine", **PARAMETERS | {name: value})
+    assert str(error.value).startswith(f"notebook parameters: {told}")
+    assert "\n" not in str(error.value)
+
+
+def test_folders_can_be_moved(load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    settings = load(WHOLE)
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("TAS_FIGURES", str(tmp_path / "figures"))
+    assert settings.folder == tmp_path / "runs" / "mine"
+    assert settings.figures == tmp_path / "figures" / "mine"
+
+
+def test_an_encoder_is_a_folder_of_the_project_any_folder_or_a_hub_name(load, tmp_path: Path):
+    settings = load(WHOLE)
+    wanted = {str(tmp_path): str(tmp_path), "tests": str(profile.ROOT / "tests"), "someone/model": "someone/model"}
+    for encoder, path in wanted.items():
+        assert settings.model_copy(update={"encoder": encoder}).encoder_path == path

@@ -1,0 +1,109 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tas_lib import search
+from tas_lib.profile import Bm25
+
+DOCUMENTS = [
+    ["plot", "line", "colour"],
+    ["line", "line", "axis", "graph", "colour", "line"],
+    ["matrix", "product"],
+    ["graph", "node", "colour", "node"],
+    ["matrix"],
+]
+PASSAGES = [" ".join(words) for words in DOCUMENTS]
+
+
+def lucene(query: list[str], words: list[str], k1: float, b: float) -> float:
+    """Lucene to the letter: Σ ln(1 + (N - df + ½) / (df + ½)) · tf / (tf + k1 (1 - b + b · length / mean length))."""
+    mean = sum(map(len, DOCUMENTS)) / len(DOCUMENTS)
+    score = 0.0
+    for term in query:
+        df = sum(term in other for other in DOCUMENTS)
+        tf = words.count(term)
+        idf = math.log(1 + (len(DOCUMENTS) - df + 0.5) / (df + 0.5))
+        score += idf * tf / (tf + k1 * (1 - b + b * len(words) / mean))
+    return score
+
+
+@pytest.mark.parametrize(("k1", "b"), [(0.9, 0.4), (1.2, 0.75), (2.0, 0.0), (0.5, 1.0)])
+@pytest.mark.parametrize("query", ["line", "colour graph", "node matrix line unheard", "line line colour"])
+def test_bm25_equals_lucenes_formula(k1: float, b: float, query: str):
+    rows, scores = search.Bm25Index(PASSAGES, Bm25(k1=k1, b=b)).search([query], 5)
+    wanted = [lucene(query.split(), words, k1, b) for words in DOCUMENTS]
+    found = {row: score for row, score in zip(rows[0], scores[0], strict=True) if row >= 0}
+    assert found == pytest.approx({row: score for row, score in enumerate(wanted) if score > 0}, rel=1e-5)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_bm25_reads_words_without_case_number_or_stop_words():
+    index = search.Bm25Index(["The matrices of x", "a PRODUCT"], Bm25())
+    assert index.search(["matrix"], 2)[0].tolist() == [[0, -1]]
+    assert index.search(["products"], 2)[0].tolist() == [[1, -1]]
+    assert index.search(["X"], 2)[0].tolist() == [[0, -1]]  # single characters count
+    assert index.search(["the of"], 2)[0].tolist() == [[-1, -1]]  # stop words do not
+
+
+def test_bm25_finds_nothing_for_empty_and_unheard_queries_among_others():
+    index = search.Bm25Index(PASSAGES, Bm25())
+    rows, scores = index.search(["", "unheard of", "matrix"], 3)
+    assert rows.tolist() == [[-1, -1, -1], [-1, -1, -1], [4, 2, -1]]
+    assert scores[:2].tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_bm25_puts_equal_scores_in_the_order_of_the_passages():
+    index = search.Bm25Index(["one", "two", "one", "one", "two"], Bm25())
+    assert index.search(["one"], 2)[0].tolist() == [[0, 2]]
+
+
+def test_bm25_gives_no_more_than_there_is():
+    rows, scores = search.Bm25Index(PASSAGES, Bm25()).search(["colour"], 100)
+    assert rows.shape == scores.shape == (1, 5)
+
+
+# --- the k highest -----------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(1, 35))
+def test_the_highest_are_those_of_a_full_sort_with_ties_by_row(values: list[int], k: int):
+    scores = np.array(values, np.float32)
+    rows, found = search.top(scores, k)
+    wanted = sorted(range(len(values)), key=lambda row: (-values[row], row))[:k]
+    assert rows.tolist() == wanted
+    assert found.tolist() == [values[row] for row in wanted]
+
+
+# --- dense -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+@pytest.mark.parametrize("depth", [1, 10, 100, 150])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_dense_search_equals_a_full_sort(block: int, depth: int, kind: torch.dtype):
+    rng = torch.Generator().manual_seed(0)
+    queries, passages = torch.randn(5, 8, generator=rng), torch.randn(100, 8, generator=rng).to(kind)
+    rows, scores = search.dense(queries, passages, depth, block)
+    every = queries.numpy() @ passages.float().numpy().T
+    wanted = np.argsort(-every, axis=1, kind="stable")[:, :depth]
+    assert rows.tolist() == wanted.tolist()
+    np.testing.assert_allclose(scores, np.take_along_axis(every, wanted, 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("block", [3, 100])
+def test_among_ties_dense_search_finds_the_highest_scores_and_no_row_twice(block: int):
+    passages = torch.tensor([[0.0], [2.0], [1.0], [2.0], [1.0], [1.0], [0.0], [2.0]])
+    rows, scores = search.dense(torch.ones(1, 1), passages, 5, block)
+    assert scores.tolist() == [[2, 2, 2, 1, 1]]
+    assert set(rows[0, :3]) == {1, 3, 7} and set(rows[0, 3:]) < {2, 4, 5} and len(set(rows[0])) == 5
+
+
+def test_scores_of_half_precision_vectors_are_summed_in_full():
+    # 1 + 2048 × 2^-12: in fp16 each small step would be lost against 1 (spacing 2^-10)
+    passages = torch.full((1, 2049), 2.0**-12, dtype=torch.float16)
+    passages[0, 0] = 1
+    assert search.dense(torch.ones(1, 2049), passages, 1)[1].tolist() == [[1.5]]

@@ -1,0 +1,351 @@
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tas_lib import losses, models, sampling, teachers, training
+from tas_lib.models import BertDot
+from tas_lib.profile import Sampling, System, Training
+from tas_lib.records import Batch, History
+from tas_lib.store import Store
+
+QUERIES, PASSAGES = tiny.texts(24, 8, seed=1), tiny.texts(60, 14, seed=2)
+PAIRS = tiny.pairs(24, 60)
+SETTINGS = Training(steps=24, min_steps=0, validate_every=4, patience=99, learning_rate=1e-3, workers=0, model_seed=0)
+PAIRWISE = System(teacher="pairwise", sampling="random")
+MARGINS = training.objective(PAIRWISE, 0.75, None)
+
+
+def sampler(seed: int = 1) -> sampling.Sampler:
+    return sampling.make_sampler("random", PAIRS, [], Sampling(batch_size=8), seed)
+
+
+def student(dropout: float = 0.1) -> BertDot:
+    return BertDot(tiny.bert(dropout=dropout), "mean")
+
+
+def agreement(model: BertDot) -> float:
+    """A validation that needs no collection: how well the student's margins go with the teacher's."""
+    with torch.inference_mode():
+        vecs = models.encode_rows(model, QUERIES, np.arange(24)), models.encode_rows(model, PASSAGES, np.arange(60))
+    scores = (vecs[0] @ vecs[1].T).numpy()
+    query = np.repeat(np.arange(24), np.diff(PAIRS.offsets))
+    return float(np.corrcoef(scores[query, PAIRS.pos] - scores[query, PAIRS.neg], PAIRS.margins)[0, 1]) + 1
+
+
+def run(folder: Path, settings: Training = SETTINGS, seed: int = 1, **changed: object) -> tuple[BertDot, list[History]]:
+    model = student()
+    history = training.train(
+        model, sampler(seed), MARGINS, QUERIES, PASSAGES, agreement, settings.model_copy(update=changed), folder
+    )
+    return model, history
+
+
+def same(a: BertDot | dict[str, Tensor], b: BertDot | dict[str, Tensor]) -> bool:
+    weights = [m if isinstance(m, dict) else m.state_dict() for m in (a, b)]
+    return weights[0].keys() == weights[1].keys() and all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+# --- what a step is ----------------------------------------------------------------------------------------------
+
+
+def batch(margins: list[float]) -> Batch:
+    return Batch(np.array([0, 1]), np.array([0, 1]), np.array([5, 6]), np.array(margins, np.float32))
+
+
+def colbert_says() -> training.InBatchTeacher:
+    colbert = models.ColBert(tiny.bert(seed=3), 4)
+    return training.InBatchTeacher(
+        *(teachers.TokenVectors(teachers.token_vectors(colbert, t), t) for t in (QUERIES, PASSAGES))
+    )
+
+
+def test_each_teacher_teaches_by_its_own_loss():
+    scores = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 4.0, 1.0, 1.0]])
+    # own margins 3-2 = 1 and 4-1 = 3; of the teacher 2 and 3; squares 1 and 0
+    told = training.objective(PAIRWISE, 0.75, None)(scores, batch([2.0, 3.0]))
+    assert [part.item() for part in told] == [0.5, 0.5, 0.0]
+
+    told = training.objective(System(teacher="none", sampling="random"), 0.75, None)(scores, batch([9.0, -9.0]))
+    # RankNet on labels: ln(1 + e^-1) and ln(1 + e^-3), whatever the margins
+    assert told.total.item() == pytest.approx((np.log1p(np.exp(-1)) + np.log1p(np.exp(-3))) / 2)
+
+    teacher = colbert_says()
+    target = teacher.scores(batch([2.0, 3.0]), torch.device("cpu"))
+    crossed = losses.in_batch_margin_mse(scores, target)
+    told = training.objective(System(teacher="in_batch"), 0.75, teacher)(scores, batch([2.0, 3.0]))
+    assert (told.total, told.pairwise, told.in_batch) == (crossed, 0, crossed)
+
+    told = training.objective(System(teacher="dual"), 0.5, teacher)(scores, batch([2.0, 3.0]))
+    assert told.total.item() == pytest.approx(0.5 + 0.5 * crossed.item())
+
+    told = training.objective(System(teacher="in_batch", loss="margin_mse_as_printed"), 1, teacher)(
+        scores, batch([2.0, 3.0])
+    )
+    assert told.total == losses.in_batch_margin_mse_as_printed(scores, target)
+
+
+def test_an_in_batch_teacher_that_is_missing_is_named():
+    with pytest.raises(ValueError, match="'dual' needs the in-batch teacher"):
+        training.objective(System(teacher="dual"), 0.75, None)(torch.zeros(2, 4), batch([0.0, 0.0]))
+
+
+def test_scores_of_a_batch_are_all_dot_products():
+    model, drawn = student(0.0).eval(), sampler().batch(0)
+    scores = training.score_batch(model, QUERIES, PASSAGES, drawn)
+    for i, q in enumerate(drawn.queries):
+        for j, p in enumerate([*drawn.pos, *drawn.neg]):
+            vecs = [model(*models.pad([text.row(row)])) for text, row in ((QUERIES, q), (PASSAGES, p))]
+            assert scores[i, j].item() == pytest.approx((vecs[0] @ vecs[1].T).item(), abs=1e-5)
+
+
+def test_scores_stay_in_fp32_when_the_encoder_is_in_bf16():
+    model, drawn = student(0.0).eval(), sampler().batch(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = training.score_batch(model, QUERIES, PASSAGES, drawn)
+        q = models.encode_rows(model, QUERIES, drawn.queries)
+        p = models.encode_rows(model, PASSAGES, np.concatenate([drawn.pos, drawn.neg]))
+    assert scores.dtype == torch.float32
+    assert torch.equal(scores, q @ p.T)
+    assert not torch.equal(scores, scores.bfloat16().float())
+
+
+def test_rates_are_the_papers_constant_and_the_public_codes_cosine():
+    constant = Training(learning_rate=8.0, steps=100)
+    assert [training.rate(constant, step) for step in (0, 50, 99)] == [8.0, 8.0, 8.0]
+    cosine = Training(learning_rate=8.0, steps=100, schedule="cosine")
+    # half of 1 + cos(0), cos(π/2), cos(π)
+    assert [training.rate(cosine, step) for step in (0, 50, 100)] == pytest.approx([8.0, 4.0, 0.0])
+    warm = Training(learning_rate=8.0, steps=100, warmup=3)
+    assert [training.rate(warm, step) for step in (0, 1, 2, 3, 4)] == [2.0, 4.0, 6.0, 8.0, 8.0]
+
+
+def test_the_rate_of_a_step_is_the_one_that_it_is_taken_with(tmp_path: Path):
+    constant, _ = run(tmp_path / "a")
+    cosine, _ = run(tmp_path / "b", schedule="cosine")
+    assert not same(constant, cosine)
+
+
+# --- the loop ----------------------------------------------------------------------------------------------------
+
+
+def test_training_brings_the_loss_down(tmp_path: Path):
+    _, history = run(tmp_path, steps=80, validate_every=20)
+    assert [h.step for h in history] == [20, 40, 60, 80]
+    assert history[-1].pairwise < 0.7 * history[0].pairwise
+    assert [h.in_batch for h in history] == [0.0] * 4
+
+
+def scripted(values: list[float]):
+    left = iter(values)
+    kept: list[dict[str, Tensor]] = []
+
+    def validate(model: BertDot) -> float:
+        assert not model.training
+        kept.append({name: value.clone() for name, value in model.state_dict().items()})
+        return next(left)
+
+    return validate, kept
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "min_steps", "evaluations", "best"),
+    [
+        ([0.1, 0.3, 0.2, 0.2, 0.9], 2, 0, 4, 1),  # two evaluations without a better one
+        ([0.1, 0.3, 0.2, 0.3, 0.9], 2, 0, 4, 1),  # as good is not better
+        ([0.1, 0.3, 0.2, 0.2, 0.2, 0.2], 2, 24, 6, 1),  # not before the steps that are due
+        ([0.5, 0.4, 0.3, 0.4, 0.4, 0.6], 99, 0, 6, 5),  # to the last step
+        ([0.0, 0.0], 1, 0, 2, 0),  # never any good: the first is kept
+    ],
+)
+def test_it_stops_when_patience_ends_and_keeps_the_best(
+    tmp_path: Path, values: list[float], patience: int, min_steps: int, evaluations: int, best: int
+):
+    validate, kept = scripted(values)
+    model = student()
+    settings = SETTINGS.model_copy(update={"patience": patience, "min_steps": min_steps})
+    history = training.train(model, sampler(), MARGINS, QUERIES, PASSAGES, validate, settings, tmp_path)
+    assert [h.ndcg for h in history] == values[:evaluations]
+    assert same(model, kept[best])
+
+
+def test_the_last_step_is_evaluated_when_evaluations_do_not_divide_the_steps(tmp_path: Path):
+    _, history = run(tmp_path, steps=10)
+    assert [h.step for h in history] == [4, 8, 10]
+
+
+def test_order_and_model_have_seeds_of_their_own(tmp_path: Path):
+    first, _ = run(tmp_path / "a")
+    again, _ = run(tmp_path / "b")
+    other_order, _ = run(tmp_path / "c", seed=2)
+    other_noise, _ = run(tmp_path / "d", model_seed=1)
+    assert same(first, again)
+    assert not same(first, other_order)
+    assert not same(first, other_noise)
+    drawn = [sampler(1).batch(step).queries.tolist() for step in range(24)]
+    assert drawn == [sampler(1).batch(step).queries.tolist() for step in range(24)]  # whatever the model's seed
+    assert drawn != [sampler(2).batch(step).queries.tolist() for step in range(24)]
+
+
+def test_workers_change_nothing(tmp_path: Path):
+    alone, _ = run(tmp_path / "0", steps=8)
+    for workers in (1, 2):
+        helped, _ = run(tmp_path / str(workers), steps=8, workers=workers)
+        assert same(alone, helped)
+
+
+def test_batches_come_in_order_from_any_step_on():
+    wanted = [sampler().batch(step) for step in range(5, 9)]
+    for workers in (0, 2):
+        for found, expected in zip(training.batches(sampler(), 5, 9, workers), wanted, strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_bf16_trains_too(tmp_path: Path):
+    rough, history = run(tmp_path / "a", steps=40, validate_every=20, precision="bf16")
+    exact, _ = run(tmp_path / "b", steps=40, validate_every=20)
+    assert history[-1].pairwise < history[0].pairwise
+    assert all(value.dtype == torch.float32 for value in rough.state_dict().values())
+    assert not same(rough, exact)
+
+
+# --- killed and resumed ------------------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(evaluation: int):
+    """A validation that ends the run in the middle of this evaluation (counted from 1 in this run)."""
+    seen = 0
+
+    def validate(model: BertDot) -> float:
+        nonlocal seen
+        seen += 1
+        if seen == evaluation:
+            raise Killed
+        return agreement(model)
+
+    return validate
+
+
+def interrupt(folder: Path, evaluation: int, **changed: object) -> None:
+    with pytest.raises(Killed):
+        training.train(
+            student(),
+            sampler(),
+            MARGINS,
+            QUERIES,
+            PASSAGES,
+            killed_at(evaluation),
+            SETTINGS.model_copy(update=changed),
+            folder,
+        )
+
+
+def test_an_interrupted_run_ends_with_the_same_weights_and_history(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    whole, history = run(tmp_path / "whole")
+    interrupt(tmp_path / "cut", 4)
+    with caplog.at_level(logging.INFO):
+        resumed, told = run(tmp_path / "cut")
+    assert "going on after step 12" in caplog.text
+    assert same(whole, resumed)
+    assert [h[:4] for h in told] == [h[:4] for h in history]
+
+
+def test_two_checkpoints_are_kept_and_removed_when_asked(tmp_path: Path):
+    run(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"checkpoint-{step:09d}.safetensors" for step in (20, 24)
+    ]
+    training.remove_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("left", [0, 100, 5000])
+def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, left: int
+):
+    whole, _ = run(tmp_path / "whole")
+    interrupt(tmp_path / "cut", 5)
+    newest = tmp_path / "cut" / "checkpoint-000000016.safetensors"
+    os.truncate(newest, left)
+    with caplog.at_level(logging.INFO):
+        resumed, _ = run(tmp_path / "cut")
+    assert "checkpoint-000000016.safetensors cannot be read" in caplog.text
+    assert "going on after step 12" in caplog.text
+    assert same(whole, resumed)
+
+
+def test_killed_after_its_last_evaluation_it_does_not_train_on(tmp_path: Path):
+    values = [0.1, 0.3, 0.2, 0.2, 0.9]
+    settings = SETTINGS.model_copy(update={"patience": 2})
+    first = student()
+    training.train(first, sampler(), MARGINS, QUERIES, PASSAGES, scripted(values)[0], settings, tmp_path)
+    again = student()  # the checkpoints still stand there, as after a kill before the model was saved
+    history = training.train(again, sampler(), MARGINS, QUERIES, PASSAGES, scripted(values[4:])[0], settings, tmp_path)
+    assert [h.ndcg for h in history] == values[:4]
+    assert same(first, again)
+
+
+def make_slowly(folder: Path) -> None:
+    """What a process of its own does, to be killed in the middle."""
+    torch.set_num_threads(1)
+    settings = SETTINGS.model_copy(update={"steps": 120, "workers": 1})
+
+    def validate(model: BertDot) -> float:
+        time.sleep(0.05)
+        return agreement(model)
+
+    def make(draft: Path) -> None:
+        model = student()
+        training.train(model, sampler(), MARGINS, QUERIES, PASSAGES, validate, settings, draft)
+        save_file(model.state_dict(), draft / "weights.safetensors")
+        training.remove_checkpoints(draft)
+
+    Store(folder).artefact("trained", settings.model_dump(), {}, make)
+
+
+@pytest.mark.parametrize("seed", [7, pytest.param(8, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.slow)])
+def test_a_real_sigkill_three_times_over_changes_no_bit(tmp_path: Path, seed: int):
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload([__name__])
+
+    def start(name: str) -> multiprocessing.Process:
+        process = fresh.Process(target=make_slowly, args=(tmp_path / name,))
+        process.start()
+        return process
+
+    def evaluated() -> int:
+        return max((int(path.stem[-9:]) // 4 for path in draft.glob("checkpoint-*")), default=0)
+
+    start("whole").join()
+    rng, draft = random.Random(seed), tmp_path / "killed" / ".trained.draft"
+    for goal in (rng.randint(1, 7), rng.randint(9, 15), rng.randint(17, 23)):  # of thirty evaluations
+        process = start("killed")
+        while evaluated() < goal:
+            assert process.is_alive()
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        assert process.pid
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "it had ended before it was killed"
+    last = start("killed")
+    last.join()
+    assert last.exitcode == 0
+    left = sorted(path.name for path in (tmp_path / "killed" / "trained").iterdir())
+    assert left == ["provenance.json", "weights.safetensors"]
+    weights = [load_file(tmp_path / name / "trained" / "weights.safetensors") for name in ("whole", "killed")]
+    assert same(*weights)
