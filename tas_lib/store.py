@@ -36,8 +36,9 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(f.fileno())
         os.replace(draft, path)
     except OSError as error:
-        why = error.strerror or str(error)  # numpy says how many bytes were written, and no more
-        raise OSError(error.errno, f"{why}: {path.name} was not written, what stood there is kept") from error
+        number = error.errno or (errno.ENOSPC if _disk_is_full(error) else None)  # numpy gives none
+        why = os.strerror(number) if number else str(error)
+        raise OSError(number, f"{why}: {path.name} was not written, what stood there is kept") from error
     finally:
         draft.unlink(missing_ok=True)
 
@@ -83,6 +84,12 @@ def folder_digest(folder: Path) -> str:
 
 
 @cache
+def _owners() -> Mapping[str, list[str]]:
+    """Import name → the distributions that bring it; looking takes a second."""
+    return packages_distributions()
+
+
+@cache
 def versions() -> dict[str, str]:
     """Installed versions of what decides a number, and the commit of this code."""
     found = {}
@@ -102,7 +109,7 @@ def versions() -> dict[str, str]:
 
 def installed(packages: Sequence[str]) -> dict[str, str]:
     """The version of every distribution that brings one of these import names."""
-    owners = packages_distributions()
+    owners = _owners()
     return {
         package: version(owners[package][0]).partition("+")[0] if package in owners else "not installed"
         for package in packages
@@ -118,12 +125,10 @@ def off_pins(packages: Sequence[str], requirements: Path) -> list[str]:
     for line in requirements.read_text(encoding="utf-8").splitlines():
         if found := re.match(r"([\w.-]+)==([^\s;#]+)", line):
             pins[_normal(found[1])] = found[2]
-    owners = packages_distributions()
-    found_here = installed(packages)
     return [
-        f"{package} {found_here[package]} (pinned: {pin})"
-        for package in packages
-        if (pin := pins.get(_normal(owners.get(package, [package])[0]))) and found_here[package] != pin
+        f"{package} {found} (pinned: {pin})"
+        for package, found in installed(packages).items()
+        if (pin := pins.get(_normal(_owners().get(package, [package])[0]))) and found != pin
     ]
 
 

@@ -149,21 +149,23 @@ class Experiment:
     @cached_property
     def in_batch_teacher(self) -> InBatchTeacher:
         """ColBERT's vectors of all passages and training queries, made once (the teacher is frozen)."""
-        source = shipped.folder(self.profile, "colbert")
-        names = ("train", "passages")
+        source, masks = shipped.folder(self.profile, "colbert"), self.profile.query_masks
+        mask = load_tokenizer(str(source)).mask_token_id
+        tokens = {
+            "train": teachers.with_masks(self.tokens["train"], mask, masks),
+            "passages": self.tokens["passages"],
+        }
 
         def make(folder: Path) -> None:
             model = models.load_colbert(str(source)).to(encoding.device())
-            for name in names:
-                store.save_arrays(folder, **{name: teachers.token_vectors(model, self.tokens[name])})
+            for name in tokens:
+                store.save_arrays(folder, **{name: teachers.token_vectors(model, tokens[name])})
 
         inputs = {"colbert": store.digest(source / "provenance.json"), "collection": self.collection.digest}
-        folder = self.store.artefact("colbert-vectors", self.profile.tokens.model_dump(), inputs, make)
+        parameters = {**self.profile.tokens.model_dump(), "query_masks": masks}
+        folder = self.store.artefact("colbert-vectors", parameters, inputs, make)
         return InBatchTeacher(
-            *(
-                teachers.TokenVectors(store.load_array(folder / f"{n}.npy"), self.tokens[n])
-                for n in ("train", "passages")
-            )
+            *(teachers.TokenVectors(store.load_array(folder / f"{name}.npy"), tokens[name]) for name in tokens)
         )
 
     def sampler(self, system: System) -> sampling.Sampler:
@@ -176,8 +178,7 @@ class Experiment:
         """The early-stopping set: BM25's candidates for the baseline itself, the baseline's for all others (§4.3)."""
         wanted = self.profile.stop
         stop = self.collection.sets["stop"]
-        rng = Generator(Philox(key=[0, 0]))
-        queries = np.sort(rng.permutation(len(stop.queries.ids))[: wanted.queries])
+        queries = self._stop_queries(system)
         texts = [stop.queries.texts[q] for q in queries]
         if system.name == BASELINE.name:
             rows, _ = self.bm25.search(texts, wanted.depth)
@@ -189,6 +190,19 @@ class Experiment:
         width = max(map(len, missing))
         extra = np.array([np.pad(m, (0, width - len(m)), constant_values=-1) for m in missing], np.int64)
         return Candidates(queries, np.concatenate([rows, extra.reshape(len(rows), width)], axis=1), self.collection)
+
+    def _stop_queries(self, system: System) -> IntArray:
+        """Rows of queries of the set `stop`: any, or equally many from each range of the baseline's RR@10 (D6)."""
+        wanted, stop = self.profile.stop, self.collection.sets["stop"]
+        order = Generator(Philox(key=[0, 0])).permutation(len(stop.queries.ids))
+        if not wanted.strata or system.name == BASELINE.name:
+            return np.sort(order[: wanted.queries])
+        rows, _ = self.retrieve(BASELINE, stop.queries.texts, 10)
+        hits = np.array([np.isin(row, gold) for row, gold in zip(rows, self.collection.relevant("stop"), strict=True)])
+        rr = np.where(hits.any(1), 1 / (1 + hits.argmax(1)), 0)
+        stratum = np.minimum((rr * wanted.strata).astype(int), wanted.strata - 1)
+        each = wanted.queries // wanted.strata
+        return np.sort(np.concatenate([order[stratum[order] == s][:each] for s in range(wanted.strata)]))
 
     # --- one system --------------------------------------------------------------------------------------------
 
@@ -226,6 +240,7 @@ class Experiment:
             "stop": self.profile.stop.model_dump(),
             "tokens": self.profile.tokens.model_dump(),
             "pooling": self.profile.pooling,
+            "query_masks": self.profile.query_masks if system.teacher in ("in_batch", "dual") else 0,
         }
         return self.store.artefact(place, parameters, self._inputs(system), make)
 

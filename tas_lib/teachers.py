@@ -173,6 +173,16 @@ class TokenVectors:
         return torch.from_numpy(np.asarray(vecs)).to(device).float(), torch.from_numpy(mask).to(device)
 
 
+def with_masks(queries: Ragged, mask: int, n: int) -> Ragged:
+    """Queries with n [MASK] tokens behind each, as the published ColBERT was trained (D10).
+
+    >>> with_masks(Ragged(np.array([2, 7, 3, 2, 3]), np.array([0, 3, 5])), mask=4, n=1).ids
+    array([2, 7, 3, 4, 2, 3, 4])
+    """
+    ids = np.insert(queries.ids, np.repeat(queries.offsets[1:], n), mask)
+    return Ragged(ids, queries.offsets + n * np.arange(len(queries.offsets)))
+
+
 @torch.inference_mode()
 def token_vectors(model: ColBert, tokens: Ragged, chunk: int = 64) -> FloatArray:
     """fp16 vectors (tokens in all, D) of every text, encoded in length-sorted chunks."""

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -36,12 +37,11 @@ def grid(rows: Iterable[Sequence[object]], columns: Sequence[str]) -> None:
     body = [list(row) for row in rows]
     plain = [list(columns), *([_cell(value) for value in row] for row in body)]
     sides = ["left" if any(isinstance(v, str) for v in column) else "right" for column in zip(*body, strict=True)]
-    lines = []
-    for tag, line in zip(["th", *["td"] * len(body)], plain, strict=True):
-        cells = zip(sides or ["left"] * len(line), line, strict=True)
-        lines.append(
-            "".join(f'<{tag} style="text-align:{side}; {_wrap(text)}">{escape(text)}</{tag}>' for side, text in cells)
-        )
+    sides = sides or ["left"] * len(columns)
+    lines = [
+        "".join(_html(tag, side, text) for side, text in zip(sides, line, strict=True))
+        for tag, line in zip(["th", *["td"] * len(body)], plain, strict=True)
+    ]
     html = "\n".join(f"<tr>{line}</tr>" for line in lines)
     text = "\n".join(" | ".join(line) for line in plain)
     display({"text/html": f"<table>\n{html}\n</table>", "text/plain": text}, raw=True)
@@ -70,8 +70,13 @@ def _name(ours: Callable[..., Any]) -> str:
     return "our answer" if ours.__name__ == "<lambda>" else ours.__name__
 
 
-def _wrap(text: str) -> str:
-    return "white-space:nowrap" if len(text) < 20 else "overflow-wrap:anywhere"  # a long name may break, 1,000 not
+def _html(tag: str, side: str, text: str) -> str:
+    inside, wrap = escape(text), ""
+    if len(text) < 24:
+        wrap = "; white-space:nowrap"
+    else:  # a qualified name may break after a dot or an underscore
+        inside = re.sub(r"(?<=\w)([._])(?=\w)", r"\1<wbr>", inside)
+    return f'<{tag} style="text-align:{side}{wrap}">{inside}</{tag}>'
 
 
 def _cell(value: object) -> str:

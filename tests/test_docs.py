@@ -27,7 +27,7 @@ See Also
 average : Weighted average
 std, var
 numpy.linalg.norm
-:func:`nanmean`: Without the missing ones
+:func:`nanmean` : Without the missing ones
     indented, text
 matlib.empty(), `median`
 

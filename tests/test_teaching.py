@@ -48,6 +48,12 @@ def test_a_grid_puts_words_left_and_numbers_right(seen):
     assert '<td style="text-align:right; white-space:nowrap">13,783</td>' in seen[0]["text/html"]
 
 
+def test_a_long_name_may_break_in_a_grid_after_its_dots_and_underscores(seen):
+    teaching.grid([("networkx.algorithms.edge_dfs", 1), ("1.5", 2)], ["name", "count"])
+    assert "networkx.<wbr>algorithms.<wbr>edge_<wbr>dfs" in seen[0]["text/html"]
+    assert ">1.5<" in seen[0]["text/html"]
+
+
 def test_an_empty_grid_is_its_head(seen):
     teaching.grid([], ["name", "count"])
     assert seen[0]["text/plain"] == "name | count"

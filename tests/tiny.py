@@ -16,7 +16,20 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tas_lib.records import Pairs, Ragged
+from tas_lib import collection, shipped, store
+from tas_lib.models import ColBert, save
+from tas_lib.profile import (
+    DocsSource,
+    Evaluation,
+    Pairing,
+    Profile,
+    Sampling,
+    StopSet,
+    TestSet,
+    Tokens,
+    Training,
+)
+from tas_lib.records import Pairs, QuerySet, Ragged, Source, Texts
 
 WORDS = ["the", "mean", "of", "an", "array", "along", "axis", "sum", "product", "matrix", "linear", "plot", "graph"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -91,3 +104,74 @@ def save_encoder(folder: Path, model: PreTrainedModel | None = None) -> Path:
     (model or bert(len(tokenizer()))).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+# --- a whole experiment ------------------------------------------------------------------------------------------
+
+SIZES = {"train": 40, "stop": 6, "tune": 6, "dev": 6, "graded": 5}
+
+
+def source(seed: int = 0) -> Source:
+    """A collection of 80 passages of `WORDS`; each query is made of words of the passage that answers it."""
+    rng = np.random.default_rng(seed)
+    passages = [" ".join(rng.choice(WORDS, rng.integers(4, 10))) for _ in range(80)]
+    ids = [f"p{i}" for i in range(80)]
+    left, sets, held_out = list(rng.permutation(80)), {}, []
+    for name, size in SIZES.items():
+        rows = [left.pop() for _ in range(size)]
+        texts = [" ".join(rng.choice(passages[row].split(), 3)) for row in rows]
+        graded = {f"p{left[0]}": 1, f"p{left[1]}": 2} if name == "graded" else {}
+        qrels = {f"q{row}": {f"p{row}": 3 if graded else 1, **graded} for row in rows}
+        sets[name] = QuerySet(name, Texts([f"q{row}" for row in rows], texts), qrels)
+        if name != "train":
+            held_out += rows
+    return Source(Texts(ids, passages), ids, sets, np.array(sorted(held_out)), {"read": {"passages": 80}})
+
+
+def settings(folder: Path, **changed: object) -> Profile:
+    """A profile whose artefacts lie in `folder`; $TAS_RUNS says where what it makes goes."""
+    return Profile(
+        name="tiny",
+        source=DocsSource(packages=("numpy",)),
+        artefacts=str(folder / "tiny"),
+        encoder=str(folder / "tiny" / "encoder"),
+        pooling="mean",
+        tokens=Tokens(query=8, passage=16),
+        pairing=Pairing(depth=20, negatives=4),
+        sampling=Sampling(clusters=3),
+        training=Training(steps=6, min_steps=0, validate_every=3, learning_rate=1e-3, workers=0),
+        stop=StopSet(queries=6, depth=5),
+        evaluation=Evaluation(
+            sets=(TestSet(name="dev", label="Dev"), TestSet(name="graded", label="G", binarise_at=2, graded=True)),
+            depth=10,
+        ),
+        systems={},
+    ).model_copy(update=changed)
+
+
+def put_collection(profile: Profile, made: Source) -> collection.Collection:
+    """Store it as if it had been read from the installed packages."""
+    inputs = {"packages": store.digest(store.installed(profile.source.packages))}
+    place = store.Store(profile.folder)
+    place.artefact("collection", profile.source.model_dump(), inputs, lambda folder: collection.write(made, folder))
+    return collection.open_collection(profile)
+
+
+def ship(folder: Path) -> None:
+    """Add the provenance that names the digest of every file there."""
+    files = {str(path.relative_to(folder)): store.file_digest(path) for path in folder.rglob("*") if path.is_file()}
+    store.write_json(folder / "provenance.json", {"files": files})
+
+
+def put_shipped(profile: Profile, made: Source) -> None:
+    """Encoder, ColBERT, and a score of each training query with each passage: how many words they share."""
+    vocabulary, place = len(tokenizer()), profile.artefacts_folder
+    ship(save_encoder(place / "encoder"))
+    save(ColBert(bert(vocabulary, seed=5), 8), tokenizer(), place / "colbert")
+    ship(place / "colbert")
+    queries, passages = made.sets["train"].queries.texts, made.passages.texts
+    score = np.array([len({*q.split()} & {*p.split()}) for q in queries for p in passages], np.float32)
+    keys = shipped.text_keys(queries).repeat(len(passages)), np.tile(shipped.text_keys(passages), len(queries))
+    (place / "scores").mkdir()
+    shipped.write_scores(place / "scores" / "scores.parquet", *keys, score, np.zeros(len(score), int))
+    ship(place / "scores")

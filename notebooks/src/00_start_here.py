@@ -97,8 +97,8 @@ changed = [(name, str(default), str(here)) for name, default, here in compared i
 grid(changed, ["setting", "default", f"profile {PROFILE}"])
 
 # %% [markdown]
-# What is not in this list is as in the paper. The size of a batch and the number of margin ranges $h$ are the method
-# itself; no profile of ours touches them.
+# What is not in this list is the default. The size of a batch and the number of margin ranges $h$ are the method
+# itself; no profile of ours touches them. (The encoder, its pooling and the collection differ as well: D19 to D21.)
 
 # %%
 assert not {"sampling.batch_size", "sampling.margin_bins"} & {name for name, *_ in changed}

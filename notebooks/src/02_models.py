@@ -49,6 +49,9 @@ ids, mask = models.pad([tokens.row(row) for row in range(len(texts))])  # (4, T)
 query_ids, query_mask = ids[:1, : tokens.lengths[0]], mask[:1, : tokens.lengths[0]]  # (1, M)
 grid([(text, int(n)) for text, n in zip(texts, tokens.lengths, strict=True)], ["text", "tokens"])
 
+# %% [markdown]
+# The longest has none. The query as the model reads it, rare words in pieces:
+
 # %%
 assert ids.shape == mask.shape == (4, tokens.lengths.max())
 assert mask.sum(1).tolist() == tokens.lengths.tolist()
@@ -58,8 +61,9 @@ tokenizer.convert_ids_to_tokens(query_ids[0])
 # ## BERT_DOT, the student: one vector a text
 #
 # $$\hat q = \text{BERT}(\text{CLS}; q_{1:m}; \text{SEP})_{\text{CLS}}, \quad
-# \hat p = \text{BERT}(\text{CLS}; p_{1:n}; \text{SEP})_{\text{CLS}} \quad (4) \qquad
-# \text{BERT}_{\text{DOT}}(q_{1:m}, p_{1:n}) = \hat q \cdot \hat p \quad (5)$$
+# \hat p = \text{BERT}(\text{CLS}; p_{1:n}; \text{SEP})_{\text{CLS}} \quad (4)$$
+#
+# $$\text{BERT}_{\text{DOT}}(q_{1:m}, p_{1:n}) = \hat q \cdot \hat p \quad (5)$$
 #
 # The paper takes the vector of CLS for the whole text; a profile may ask for the mean over all tokens instead, as our
 # small encoder was pre-trained to give (D21). *Before you run:* what shape have the vectors of four texts, and what
@@ -114,6 +118,7 @@ assert not torch.allclose(met[0], met[1], atol=1e-4)
 #
 # $$\hat q_{1:m} = \text{BERT}(\text{CLS}; q_{1:m}; \text{SEP}), \quad
 # \hat p_{1:n} = \text{BERT}(\text{CLS}; p_{1:n}; \text{SEP}) \quad (2)$$
+#
 # $$\text{ColBERT}(q_{1:m}, p_{1:n}) = \sum_1^m \max_{1..n} \hat q_{1:m}^T \cdot \hat p_{1:n} \quad (3)$$
 #
 # The texts are read apart, as in BERT_DOT, but all token vectors are kept. Each token of the query looks for the one

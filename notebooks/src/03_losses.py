@@ -53,8 +53,8 @@ pair = losses.margin_mse(student, losses.own_margins(teacher))
 float(pair)
 
 # %% [markdown]
-# The errors are -1 and -2, their squares 1 and 4, the mean 2.5. A margin does not change when all scores of a query rise
-# by the same: a teacher that scores near 10 can teach a student that scores near 100.
+# The errors are -1 and -2, their squares 1 and 4, the mean 2.5. A margin does not change when all scores of a query
+# rise by the same: a teacher that scores near 10 can teach a student that scores near 100.
 
 # %%
 assert pair == 2.5
@@ -68,10 +68,10 @@ assert losses.margin_mse(student + 100, losses.own_margins(teacher)) == pair
 # $$\mathcal{L}_{InB} = \frac{1}{2|Q|} \Big(\sum_i^{|Q|} \sum_{p^-}^{P^-} \mathcal{L}_{Pair}(Q_i, P_i^+, p^-)
 # + \sum_i^{|Q|} \sum_{p^+}^{P^+} \mathcal{L}_{Pair}(Q_i, P_i^+, p^+)\Big) \quad (7)$$
 #
-# The teacher is now ColBERT. The print leaves two things open (D1). It divides by $2|Q|$ although there are
-# $2|Q| \cdot |Q|$ terms, so the loss grows with the batch. And the sums run over the query's own passages too: its positive against
-# itself, which is 0, and its own negative, which Equation (6) has already. The public code takes the mean, over the
-# passages of *other* queries only; so do we. As loops:
+# The teacher is now ColBERT. Two things in the print are not what the public code does (D1). It divides by $2|Q|$
+# although there are $2|Q| \cdot |Q|$ terms, so the loss grows with the batch. And the sums run over the query's own
+# passages too: its positive against itself, which is 0, and its own negative, which Equation (6) has already. The
+# public code takes the mean, over the passages of *other* queries only; so do we. As loops:
 
 
 # %%
@@ -86,6 +86,10 @@ def in_batch_in_loops(student, teacher):
     return sum(terms) / len(terms)
 
 
+# %% [markdown]
+# In the library it is one matrix, from which the own columns are taken out. *Before you run:* how many terms has the
+# loop for two queries, and which passages are in them?
+
 # %%
 show(losses.in_batch_margin_mse, losses.in_batch_margin_mse_as_printed)
 cases = {"by hand": (student, teacher)}
@@ -94,8 +98,8 @@ rows = [(name, in_batch_in_loops(s, t), float(losses.in_batch_margin_mse(s, t)))
 grid(rows, ["scores", "in loops", "losses.in_batch_margin_mse"])
 
 # %% [markdown]
-# The two agree. (In half the literature this would be the place for a bug: which columns are masked decides whether a
-# query is punished for its own passage.)
+# The two agree. (Two queries have four terms: each meets the other's two passages.) A loop is slow and leaves no doubt,
+# here about which columns are left out: a wrong one, and a query is taught to push its own passage away.
 
 # %%
 assert all(np.isclose(slow, fast, rtol=1e-5) for _, slow, fast in rows)
@@ -134,8 +138,8 @@ assert touched == {"Eq. 6": 2 * b, "Eq. 7, mean": 2 * b * b - b, "Eq. 7, as prin
 # > "BERT_CAT is the more effective teacher, but prohibitively expensive to use for in-batch negatives as it requires
 # > quadratic scaling in the batch size" (§2.3)
 #
-# To score the whole matrix, a model that reads pairs has to read $2b^2$ texts; one that reads queries and passages apart
-# has to read $3b$.
+# To score the whole matrix, a model that reads pairs has to read $2b^2$ texts; one that reads queries and passages
+# apart has to read $3b$.
 
 # %%
 grid([(b, 2 * b * b, 3 * b) for b in (8, 32, 96, 256)], ["b", "texts for BERT_CAT", "texts for ColBERT"])
@@ -155,7 +159,7 @@ grid([(b, 2 * b * b, 3 * b) for b in (8, 32, 96, 256)], ["b", "texts for BERT_CA
 rows = []
 for b in (8, 32, 96, 256):
     t = torch.randn(b, 2 * b, generator=torch.Generator().manual_seed(b))
-    s = t + torch.randn(b, 2 * b, generator=torch.Generator().manual_seed(b + 1))  # wrong by 1 on average, everywhere
+    s = t + torch.randn(b, 2 * b, generator=torch.Generator().manual_seed(b + 1))  # errors of one size
     pair = losses.margin_mse(s, losses.own_margins(t))
     readings = losses.in_batch_margin_mse(s, t), losses.in_batch_margin_mse_as_printed(s, t)
     rows.append((b, float(pair), *(float(0.75 * loss) for loss in readings)))
@@ -163,7 +167,7 @@ grid(rows, ["b", "Eq. 6", ".75 · Eq. 7, mean", ".75 · Eq. 7, as printed"])
 
 # %% [markdown]
 # The mean stays beside Equation (6) at every batch size. The sum as printed is about $b - 1$ times the mean, and the
-# pairwise teacher would hardly be heard. So we read the paper's α as that of a mean: it fits no other. The relation is
+# pairwise teacher would hardly be heard. Of the two readings, α = .75 fits the mean only. The relation between them is
 # exact, since the print differs from the mean by the divisor and by the own negatives, which are Equation (6) again:
 # $\text{printed} = (b - 1) \cdot \text{mean} + \frac{1}{2} \mathcal{L}_{Pair}$, with ColBERT's margins.
 
@@ -183,27 +187,34 @@ lab = systems.Experiment(settings)
 batch = lab.sampler(System(sampling="random", seed=SEED)).batch(0)
 untrained = models.load_dot(settings.encoder_path, settings.pooling).eval()
 colbert = models.load_colbert(str(shipped.folder(settings, "colbert")))
-rows_of = np.concatenate([batch.pos, batch.neg])
-inputs = [(lab.tokens["train"], batch.queries), (lab.tokens["passages"], rows_of)]
-(q_ids, q_mask), (p_ids, p_mask) = (models.pad([texts.row(r) for r in rows]) for texts, rows in inputs)
+texts = lab.tokens["train"], lab.tokens["passages"]
+rows = batch.queries, np.concatenate([batch.pos, batch.neg])  # (B,), (2B,)
+padded = [models.pad([t.row(r) for r in some]) for t, some in zip(texts, rows, strict=True)]
+(q_ids, q_mask), (p_ids, p_mask) = padded
 with torch.inference_mode():
-    s = training.score_batch(untrained, *(texts for texts, _ in inputs), batch)  # (B, 2B)
+    s = training.score_batch(untrained, *texts, batch)  # (B, 2B)
     t = models.late_interaction(colbert(q_ids, q_mask), q_mask, colbert(p_ids, p_mask), p_mask)  # (B, 2B)
 margins = tensor(np.asarray(batch.margins))
 tuple(s.shape), tuple(t.shape), tuple(margins.shape)
+
+# %% [markdown]
+# Equation (8) with either reading of Equation (7), and its parts:
 
 # %%
 both = {
     "mean": losses.dual(s, t, margins, alpha),
     "as printed": losses.dual(s, t, margins, alpha, losses.in_batch_margin_mse_as_printed),
 }
-rows = [(name, *(float(x) for x in (d.pairwise, d.in_batch, alpha * d.in_batch, d.total))) for name, d in both.items()]
-grid(rows, ["Eq. 7", "pairwise", "in-batch", "α · in-batch", "Eq. 8"])
+parts = {name: (d.pairwise, d.in_batch, alpha * d.in_batch, d.total) for name, d in both.items()}
+grid(
+    [(name, *map(float, values)) for name, values in parts.items()],
+    ["Eq. 7", "pairwise", "in-batch", "α · in-batch", "Eq. 8"],
+)
 
 # %% [markdown]
-# The pairwise part is the same in both rows; the in-batch part differs by a factor near $b$, and with it the total. How
-# far the two parts are apart in the upper row depends on how far the student is from each teacher: during training both
-# fall (06 plots them).
+# The pairwise part is the same in both rows; the in-batch part is at least $b - 1$ times larger in the lower one. In
+# the upper, pairwise and in-batch say how far the student is from each teacher. Training brings both
+# down (06 plots them).
 
 # %%
 assert both["mean"].pairwise == both["as printed"].pairwise
@@ -227,7 +238,7 @@ assert losses.ranknet(tensor([[50.0, 0.0]])) < 1e-6 < losses.ranknet(tensor([[5.
 #
 # The student is told differences. The pairwise teacher says by how much a query's own positive is better than its own
 # negative; the in-batch teacher says the same for the passages of all other queries; α = .75 puts the second beside the
-# first, provided that it is a mean. Neither uses a label.
+# first, provided that it is a mean. Labels only choose the pairs: swap $p^+$ and $p^-$, and Equation (6) is the same.
 #
 # ## Where we differ
 #

@@ -89,7 +89,7 @@ history.drop(columns="seconds").round(3)
 # *Before you look:* do the losses fall as long as nDCG@10 rises?
 
 # %%
-figures.training_history(lab.history(system))
+figures.training_history(lab.history(system), settings.training.alpha)
 # %% [markdown]
 # The weights that are kept are those of the best evaluation, not of the last one.
 

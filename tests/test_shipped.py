@@ -1,0 +1,241 @@
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from tas_lib import mining, profile, shipped, store
+from tas_lib.collection import Collection, open_collection, write
+from tas_lib.profile import DocsSource, Evaluation, Pairing, Profile, TestSet
+from tas_lib.records import FloatArray, IntArray, QuerySet, Source, Texts
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
+    return Profile(
+        name="mine",
+        source=DocsSource(packages=("numpy",)),
+        artefacts=str(tmp_path / "shipped"),
+        encoder=str(tmp_path / "shipped" / "encoder"),
+        pairing=Pairing(depth=4, negatives=3),
+        evaluation=Evaluation(sets=(TestSet(name="dev", label="Dev"),)),
+        systems={},
+    )
+
+
+@pytest.fixture
+def encoder(settings: Profile) -> Path:
+    folder = tiny.save_encoder(settings.artefacts_folder / "encoder")
+    tiny.ship(folder)
+    return folder
+
+
+def test_whole_files_pass(settings: Profile, encoder: Path):
+    assert shipped.folder(settings, "encoder") == encoder
+    assert shipped.encoder(settings) == str(encoder)
+
+
+def refused(settings: Profile) -> str:
+    told = []
+    for ask in (lambda: shipped.folder(settings, "encoder"), lambda: shipped.encoder(settings)):
+        with pytest.raises(ValueError) as error:
+            ask()
+        told.append(str(error.value))
+    assert told[0] == told[1] and "\n" not in told[0]
+    return told[0]
+
+
+def test_a_missing_file_is_named(settings: Profile, encoder: Path):
+    (encoder / "model.safetensors").unlink()
+    assert refused(settings).startswith(f"encoder/model.safetensors is missing from {settings.artefacts}")
+
+
+def test_a_file_that_is_cut_off_is_named(settings: Profile, encoder: Path):
+    os.truncate(encoder / "model.safetensors", 1000)
+    assert "encoder/model.safetensors is not the file that was shipped: cut off or changed" in refused(settings)
+
+
+def test_a_file_of_the_right_length_and_other_content_is_named(settings: Profile, encoder: Path):
+    with open(encoder / "model.safetensors", "r+b") as f:
+        f.seek(-1, os.SEEK_END)
+        last = f.read(1)
+        f.seek(-1, os.SEEK_END)
+        f.write(bytes([last[0] ^ 1]))
+    assert "encoder/model.safetensors is not the file that was shipped" in refused(settings)
+
+
+def test_a_missing_folder_and_a_provenance_that_is_cut_off_are_named(settings: Profile, encoder: Path):
+    os.truncate(encoder / "provenance.json", 30)
+    assert refused(settings).startswith("encoder/provenance.json is missing or cut off")
+    with pytest.raises(ValueError, match=r"^cat/provenance\.json is missing or cut off"):
+        shipped.folder(settings, "cat")
+
+
+def test_an_encoder_from_elsewhere_needs_no_provenance(settings: Profile, tmp_path: Path):
+    folder = tiny.save_encoder(tmp_path / "another")
+    elsewhere = settings.model_copy(update={"encoder": str(folder)})
+    assert shipped.encoder(elsewhere) == str(folder)
+    assert shipped.encoder(settings.model_copy(update={"encoder": "someone/model"})) == "someone/model"
+
+
+def test_what_data_docs_holds_is_what_was_shipped():
+    docs = profile.load("docs")
+    for name in ("encoder", "cat", "colbert", "scores"):
+        if (docs.artefacts_folder / name).is_dir():
+            shipped.folder(docs, name)
+    size = sum(path.stat().st_size for path in docs.artefacts_folder.rglob("*") if path.is_file())
+    assert size <= 80e6
+
+
+# --- scores ------------------------------------------------------------------------------------------------------
+
+
+def test_scores_come_back_and_an_unknown_pair_is_nan(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    query, passage = (
+        shipped.text_keys([f"q{i % 7}" for i in range(50)]),
+        shipped.text_keys([f"p{i}" for i in range(50)]),
+    )
+    score, order = rng.normal(size=50).astype(np.float32), rng.permutation(50)
+    path = tmp_path / "scores.parquet"
+    shipped.write_scores(path, query[order], passage[order], score[order], np.zeros(50, int))
+    look_up = shipped.read_scores(path)
+    assert look_up(query, passage).tolist() == score.tolist()
+    assert np.isnan(look_up(passage, query)).all()  # the other way round
+    assert np.isnan(look_up(query, shipped.text_keys(["new"] * 50))).all()
+    assert np.isnan(look_up(query, np.full(50, np.iinfo(np.uint64).max))).all()  # beyond the last key
+    assert len(look_up(query[:0], passage[:0])) == 0
+
+
+def test_a_file_without_scores_knows_no_pair(tmp_path: Path):
+    none = np.zeros(0)
+    shipped.write_scores(tmp_path / "s.parquet", none.astype(np.uint64), none.astype(np.uint64), none, none)
+    assert np.isnan(shipped.read_scores(tmp_path / "s.parquet")(*[shipped.text_keys(["a", "b"])] * 2)).all()
+
+
+def test_the_same_scores_give_the_same_bytes_in_any_order(tmp_path: Path):
+    query, passage = shipped.text_keys(["a", "b", "a"]), shipped.text_keys(["x", "x", "y"])
+    for name, order in (("one", [0, 1, 2]), ("two", [2, 1, 0])):
+        shipped.write_scores(tmp_path / name, query[order], passage[order], np.arange(3.0)[order], np.zeros(3, int))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_text_keys_are_the_first_bytes_of_sha256():
+    # echo -n abc | sha256sum: ba7816bf8f01cfea...
+    assert shipped.text_keys(["abc", ""]).tolist() == [0xBA7816BF8F01CFEA, 0xE3B0C44298FC1C14]
+
+
+# --- training pairs, when texts have changed ---------------------------------------------------------------------
+
+PASSAGES = [
+    "sum of an array along an axis",
+    "sum of a matrix",
+    "product of an array",
+    "plot a line",
+    "plot a graph of an array",
+    "a barred sum of an array",
+]
+QUERIES = ["sum an array", "plot the graph"]
+
+
+def small(passages: list[str], folder: Path) -> Collection:
+    """Two training queries, answered by passages 0 and 4; passage 5 is barred."""
+    ids = [f"p{i}" for i in range(len(passages))]
+    train = QuerySet("train", Texts(["a", "b"], QUERIES), {"a": {"p0": 1}, "b": {"p4": 1}})
+    source = Source(Texts(ids, passages), ids, {"train": train}, np.array([5]), {})
+
+    return Collection(store.Store(folder).artefact("collection", {"p": passages}, {}, lambda f: write(source, f)))
+
+
+def ship_scores(settings: Profile) -> None:
+    """Every query with every passage; query q scores passage p with 10 q + p."""
+    q, p = np.divmod(np.arange(12), 6)
+    folder = settings.artefacts_folder / "scores"
+    folder.mkdir(parents=True)
+    query, passage = shipped.text_keys(QUERIES)[q], shipped.text_keys(PASSAGES)[p]
+    shipped.write_scores(folder / "scores.parquet", query, passage, 10.0 * q + p, np.zeros(12, int))
+    tiny.ship(folder)
+
+
+def no_scorer(query: IntArray, passage: IntArray) -> FloatArray:
+    raise AssertionError(f"{len(query)} pairs have no shipped score")
+
+
+def test_shipped_scores_give_margins_and_barred_passages_stand_in_no_pair(settings: Profile, tmp_path: Path):
+    ship_scores(settings)
+    pairs = mining.open_pairs(settings, small(PASSAGES, tmp_path), no_scorer)
+    for query, pos in ((0, 0), (1, 4)):
+        rows = slice(pairs.offsets[query], pairs.offsets[query + 1])
+        assert set(pairs.pos[rows]) == {pos}
+        assert (
+            5 not in pairs.neg[rows]
+            and pos not in pairs.neg[rows]
+            and len(set(pairs.neg[rows])) == len(pairs.neg[rows])
+        )
+        assert pairs.margins[rows].tolist() == [pos - n for n in pairs.neg[rows]]  # 10 q + pos - (10 q + neg)
+        assert pairs.margins[rows].tolist() == sorted(pairs.margins[rows])
+    assert len(pairs.neg) > 2
+
+
+def test_negatives_are_bm25s_and_not_relevant(settings: Profile, tmp_path: Path):
+    drawn = mining.negatives(settings, small(PASSAGES, tmp_path))
+    # "sum an array" shares words with 1 (sum), 2 and 4 (array); 0 answers it, 5 is barred, depth 4 cuts
+    assert set(drawn[0]) <= {1, 2, 4} and set(drawn[1]) == {3}
+    assert [row.tolist() for row in drawn] == [
+        row.tolist() for row in mining.negatives(settings, small(PASSAGES, tmp_path))
+    ]
+
+
+def test_pairs_whose_text_changed_are_scored_by_the_model_and_the_log_says_how_many(
+    settings: Profile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    ship_scores(settings)
+    changed = [*PASSAGES]
+    changed[3] = "plot a line, in another version"  # a negative of the second query alone
+    asked: list[tuple[int, int]] = []
+
+    def score(query: IntArray, passage: IntArray) -> FloatArray:
+        asked.extend(zip(query.tolist(), passage.tolist(), strict=True))
+        return np.full(len(query), 100.0, np.float32)
+
+    with caplog.at_level(logging.INFO):
+        pairs = mining.open_pairs(settings, small(changed, tmp_path), score)
+    assert asked == [(1, 3)]
+    assert "1 of " in caplog.text and "pairs are not among the shipped scores, scored now" in caplog.text
+    where = np.flatnonzero(pairs.neg == 3)
+    assert pairs.margins[where].tolist() == [14 - 100]  # 10 · 1 + 4 - 100
+
+
+def test_a_scores_file_that_is_cut_off_is_noticed_before_any_work(settings: Profile, tmp_path: Path):
+    ship_scores(settings)
+    os.truncate(settings.artefacts_folder / "scores" / "scores.parquet", 200)
+    with pytest.raises(ValueError, match=r"scores/scores\.parquet is not the file that was shipped"):
+        mining.open_pairs(settings, small(PASSAGES, tmp_path), no_scorer)
+    assert not (settings.folder / "pairs").exists() and not (settings.folder / "negatives").exists()
+
+
+def test_packages_other_than_the_pins_are_named_and_the_run_goes_on(
+    settings: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "requirements.txt").write_text("numpy==0.1\n")
+    monkeypatch.setattr("tas_lib.collection.ROOT", tmp_path)
+    inputs = {"packages": store.digest(store.installed(settings.source.packages))}
+
+    def make(folder: Path) -> None:
+
+        ids = ["p0"]
+        train = QuerySet("train", Texts(["a"], ["b"]), {"a": {"p0": 1}})
+        write(Source(Texts(ids, ids), ids, {"train": train}, np.zeros(0, int), {}), folder)
+
+    store.Store(settings.folder).artefact("collection", settings.source.model_dump(), inputs, make)
+    with caplog.at_level(logging.WARNING):
+        found = open_collection(settings)
+    assert found.passages.ids == ["p0"]
+    assert f"numpy {np.__version__} (pinned: 0.1)" in caplog.text
+    (tmp_path / "requirements.txt").write_text(f"numpy=={np.__version__}\n")
+    caplog.clear()
+    open_collection(settings)
+    assert caplog.text == ""

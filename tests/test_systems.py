@@ -1,0 +1,284 @@
+"""The whole of an experiment on a collection of eighty passages, with real training of random models."""
+
+import gzip
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from sentence_transformers import SentenceTransformer
+
+from tas_lib import clustering, encoding, models, store
+from tas_lib.profile import Evaluation, Profile, Sampling, StopSet, System, TestSet, Tokens
+from tas_lib.systems import BASELINE, BM25, Experiment
+
+DUAL = System(batch_size=6)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tiny")
+
+
+@pytest.fixture(autouse=True)
+def runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAS_RUNS", str(place / "runs"))
+
+
+@pytest.fixture
+def lab(place: Path) -> Experiment:
+    p = tiny.settings(place)
+    if not p.artefacts_folder.exists():
+        tiny.put_shipped(p, tiny.source())
+        tiny.put_collection(p, tiny.source())
+    return Experiment(p)
+
+
+def changed(lab: Experiment, **settings: object) -> Experiment:
+    return Experiment(lab.profile.model_copy(update=settings))
+
+
+# --- the early-stopping set --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("system", [BASELINE, DUAL], ids=["the baseline's", "the others'"])
+def test_candidates_hold_every_relevant_passage_and_none_twice(lab: Experiment, system: System):
+    found = lab.candidates(system)
+    relevant = lab.collection.relevant("stop")
+    assert len(found.rows) == len(found.queries) == 6
+    for query, rows in zip(found.queries, found.rows, strict=True):
+        kept = rows[rows >= 0]
+        assert set(relevant[query]) <= set(kept)
+        assert len(set(kept)) == len(kept) <= 6  # five, and the relevant one
+
+
+def test_strata_take_equally_many_queries_from_each_range_of_the_baselines_rr(lab: Experiment):
+    texts = lab.collection.sets["stop"].queries.texts
+    rows, _ = lab.retrieve(BASELINE, texts, 10)
+    strata: dict[int, set[int]] = {0: set(), 1: set()}
+    for query, gold in enumerate(lab.collection.relevant("stop")):
+        rank = rows[query].tolist().index(gold[0]) + 1 if gold[0] in rows[query] else math.inf
+        strata[int(1 / rank >= 0.5)].add(query)
+    halves = changed(lab, stop=StopSet(queries=4, depth=5, strata=2))
+    drawn = set(halves.candidates(DUAL).queries.tolist())
+    assert all(len(drawn & members) == min(2, len(members)) for members in strata.values())
+    uniform = changed(lab, stop=StopSet(queries=4, depth=5))
+    assert halves.candidates(BASELINE).queries.tolist() == uniform.candidates(BASELINE).queries.tolist()
+
+
+def test_masks_behind_the_query_change_the_in_batch_teacher(lab: Experiment):
+    batch = lab.sampler(DUAL).batch(0)
+    plain, masked = (changed(lab, query_masks=n).in_batch_teacher.scores(batch, torch.device("cpu")) for n in (0, 8))
+    assert plain.shape == masked.shape == (6, 12)
+    assert not torch.allclose(plain, masked)
+
+
+def test_candidates_are_bm25s_for_the_baseline_and_the_baselines_for_the_others(lab: Experiment):
+    texts = lab.collection.sets["stop"].queries.texts
+    for system, first in ((BASELINE, BM25), (DUAL, BASELINE)):
+        rows, _ = lab.retrieve(first, texts, 5)
+        assert lab.candidates(system).rows[:, :5].tolist() == rows.tolist()
+
+
+def test_ndcg_of_candidates_equals_the_formula(lab: Experiment):
+    found, model = lab.candidates(DUAL), lab.load(BASELINE)
+    values = []
+    for n, query in enumerate(found.queries):
+        q = encoding.encode(model, lab.tokens["stop"], np.array([query]))[0]
+        rows = found.rows[n][found.rows[n] >= 0]
+        scores = [encoding.encode(model, lab.tokens["passages"], np.array([row]))[0] @ q for row in rows]
+        ranked = rows[np.argsort(-np.array(scores))]
+        rank = ranked.tolist().index(lab.collection.relevant("stop")[query][0])
+        values.append(1 / math.log2(rank + 2))  # one relevant passage: its discount, over that of rank 1
+    assert found.ndcg(model, lab.tokens) == pytest.approx(np.mean(values), abs=1e-6)
+
+
+# --- one system --------------------------------------------------------------------------------------------------
+
+
+def test_a_trained_system_is_a_model_that_others_can_load(lab: Experiment):
+    folder = lab.trained(DUAL)
+    assert folder.name == "dual-tas_balanced-b6-s1"
+    assert not list(folder.glob("*checkpoint*"))
+    assert [h.step for h in lab.history(DUAL)] == [3, 6]
+    assert all(h.pairwise > 0 and h.in_batch > 0 for h in lab.history(DUAL))
+    texts = lab.collection.passages.texts
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(texts)
+    ours = encoding.encode(lab.load(DUAL), lab.tokens["passages"])
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+def test_training_changes_the_encoder_and_another_seed_changes_it_otherwise(lab: Experiment):
+    start = models.load_encoder(lab.profile.encoder_path).state_dict()
+    systems = [DUAL, DUAL.model_copy(update={"seed": 2})]
+    name = "embeddings.word_embeddings.weight"
+    weights = [start[name], *(lab.load(system).encoder.state_dict()[name].cpu() for system in systems)]
+    assert not any(torch.equal(a, b) for a, b in [(weights[0], weights[1]), (weights[1], weights[2])])
+
+
+@pytest.mark.parametrize("teacher", ["none", "pairwise", "in_batch", "dual"])
+@pytest.mark.parametrize("sampling", ["random", "tas", "tas_balanced", "hard_margin"])
+def test_every_teacher_goes_with_every_sampling(lab: Experiment, teacher, sampling):
+    system = System(teacher=teacher, sampling=sampling, batch_size=6)
+    assert [h.step for h in lab.history(system)] == [3, 6]
+
+
+def test_asked_again_nothing_is_made_again(lab: Experiment, caplog: pytest.LogCaptureFixture):
+    lab.evaluate(DUAL, "dev")
+    with caplog.at_level(logging.INFO):
+        Experiment(lab.profile).evaluate(DUAL, "dev")
+    assert caplog.text == ""
+
+
+def made_anew(lab: Experiment, system: System, caplog: pytest.LogCaptureFixture) -> list[str]:
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "tas_lib.store"):
+        lab.trained(system)
+    return [record.message for record in caplog.records if record.message.startswith("systems/")]
+
+
+def test_a_setting_makes_those_systems_anew_that_it_decides(lab: Experiment, caplog: pytest.LogCaptureFixture):
+    random, tas = BASELINE, DUAL
+    lab.trained(tas)
+    bins = changed(lab, sampling=Sampling(clusters=3, margin_bins=5))
+    assert made_anew(bins, random, caplog) == []
+    assert made_anew(bins, tas, caplog) == [f"systems/{tas.name}: made anew, parameters changed: sampling"]
+    shorter = changed(lab, tokens=Tokens(query=8, passage=12))
+    assert made_anew(shorter, random, caplog) == [f"systems/{random.name}: made anew, parameters changed: tokens"]
+    assert made_anew(lab, random, caplog) == [f"systems/{random.name}: made anew, parameters changed: tokens"]
+
+
+def test_clusters_are_of_the_baselines_vectors(lab: Experiment):
+    vecs = encoding.encode(lab.load(BASELINE), lab.tokens["train"])
+    np.testing.assert_allclose(Experiment(lab.profile).query_vecs, vecs, atol=1e-6)
+    assert sorted(np.concatenate(lab.clusters.topics).tolist()) == list(range(40))
+    again = clustering.kmeans(vecs, 3)
+    assert lab.clusters.assignment.tolist() == again.assignment.tolist()
+
+
+# --- runs --------------------------------------------------------------------------------------------------------
+
+
+def test_any_text_finds_its_passage_by_words(lab: Experiment):
+    row = 7
+    rows, scores = lab.retrieve(BM25, [lab.collection.passages.texts[row], ""], 3)
+    assert rows[0, 0] == row and (np.diff(scores[0]) <= 0).all()
+    assert rows[1].tolist() == [-1, -1, -1]
+
+
+def test_any_text_is_searched_for_exactly(lab: Experiment):
+    texts = ["plot the graph", "a word nobody heard"]
+    rows, scores = lab.retrieve(DUAL, texts, 4)
+    vecs = SentenceTransformer(str(lab.trained(DUAL)), device="cpu").encode(texts)
+    every = vecs @ lab.vectors(DUAL).float().numpy().T
+    np.testing.assert_allclose(scores, -np.sort(-every, axis=1)[:, :4], atol=1e-4)
+    np.testing.assert_allclose(np.take_along_axis(every, rows, 1), scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("system", [BM25, DUAL], ids=["bm25", "dual"])
+def test_runs_are_trec_files_of_what_was_retrieved(lab: Experiment, system: System):
+    run = lab.run(system, "dev")
+    queries = lab.collection.sets["dev"].queries
+    rows, scores = lab.retrieve(system, queries.texts, 10)
+    for n, query in enumerate(queries.ids):
+        wanted = {lab.collection.passages.ids[r]: float(s) for r, s in zip(rows[n], scores[n], strict=True) if r >= 0}
+        assert run[query] == pytest.approx(wanted)
+    file = lab.store.root / "retrieved" / system.name / "dev" / "dev.run.gz"
+    first = gzip.decompress(file.read_bytes()).decode().splitlines()[0].split()
+    assert (len(first), first[1], first[3], first[5]) == (6, "Q0", "1", system.name)
+
+
+def test_metrics_by_hand(lab: Experiment):
+    values = {str(m): v for m, v in lab.evaluate(BM25, "graded").items()}
+    assert list(values) == ["nDCG@10", "RR(rel=2)@10", "R(rel=2)@10", "Judged@10"]
+    run, qrels = lab.run(BM25, "graded"), lab.collection.sets["graded"].qrels
+    for query, value in values["RR(rel=2)@10"].items():
+        found = run.get(query, {})  # a query whose words stand nowhere has no line
+        ranked = sorted(found, key=lambda p: (-found[p], p))
+        hits = [rank for rank, p in enumerate(ranked, 1) if qrels[query].get(p, 0) >= 2]
+        assert value == pytest.approx(1 / hits[0] if hits else 0)
+
+
+def test_a_run_made_elsewhere_stands_in_for_ours(lab: Experiment, tmp_path: Path):
+    queries = lab.collection.sets["dev"].queries.ids
+    (tmp_path / "dev.run").write_text("".join(f"{q} Q0 p1 1 2.5 x\n" for q in queries))
+    system = System(kind="run", source=str(tmp_path / "{set}.run"))
+    assert lab.run(system, "dev") == {q: {"p1": 2.5} for q in queries}
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------
+
+
+def test_more_clusters_than_queries_are_refused_before_any_work(lab: Experiment, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path))
+    tiny.put_collection(lab.profile, tiny.source())
+    with pytest.raises(ValueError) as error:
+        changed(lab, sampling=Sampling(clusters=41)).trained(DUAL)
+    assert str(error.value) == "profile 'tiny': sampling.clusters asks for 41 clusters of 40 queries"
+    assert {path.name for path in (tmp_path / "tiny").iterdir()} == {".locks", "collection"}
+
+
+def test_a_batch_of_more_queries_than_there_are_is_refused_before_any_work(lab: Experiment):
+    with pytest.raises(ValueError, match=r"system 18 wants 96 of 40 queries"):
+        changed(lab, systems={"18": System(batch_size=96)}).trained(DUAL)
+
+
+def test_a_test_set_that_the_collection_lacks_is_refused(lab: Experiment):
+    other = changed(lab, evaluation=Evaluation(sets=(TestSet(name="dl-2019", label="DL"),)))
+    with pytest.raises(ValueError, match="there is no query set 'dl-2019'; there are: dev, graded, stop, train, tune"):
+        other.run(BM25, "dev")
+    with pytest.raises(ValueError, match="there is no query set 'devv'; there are: dev, graded"):
+        lab.evaluate(BM25, "devv")
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "reported"])
+def test_what_is_not_trained_here_is_never_trained_by_mistake(lab: Experiment, kind):
+    with pytest.raises(ValueError, match=f"a system of kind '{kind}' is not trained here: someone/model"):
+        lab.run(System(kind=kind, source="someone/model"), "dev")
+
+
+def damaged(place: Path, tmp_path: Path, profile: Profile) -> Profile:
+    import shutil
+
+    copy = shutil.copytree(profile.artefacts_folder, tmp_path / "tiny")
+    with open(copy / "encoder" / "model.safetensors", "ab") as f:
+        f.write(b"x")
+    return profile.model_copy(update={"artefacts": str(copy), "encoder": str(copy / "encoder")})
+
+
+def test_a_shipped_encoder_that_is_not_the_one_shipped_stops_before_any_work(
+    lab: Experiment, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
+    tiny.put_collection(lab.profile, tiny.source())
+    broken = Experiment(damaged(place, tmp_path, lab.profile))
+    for ask in (lambda: broken.trained(DUAL), lambda: broken.tokens):
+        with pytest.raises(ValueError, match=r"encoder/model\.safetensors is not the file that was shipped"):
+            ask()
+    assert {path.name for path in (tmp_path / "runs" / "tiny").iterdir()} == {".locks", "collection"}
+
+
+# --- vectors -----------------------------------------------------------------------------------------------------
+
+
+def test_vectors_come_in_shards_and_an_interrupted_run_makes_no_shard_twice(lab: Experiment, tmp_path: Path):
+    model, tokens = lab.load(BASELINE), lab.tokens["passages"]
+    encoding.write_vectors(model, tokens, tmp_path, shard=30)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.npy", "00001.npy", "00002.npy"]
+    whole = encoding.read_vectors(tmp_path)
+    assert (whole.shape, whole.dtype) == ((80, 16), torch.float16)
+    np.testing.assert_allclose(whole.float(), encoding.encode(model, tokens), atol=2e-3)
+    (tmp_path / "00001.npy").unlink()
+    kept = (tmp_path / "00000.npy").stat().st_mtime_ns
+    encoding.write_vectors(model, tokens, tmp_path, shard=30)
+    assert (tmp_path / "00000.npy").stat().st_mtime_ns == kept
+    assert torch.equal(encoding.read_vectors(tmp_path), whole)
+
+
+def test_digests_name_the_encoder_and_the_teacher(lab: Experiment):
+    note = store.provenance(lab.trained(DUAL))
+    assert note["inputs"].keys() == {"collection", "pairs", "encoder", "baseline", "colbert"}
+    assert store.provenance(lab.trained(BASELINE))["inputs"].keys() == {"collection", "pairs", "encoder"}
