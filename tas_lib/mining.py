@@ -19,8 +19,8 @@ Scorer = Callable[[IntArray, IntArray], FloatArray]
 
 
 def open_bm25(profile: Profile, collection: Collection) -> Bm25Index:
-    """BM25 over the collection with the profile's k1 and b; indexing is quicker than reading an index."""
-    return Bm25Index(collection.passages.texts, profile.bm25)
+    """The BM25 that training negatives come from; indexing is quicker than reading an index."""
+    return Bm25Index(collection.passages.texts, profile.negatives)
 
 
 def negatives(profile: Profile, collection: Collection) -> list[IntArray]:
@@ -43,7 +43,7 @@ def negatives(profile: Profile, collection: Collection) -> list[IntArray]:
         store.save_arrays(folder, negatives=drawn)
 
     place = store.Store(profile.folder).artefact(
-        "negatives", {**pairing.model_dump(), **profile.bm25.model_dump()}, {"collection": collection.digest}, make
+        "negatives", {**pairing.model_dump(), **profile.negatives.model_dump()}, {"collection": collection.digest}, make
     )
     return [row[row >= 0].astype(np.int64) for row in store.load_array(place / "negatives.npy")]
 
@@ -74,7 +74,7 @@ def open_pairs(profile: Profile, collection: Collection, score: Scorer) -> Pairs
 
     inputs = {"collection": collection.digest, "scores": store.digest(source)}
     place = store.Store(profile.folder).artefact(
-        "pairs", {**profile.pairing.model_dump(), **profile.bm25.model_dump()}, inputs, make
+        "pairs", {**profile.pairing.model_dump(), **profile.negatives.model_dump()}, inputs, make
     )
     return Pairs(**{name: store.load_array(place / f"{name}.npy") for name in Pairs._fields})
 

@@ -49,7 +49,7 @@ class Tokens(Settings):
 
 
 class Bm25(Settings):
-    """Lucene's BM25; k1 and b are chosen on the tune set (CHANGELOG)."""
+    """Lucene's BM25. Defaults are Anserini's."""
 
     k1: PositiveFloat = 0.9
     b: Share = 0.4
@@ -183,7 +183,8 @@ class Profile(Settings):
     pooling: Literal["cls", "mean"] = "cls"  # Eq. 4
     query_masks: int = Field(0, ge=0)  # [MASK]s after ColBERT's query, D10
     tokens: Tokens = Tokens()
-    bm25: Bm25 = Bm25()
+    bm25: Bm25 = Bm25()  # the row of the tables; k1 and b are chosen on the tune set (CHANGELOG)
+    negatives: Bm25 = Bm25()  # what the training negatives are drawn from, untuned as in §4.1
     pairing: Pairing = Pairing()
     sampling: Sampling = Sampling()
     training: Training = Training()

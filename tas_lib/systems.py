@@ -119,8 +119,8 @@ class Experiment:
 
     @cached_property
     def bm25(self) -> search.Bm25Index:
-        """BM25 over the collection."""
-        return mining.open_bm25(self.profile, self.collection)
+        """BM25 over the collection, with the profile's tuned k1 and b."""
+        return search.Bm25Index(self.collection.passages.texts, self.profile.bm25)
 
     @cached_property
     def _clusters(self) -> Path:

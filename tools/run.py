@@ -19,7 +19,7 @@ from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
 from tas_lib import profile as profiles
 from tas_lib.profile import Profile
-from tools import graph, notebooks, progress
+from tools import graph, notebooks, progress, readme
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = "docs"
@@ -130,6 +130,8 @@ def finish(profile: Profile, targets: list[str]) -> None:
     if "everything" in targets and "TAS_FIGURES" not in os.environ:
         for job in made:
             notebooks.publish(profile.folder / "notebooks" / f"{job.name}.ipynb", job.source)
+        if profile.name == DEFAULT:
+            readme.publish(profile.figures / "table4.md")
     files = [progress.short(str(profile.figures / file)) for job in made for file in job.makes]
     print("", *files, f"Executed notebooks: {progress.short(str(profile.folder / 'notebooks'))}/", sep="\n", flush=True)
 
