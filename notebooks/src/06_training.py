@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from tas_lib import figures, metrics, models, profile, systems, training
-from tas_lib.teaching import check, show
+from tas_lib.teaching import check, grid, show
 
 settings, system = profile.system(
     PROFILE, seed=SEED, teacher=TEACHER, sampling=SAMPLING, loss=LOSS, batch_size=BATCH_SIZE
@@ -149,8 +149,8 @@ check(my_dual, lambda pair, crossed, alpha: pair + crossed * alpha, (3.0, 2.0, 0
 
 # %%
 QUESTION = "how do I find the shortest path between two nodes"
-found = {}
-for name, row in [("BM25", systems.BM25), ("trained", system)]:
+found = []
+for row in (systems.BM25, system):
     places, _ = lab.retrieve(row, [QUESTION], 10)
-    found[name] = [lab.collection.titles[place] if place >= 0 else "" for place in places[0]]
-pd.DataFrame(found, index=range(1, 11))
+    found.append([lab.collection.titles[place] if place >= 0 else "" for place in places[0]])
+grid(zip(range(1, 11), *found, strict=True), ["rank", "BM25", "trained"])

@@ -227,11 +227,6 @@ def resolver(known: set[str]) -> Callable[[str, str, str], str | None]:
     return resolve
 
 
-def digest(text: str) -> str:
-    """Sixteen hexadecimal digits of SHA-256: the key under which a text's teacher scores are shipped."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def read(settings: DocsSource, root: Path | None = None) -> Source:
     """The collection with its splits and judgements; the same sources and settings give the same bytes.
 
