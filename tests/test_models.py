@@ -257,8 +257,6 @@ def test_ids_of_any_width_make_a_batch():
 
 def test_the_shipped_encoder_is_a_stock_one(tmp_path: Path):
     folder = Path(__file__).resolve().parents[1] / "data" / "docs" / "encoder"
-    if not folder.is_dir():
-        pytest.skip("data/docs is not made yet")
     copy = shutil.copytree(folder, tmp_path / "encoder")
     model = models.load_dot(str(copy))
     tokens = tokenise(load_tokenizer(str(copy)), TEXTS, 64)
