@@ -371,9 +371,7 @@ def training_history(history: Sequence[History], alpha: float = 1.0) -> Figure:
     best = int(ndcg.argmax())
     above.plot(steps, ndcg, color=COLOURS["ndcg"], marker=".", markersize=4)
     above.plot(steps[best], ndcg[best], "o", markersize=8, fillstyle="none", color=VERMILION)
-    above.annotate(
-        f"best: {ndcg[best]:.3f}, step {steps[best]:,.0f}", (0.97, 0.06), xycoords="axes fraction", ha="right"
-    )
+    above.set_title(f"best: {ndcg[best]:.3f}, step {steps[best]:,.0f}", loc="right", fontsize=SMALL)
     weight = "" if alpha == 1 else f" × α = {alpha:g}"
     for name, values, note in [("pairwise", pairwise, ""), ("in_batch", alpha * in_batch, weight)]:
         if values.any():

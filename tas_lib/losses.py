@@ -1,10 +1,11 @@
-"""Eqs. 6-8: what the student is taught by. Functions of one step's scores; each returns a scalar, except `dual`.
+"""Eqs. 6-8 and Table 3: what the student is taught by. Functions of one step's scores, to a scalar but for `dual`.
 
 student, teacher: (B, 2B) scores of every query of the batch against every passage of it.
 Columns 0..B-1 hold the positives, B..2B-1 the negatives; query i owns i and B+i.
 margins: (B,) the pairwise teacher's margins M_t(q, p+) - M_t(q, p-) of the queries' own pairs.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -71,6 +72,71 @@ def in_batch_margin_mse_as_printed(student: Tensor, teacher: Tensor) -> Tensor:
     """
     errors = crossed_margins(student) - crossed_margins(teacher)  # (B, 2B)
     return errors.square().sum() / (2 * len(student))
+
+
+def kldiv_as_published(student: Tensor, teacher: Tensor) -> Tensor:
+    """The row KLDiv of Table 3: KL divergence with the student's softmax where its log-softmax belongs.
+
+    student, teacher: (B, 2B) scores; a row is a list. The mean over the queries of Σ t (log t - s), s and t softmaxes.
+    It is linear in s, so the best student gives all its weight to the teacher's first passage and none to the others.
+
+    Source: matchmaker 210b9da, losses/teacher_kldiv_list.py, reduction "batchmean". DEVIATIONS.md, D4.
+    """
+    return F.kl_div(student.softmax(dim=1), teacher.softmax(dim=1), reduction="batchmean")
+
+
+def kldiv(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL divergence of the student's softmax from the teacher's: Σ t (log t - log s), the mean over the queries.
+
+    student, teacher: (B, 2B) scores. No row of Table 3: it is `listnet` minus the teacher's entropy, which no student
+    can change, so the two have one gradient.
+    """
+    return F.kl_div(student.log_softmax(dim=1), teacher.log_softmax(dim=1), reduction="batchmean", log_target=True)
+
+
+def listnet(student: Tensor, teacher: Tensor) -> Tensor:
+    """ListNet with top-one probabilities (Cao et al., ICML 2007): cross-entropy -Σ t log s, the mean over the queries.
+
+    student, teacher: (B, 2B) scores; s and t are their softmaxes over a row.
+
+    Reading: the public code takes log(s + 1e-6), which hides passages that the student finds hopeless. We take log s.
+    Source: matchmaker 210b9da, losses/listnet.py.
+    """
+    return F.cross_entropy(student, teacher.softmax(dim=1))
+
+
+def grades(teacher: Tensor) -> Tensor:
+    """The teacher's scores as the relevance grades that `lambdarank` asks for: (B, 2B) to (B, 2B).
+
+    Reading: the paper does not say how. As in the public code: the softmax over a row, and 2 more where it is above
+    .001. So the passages in question are all worth much, and among them the order still counts a little.
+    Source: matchmaker 210b9da, losses/lambdarank.py, LambdaLossTeacher.
+
+    >>> grades(torch.tensor([[3.0, 3.0, 0.0, -9.0]])).round(decimals=2)
+    tensor([[2.4900, 2.4900, 2.0200, 0.0000]])
+    """
+    share = teacher.softmax(dim=1)
+    return share + 2 * (share > 0.001)
+
+
+def lambdarank(student: Tensor, teacher: Tensor) -> Tensor:
+    """The row LambdaRank of Table 3: NDCG-Loss2 of the LambdaLoss framework (Wang et al., CIKM 2018), summed.
+
+    student, teacher: (B, 2B) scores. A pair with grades y_i > y_j costs ρ log2(1 + exp(s_j - s_i)), where
+    ρ = (1 / D(d) - 1 / D(d + 1)) (G_i - G_j): d is how many ranks apart the student puts i and j, D(d) = log2(1 + d),
+    and G = (2^y - 1) / ideal DCG. Ranks and ρ are taken as they are; only s has a gradient.
+
+    Reading: the public code stops at σ(s_i - s_j) = 1e-6: worse pairs have no gradient. Ours have.
+    Source: matchmaker 210b9da, losses/lambdarank.py, ndcgLoss2_scheme.
+    """
+    gains = 2 ** grades(teacher) - 1  # (B, 2B)
+    best = gains.sort(dim=1, descending=True).values
+    ideal = (best / torch.arange(2, 2 + best.shape[1], device=best.device).log2()).sum(dim=1)  # (B,)
+    rank = student.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # (B, 2B)
+    d = (rank[:, :, None] - rank[:, None, :]).abs().clamp(min=1)  # (B, 2B, 2B); a passage and itself gain nothing below
+    delta = 1 / torch.log2(1 + d) - 1 / torch.log2(2 + d)
+    gained = (gains[:, :, None] - gains[:, None, :]).clamp(min=0) / ideal[:, None, None]
+    return (delta * gained * F.softplus(student[:, None, :] - student[:, :, None])).sum() / math.log(2)
 
 
 def dual(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.random import Generator, Philox
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoModel,
     AutoTokenizer,
@@ -125,8 +125,15 @@ def principal(vectors: FloatArray, width: int) -> FloatArray:
     return np.linalg.eigh(moment)[1][:, ::-1][:, :width].astype(np.float32)
 
 
-def small_encoder(settings: Pretraining, words: Tensor, pad: int) -> BertModel:
-    """A stock BERT, small; its word vectors start as the larger model's, turned onto their principal directions."""
+def pieces(tokenizer: PreTrainedTokenizerBase) -> Ragged:
+    """Every piece of the vocabulary as a text of its own."""
+    ids = np.full((len(tokenizer), 3), tokenizer.cls_token_id, np.int32)
+    ids[:, 1], ids[:, 2] = np.arange(len(tokenizer)), tokenizer.sep_token_id
+    return Ragged(ids.ravel(), np.arange(0, ids.size + 1, 3))
+
+
+def small_encoder(settings: Pretraining, words: FloatArray, pad: int) -> BertModel:
+    """A stock BERT, small, whose word vectors start as `words` (vocabulary, width)."""
     torch.manual_seed(settings.seed)
     config = BertConfig(
         vocab_size=len(words),
@@ -140,8 +147,7 @@ def small_encoder(settings: Pretraining, words: Tensor, pad: int) -> BertModel:
         pad_token_id=pad,
     )
     model = BertModel(config, add_pooling_layer=False)
-    turned = words @ torch.from_numpy(principal(words.numpy(), settings.width))
-    model.embeddings.word_embeddings.weight.data.copy_(turned * (0.05 / turned.std()))
+    model.embeddings.word_embeddings.weight.data.copy_(torch.from_numpy(words * (0.05 / words.std())))
     return model
 
 
@@ -163,15 +169,18 @@ def distil(
 ) -> BertDot:
     """The small encoder, taught to place every text where the larger model places it, up to rotation and scale.
 
-    The loss is the mean squared distance of each vector to the larger model's, plus that of the batch's cosines.
+    The loss is the mean squared distance of each vector to the larger model's, plus that of the batch's cosines. A
+    piece's word vector starts where the larger model places that piece as a text of its own: the mean of a text's word
+    vectors is then near its goal before the first step.
     """
     tokens = tokenise(tokenizer, texts, cap)
     start = time.monotonic()
     goal = targets(larger, tokens, settings.bf16)
     log.info("%d texts encoded by the larger model in %.0f s", len(goal), time.monotonic() - start)
-    goal = goal @ principal(goal, settings.width)
+    turn = principal(goal, settings.width)
+    words = targets(larger, pieces(tokenizer), settings.bf16) @ turn
+    goal = goal @ turn
     goal *= settings.norm / np.linalg.norm(goal, axis=1).mean()  # (N, width)
-    words = larger.get_input_embeddings().state_dict()["weight"].cpu().clone()
     student = BertDot(small_encoder(settings, words, tokenizer.pad_token_id), settings.pooling).to(larger.device)
     adam = torch.optim.AdamW(student.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, settings.learning_rate, settings.steps, pct_start=0.05)

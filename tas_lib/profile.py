@@ -11,8 +11,12 @@ from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, Positive
 ROOT = Path(__file__).resolve().parents[1]
 Teacher = Literal["none", "pairwise", "in_batch", "dual"]
 Strategy = Literal["random", "tas", "tas_balanced", "hard_margin"]
-InBatchLoss = Literal["margin_mse", "margin_mse_as_printed"]
+InBatchLoss = Literal["margin_mse", "margin_mse_as_printed", "kldiv_as_published", "listnet", "lambdarank"]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+VARIED = {"sampling", "training"}
+"""The sections of a profile that a variant may change; all others are shared by the systems."""
 
 
 class Settings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -73,6 +77,20 @@ class Sampling(Settings):
     spherical: bool = True  # k-means by inner product, D2
     iterations: PositiveInt = 10  # of k-means, D2
 
+    @model_validator(mode="after")
+    def _enough_clusters(self) -> "Sampling":
+        if self.clusters_per_batch > self.clusters:
+            raise ValueError(f"{self.clusters_per_batch} clusters a batch, but there are {self.clusters}")
+        return self
+
+
+class ListWeights(Settings):
+    """What stands in α's place of Eq. 8 for the list losses of Table 3. Not published; chosen on tune."""
+
+    kldiv_as_published: NonNegativeFloat = 1.0
+    listnet: NonNegativeFloat = 1.0
+    lambdarank: NonNegativeFloat = 1.0
+
 
 class Training(Settings):
     """One student. Defaults are the paper's, or the public code's where the paper is silent."""
@@ -85,9 +103,14 @@ class Training(Settings):
     schedule: Literal["constant", "cosine"] = "constant"  # D3
     warmup: int = Field(0, ge=0)  # steps on the way up to the learning rate
     alpha: NonNegativeFloat = 0.75  # of Eq. 8, §4.2
+    list_weights: ListWeights = ListWeights()  # in α's place
     precision: Literal["fp32", "bf16"] = "fp32"  # D12
     model_seed: int = 0  # weights and dropout; the order has its own, D13
     workers: int = Field(1, ge=0)  # processes that compose batches, §3
+
+    def weight(self, loss: InBatchLoss) -> float:
+        """Of the in-batch loss in Eq. 8: α for Margin-MSE, a list loss's own."""
+        return float(getattr(self.list_weights, loss, self.alpha))
 
 
 class StopSet(Settings):
@@ -126,6 +149,7 @@ class System(Settings):
     loss: InBatchLoss = "margin_mse"
     batch_size: PositiveInt = 32
     seed: int = Field(1, ge=0)  # of the order
+    variant: str = ""  # one of the profile's `variants`
     source: str = ""  # hub name, folder or file of a checkpoint or run
 
     @property
@@ -134,7 +158,8 @@ class System(Settings):
         if self.kind != "trained":
             return "-".join(filter(None, [self.kind, *re.findall(r"[\w.]+", self.source)]))
         loss = "" if self.loss == "margin_mse" else f"-{self.loss}"
-        return f"{self.teacher}-{self.sampling}{loss}-b{self.batch_size}-s{self.seed}"
+        variant = f"-{self.variant}" if self.variant else ""
+        return f"{self.teacher}-{self.sampling}{loss}-b{self.batch_size}-s{self.seed}{variant}"
 
 
 class Pretraining(Settings):
@@ -190,18 +215,42 @@ class Profile(Settings):
     training: Training = Training()
     stop: StopSet = StopSet()
     evaluation: Evaluation
+    variants: dict[str, dict[str, Any]] = {}  # other settings for single systems, by a name of ours: {training: {...}}
     systems: dict[str, System]  # the rows, by the number they have in DESIGN.md
+    deviations: dict[str, System] = {}  # one a row of DEVIATIONS.md, for the target of that name
+
+    @model_validator(mode="after")
+    def _variants_fit(self) -> "Profile":
+        for name, change in self.variants.items():
+            if not re.fullmatch(r"[a-z0-9]+", name):
+                raise ValueError(f"variants: {name!r} is no name of small letters and digits")
+            if set(change) - VARIED:
+                raise ValueError(f"variants.{name}: only {', '.join(sorted(VARIED))} can vary, not {min(change)!r}")
+            for section, values in change.items():
+                if not isinstance(values, dict):
+                    raise ValueError(f"variants.{name}.{section} is {values!r}, where settings are due")
+                try:
+                    _changed(getattr(self, section), values)
+                except ValidationError as error:
+                    raise ValueError(f"variants.{name}.{section}: {sentence(error)}") from None
+        for number, system in (self.systems | self.deviations).items():
+            if system.variant and system.variant not in self.variants:
+                known = ", ".join(sorted(self.variants)) or "none"
+                raise ValueError(f"system {number}: there is no variant {system.variant!r}; there are: {known}")
+        return self
+
+    def of(self, system: "System") -> "Profile":
+        """The settings that a system is made with: the profile's, changed by its variant."""
+        change = self.variants[system.variant] if system.variant else {}
+        parts = {section: _changed(getattr(self, section), values) for section, values in change.items()}
+        return self.model_copy(update=parts)
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> "Profile":
-        names = [system.name for system in self.systems.values()]
+        names = [system.name for system in (self.systems | self.deviations).values()]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two systems are the same: {', '.join(twice)}")
-        if self.sampling.clusters_per_batch > self.sampling.clusters:
-            raise ValueError(
-                f"sampling: {self.sampling.clusters_per_batch} clusters a batch, but there are {self.sampling.clusters}"
-            )
         return self
 
     @property
@@ -225,6 +274,11 @@ class Profile(Settings):
         return Path(os.environ.get("TAS_FIGURES", ROOT / "figures")) / self.name
 
 
+def _changed(settings: Settings, values: dict[str, Any]) -> Settings:
+    """These settings with some values changed, and checked."""
+    return type(settings).model_validate(settings.model_dump() | values)
+
+
 def load(name: str) -> Profile:
     """The profile `profiles/<name>.yaml`; anything wrong with it is one ValueError, before any work."""
     folder = Path(os.environ.get("TAS_PROFILES", ROOT / "profiles"))
@@ -245,12 +299,16 @@ def load(name: str) -> Profile:
 
 
 def system(
-    profile: str, *, seed: int, teacher: str, sampling: str, loss: str, batch_size: int
+    profile: str, *, seed: int, teacher: str, sampling: str, loss: str, batch_size: int, variant: str = ""
 ) -> tuple[Profile, System]:
     """A notebook's parameters, checked: the profile and the system that they name. ValueError says what is wrong."""
     asked: dict[str, Any] = dict(seed=seed, teacher=teacher, sampling=sampling, loss=loss, batch_size=batch_size)
+    found = load(profile)
+    if variant and variant not in found.variants:
+        known = ", ".join(sorted(found.variants)) or "none"
+        raise ValueError(f"notebook parameters: there is no variant {variant!r} in {profile}; there are: {known}")
     try:
-        return load(profile), System(**asked)
+        return found, System(**asked, variant=variant)
     except ValidationError as error:
         raise ValueError(f"notebook parameters: {sentence(error)}") from None
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -88,12 +88,16 @@ class Experiment:
     def collection(self) -> Collection:
         """Passages, query sets, judgements; ValueError where the profile asks for more than there is."""
         found = open_collection(self.profile)
-        n_queries, clusters = len(found.sets["train"].queries.ids), self.profile.sampling.clusters
+        n_queries = len(found.sets["train"].queries.ids)
+        listed = self.profile.systems | self.profile.deviations
+        clusters = max(
+            [self.profile.sampling.clusters, *(self.profile.of(s).sampling.clusters for s in listed.values())]
+        )
         if clusters > n_queries:
             raise ValueError(
                 f"profile {self.profile.name!r}: sampling.clusters asks for {clusters} clusters of {n_queries} queries"
             )
-        for number, system in self.profile.systems.items():
+        for number, system in listed.items():
             if system.kind == "trained" and system.batch_size > n_queries:
                 raise ValueError(
                     f"profile {self.profile.name!r}: system {number} wants {system.batch_size} of {n_queries} queries"
@@ -122,9 +126,8 @@ class Experiment:
         """BM25 over the collection, with the profile's tuned k1 and b."""
         return search.Bm25Index(self.collection.passages.texts, self.profile.bm25)
 
-    @cached_property
-    def _clusters(self) -> Path:
-        wanted = self.profile.sampling
+    def _clusters(self, system: System) -> Path:
+        wanted = self.profile.of(system).sampling
         model = self.trained(BASELINE)
 
         def make(folder: Path) -> None:
@@ -133,18 +136,23 @@ class Experiment:
             store.save_arrays(folder, vecs=vecs, **found._asdict())
 
         parameters = wanted.model_dump(include={"clusters", "spherical", "iterations"})
-        return self.store.artefact("clusters", parameters, {"baseline": store.digest_of(model)}, make)
+        place = f"clusters/{wanted.clusters}-{'spherical' if wanted.spherical else 'euclidean'}"
+        return self.store.artefact(place, parameters, {"baseline": store.digest_of(model)}, make)
+
+    def clusters_of(self, system: System) -> Clusters:
+        """The training queries in the topics that a system's batches come from, by the baseline's vectors (Eq. 10)."""
+        folder = self._clusters(system)
+        return Clusters(store.load_array(folder / "assignment.npy"), store.load_array(folder / "centroids.npy"))
 
     @cached_property
     def clusters(self) -> Clusters:
-        """The training queries in topics, by the baseline's vectors (Eq. 10)."""
-        folder = self._clusters
-        return Clusters(store.load_array(folder / "assignment.npy"), store.load_array(folder / "centroids.npy"))
+        """The topics of all systems without a variant."""
+        return self.clusters_of(BASELINE)
 
     @cached_property
     def query_vecs(self) -> FloatArray:
         """(Q, D) the baseline's vectors of the training queries, as they were clustered."""
-        return store.load_array(self._clusters / "vecs.npy")
+        return store.load_array(self._clusters(BASELINE) / "vecs.npy")
 
     @cached_property
     def in_batch_teacher(self) -> InBatchTeacher:
@@ -170,8 +178,8 @@ class Experiment:
 
     def sampler(self, system: System) -> sampling.Sampler:
         """The batches that a system is trained on."""
-        topics = self.clusters.topics if system.sampling in ("tas", "tas_balanced", "hard_margin") else []
-        settings = self.profile.sampling.model_copy(update={"batch_size": system.batch_size})
+        topics = [] if system.sampling == "random" else self.clusters_of(system).topics
+        settings = self.profile.of(system).sampling.model_copy(update={"batch_size": system.batch_size})
         return sampling.make_sampler(system.sampling, self.pairs, topics, settings, system.seed)
 
     def candidates(self, system: System) -> Candidates:
@@ -208,7 +216,8 @@ class Experiment:
 
     def trained(self, system: System) -> Path:
         """The folder of a trained system: model, tokenizer, `history.json`; trained now if it is not there."""
-        settings, place = self.profile.training, f"systems/{system.name}"
+        wanted, place = self.profile.of(system), f"systems/{system.name}"
+        settings = wanted.training
         if system.kind != "trained":
             raise ValueError(f"a system of kind {system.kind!r} is not trained here: {system.source or system.name}")
 
@@ -222,7 +231,7 @@ class Experiment:
             history = training.train(
                 student,
                 self.sampler(system),
-                training.objective(system, settings.alpha, teacher),
+                training.objective(system, settings, teacher),
                 self.tokens["train"],
                 self.tokens["passages"],
                 lambda model: stop.ndcg(model, self.tokens),
@@ -235,8 +244,9 @@ class Experiment:
 
         parameters = {
             "system": system.model_dump(),
-            "training": settings.model_dump(exclude={"workers"}),
-            "sampling": self.profile.sampling.model_dump(include=DECIDE[system.sampling]),
+            "training": settings.model_dump(exclude={"workers", "alpha", "list_weights"}),
+            "weight": settings.weight(system.loss) if system.teacher == "dual" else 0,
+            "sampling": wanted.sampling.model_dump(include=DECIDE[system.sampling]),
             "stop": self.profile.stop.model_dump(),
             "tokens": self.profile.tokens.model_dump(),
             "pooling": self.profile.pooling,
@@ -307,3 +317,9 @@ class Experiment:
         test = _known(name, {test.name: test for test in self.profile.evaluation.sets})
         wanted = metrics.paper_measures(test.binarise_at, self.profile.evaluation.depth)
         return metrics.evaluate(self.run(system, name), self.collection.sets[name].qrels, wanted)
+
+    def scores(self, keys: Iterable[str]) -> dict[str, dict[str, PerQuery]]:
+        """For rows of a table ("bm25", or a system's number): test set → `evaluate`; {} for one the profile lacks."""
+        listed = {"bm25": BM25} | self.profile.systems | self.profile.deviations
+        sets = [test.name for test in self.profile.evaluation.sets]
+        return {key: {n: self.evaluate(listed[key], n) for n in sets} if key in listed else {} for key in keys}

@@ -41,11 +41,14 @@ class InBatchTeacher(NamedTuple):
         return models.late_interaction(*self.queries.rows(batch.queries, device), *passages)
 
 
-def objective(system: System, alpha: float, teacher: InBatchTeacher | None) -> Objective:
-    """What a system is taught by: labels alone, one teacher, or both (Eqs. 6-8)."""
+def objective(system: System, settings: Training, teacher: InBatchTeacher | None) -> Objective:
+    """What a system is taught by: labels alone, one teacher, or both (Eqs. 6-8). A single loss has no weight."""
     in_batch = {
         "margin_mse": losses.in_batch_margin_mse,
         "margin_mse_as_printed": losses.in_batch_margin_mse_as_printed,
+        "kldiv_as_published": losses.kldiv_as_published,
+        "listnet": losses.listnet,
+        "lambdarank": losses.lambdarank,
     }[system.loss]
 
     def loss(student: Tensor, batch: Batch) -> Dual:
@@ -63,7 +66,7 @@ def objective(system: System, alpha: float, teacher: InBatchTeacher | None) -> O
         if system.teacher == "in_batch":
             value = in_batch(student, target)
             return Dual(value, zero, value)
-        return losses.dual(student, target, margins, alpha, in_batch)
+        return losses.dual(student, target, margins, settings.weight(system.loss), in_batch)
 
     return loss
 

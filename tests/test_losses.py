@@ -141,3 +141,167 @@ def test_ranknet_stays_finite_for_scores_far_apart():
     assert loss.item() == 1000
     assert student.grad is not None
     assert student.grad.tolist() == [[-1.0, 1.0]]
+
+
+# --- list losses (Table 3) ---------------------------------------------------------------------------------------
+
+LISTS = [losses.kldiv_as_published, losses.kldiv, losses.listnet, losses.lambdarank]
+
+
+def softmax(row: torch.Tensor) -> list[float]:
+    return [math.exp(x) / sum(math.exp(y) for y in row.tolist()) for x in row.tolist()]
+
+
+def gradient(loss: losses.InBatch, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    student = student.clone().requires_grad_()
+    (found,) = torch.autograd.grad(loss(student, teacher), student)
+    return found
+
+
+def odds(*shares: float) -> torch.Tensor:
+    """One query's scores whose softmax is `shares`."""
+    return torch.tensor([shares]).log()
+
+
+def test_list_losses_by_hand():
+    # the student's shares 1/2 and 1/2, the teacher's 3/4 and 1/4; Σ t log t of the teacher:
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    student, teacher = odds(0.5, 0.5), odds(0.75, 0.25)
+    assert losses.listnet(student, teacher).item() == pytest.approx(math.log(2))
+    assert losses.kldiv(student, teacher).item() == pytest.approx(math.log(2) - entropy)
+    # Σ t s = 3/4 · 1/2 + 1/4 · 1/2
+    assert losses.kldiv_as_published(student, teacher).item() == pytest.approx(-entropy - 0.5)
+
+
+def test_list_losses_of_several_queries_are_means():
+    student, teacher = torch.cat([odds(0.5, 0.5), odds(0.9, 0.1)]), torch.cat([odds(0.75, 0.25), odds(0.4, 0.6)])
+    for loss in LISTS[:3]:
+        each = [loss(student[i : i + 1], teacher[i : i + 1]) for i in (0, 1)]
+        torch.testing.assert_close(loss(student, teacher), sum(each) / 2)
+    each = [losses.lambdarank(student[i : i + 1], teacher[i : i + 1]) for i in (0, 1)]
+    torch.testing.assert_close(losses.lambdarank(student, teacher), sum(each))  # and this one a sum
+
+
+@pytest.mark.parametrize(
+    ("loss", "term"),
+    [
+        (losses.kldiv_as_published, lambda s, t: t * (math.log(t) - s)),
+        (losses.kldiv, lambda s, t: t * (math.log(t) - math.log(s))),
+        (losses.listnet, lambda s, t: -t * math.log(s)),
+    ],
+)
+def test_list_losses_equal_the_double_sum(loss, term):
+    b = 4
+    student, teacher = scores(b)
+    rows = [zip(softmax(s), softmax(t), strict=True) for s, t in zip(student, teacher, strict=True)]
+    expected = sum(term(s, t) for row in rows for s, t in row) / b
+    assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_right_kl_divergence_and_listnet_have_one_gradient():
+    student, teacher = (5 * x for x in scores(6))
+    torch.testing.assert_close(gradient(losses.kldiv, student, teacher), gradient(losses.listnet, student, teacher))
+    # both are (s - t) / B
+    expected = (student.softmax(1) - teacher.softmax(1)) / 6
+    torch.testing.assert_close(gradient(losses.listnet, student, teacher), expected)
+
+
+def test_the_right_kl_divergence_is_least_at_the_teacher_and_the_published_one_is_not():
+    _, teacher = scores(4)
+    sharper = 3 * teacher  # the same order, further apart
+    assert losses.kldiv(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
+    assert losses.kldiv(sharper, teacher) > 0.1
+    assert gradient(losses.kldiv, teacher, teacher).abs().max() < 1e-6
+
+    assert losses.kldiv_as_published(sharper, teacher) < losses.kldiv_as_published(teacher, teacher)
+    assert gradient(losses.kldiv_as_published, teacher, teacher).abs().max() > 0.001
+
+
+def test_the_published_kl_divergence_is_least_when_all_weight_is_on_the_teachers_first():
+    teacher = odds(0.4, 0.3, 0.2, 0.1)
+    corners = [losses.kldiv_as_published(100 * torch.eye(4)[i : i + 1], teacher).item() for i in range(4)]
+    # Σ t log t - t_i: to the top passage .4, to the others less
+    entropy = -sum(t * math.log(t) for t in (0.4, 0.3, 0.2, 0.1))
+    assert corners == pytest.approx([-entropy - t for t in (0.4, 0.3, 0.2, 0.1)])
+    drawn = torch.randn(200, 1, 4, generator=torch.Generator().manual_seed(0))
+    assert all(corners[0] < losses.kldiv_as_published(student, teacher) for student in drawn)
+
+
+def test_grades_lift_what_the_teacher_does_not_rule_out():
+    # shares .5, .498, .002 (above .001) and nearly 0
+    teacher = odds(0.5, 0.498, 0.002, 1e-9)
+    assert losses.grades(teacher)[0].tolist() == pytest.approx([2.5, 2.498, 2.002, 0], abs=1e-5)
+
+
+def test_lambdarank_by_hand():
+    # the teacher's grades are 3 and 0, the gains 7 and 0, the ideal DCG 7 / log2(2): G is 1 and 0
+    # one rank apart: 1 / log2(2) - 1 / log2(3); the worse passage is ahead by ln 3: log2(1 + e^(ln 3)) = 2
+    teacher = torch.tensor([[0.0, -99.0]])
+    expected = 2 * (1 - 1 / math.log2(3))
+    assert losses.lambdarank(odds(0.25, 0.75), teacher).item() == pytest.approx(expected)
+    # the right way round: log2(1 + e^(-ln 3)) = log2(4/3)
+    expected = math.log2(4 / 3) * (1 - 1 / math.log2(3))
+    assert losses.lambdarank(odds(0.75, 0.25), teacher).item() == pytest.approx(expected)
+
+
+def test_lambdarank_equals_the_triple_loop():
+    student, teacher = (4 * x for x in scores(3))
+    expected = 0.0
+    for i in range(3):
+        share = softmax(teacher[i])
+        gain = [2 ** (y + 2 * (y > 0.001)) - 1 for y in share]
+        ideal = sum(g / math.log2(1 + rank) for rank, g in enumerate(sorted(gain, reverse=True), 1))
+        order = sorted(range(6), key=lambda p: -student[i, p].item())
+        for p in range(6):
+            for n in range(6):
+                if share[p] > share[n]:
+                    d = abs(order.index(p) - order.index(n))
+                    delta = 1 / math.log2(1 + d) - 1 / math.log2(2 + d)
+                    cost = math.log2(1 + math.exp((student[i, n] - student[i, p]).item()))
+                    expected += delta * (gain[p] - gain[n]) / ideal * cost
+    assert losses.lambdarank(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_lambdarank_asks_for_the_order():
+    _, teacher = (4 * x for x in scores(4))
+    costs = [losses.lambdarank(student, teacher).item() for student in (9 * teacher, teacher, 0 * teacher, -teacher)]
+    assert costs == sorted(costs)
+    assert costs[0] < 0.1 * costs[1]  # the order and no more: further apart is always better
+
+
+def test_lambdarank_pulls_the_better_passage_up_and_far_apart_scores_stay_finite():
+    teacher = torch.tensor([[0.0, -99.0]])
+    up, down = gradient(losses.lambdarank, torch.tensor([[-500.0, 500.0]]), teacher)[0]
+    # log2(1 + e^1000) has the slope 1 / ln 2
+    assert -up.item() == down.item() == pytest.approx((1 - 1 / math.log2(3)) / math.log(2))
+
+
+def test_lambdarank_of_tied_scores_depends_on_their_places_alone():
+    _, teacher = scores(2)
+    assert losses.lambdarank(torch.zeros(2, 4), teacher) == losses.lambdarank(torch.ones(2, 4), teacher)
+
+
+@pytest.mark.parametrize("loss", LISTS)
+def test_a_constant_added_to_a_query_changes_no_list(loss):
+    student, teacher = (x.double() for x in scores(4))
+    shift = torch.arange(4.0).double()[:, None]
+    torch.testing.assert_close(loss(student + shift, teacher - 2 * shift), loss(student, teacher))
+
+
+@pytest.mark.parametrize("loss", LISTS)
+def test_a_list_loss_stays_finite_for_scores_far_apart(loss):
+    student, teacher = (500 * x for x in scores(3))
+    assert loss(student, teacher).isfinite()
+    assert gradient(loss, student, teacher).isfinite().all()
+
+
+@pytest.mark.parametrize("loss", LISTS)
+def test_the_order_of_the_passages_means_nothing_to_a_list(loss):
+    student, teacher = scores(4)
+    shuffled = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(loss(student[:, shuffled], teacher[:, shuffled]), loss(student, teacher))
+
+
+def test_dual_takes_a_list_loss():
+    told = losses.dual(STUDENT, TEACHER, torch.tensor([3.0, 1.0]), 2.0, losses.listnet)
+    assert told.total.item() == pytest.approx(2.5 + 2 * losses.listnet(STUDENT, TEACHER).item())

@@ -126,8 +126,39 @@ def test_a_systems_values_are_checked_too(load, value: str):
     assert "systems.3." in refused(load, f'{WHOLE}  "3": {value}\n')
 
 
+VARIED = WHOLE.replace("systems:", "variants: {more: {sampling: {clusters: 7}}}\nsystems:")
+
+
+def test_a_variant_changes_the_settings_of_its_systems_only(load):
+    settings = load(VARIED + '  "3": {variant: more}\n')
+    found = [settings.of(system).sampling for system in settings.systems.values()]
+    assert [sampling.clusters for sampling in found] == [2000, 2000, 7]
+    assert found[2].model_copy(update={"clusters": 2000}) == found[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("{sampling: {clusters: 0}}", "variants.more.sampling: clusters: Input should be greater than 0 (got 0)"),
+        ("{sampling: {cluster: 7}}", "variants.more.sampling: cluster: Extra inputs are not permitted"),
+        ("{tokens: {query: 7}}", "variants.more: only sampling, training can vary, not 'tokens'"),
+        ("{sampling: 7}", "variants.more.sampling is 7, where settings are due"),
+    ],
+)
+def test_a_variant_that_cannot_be_is_one_sentence(load, change: str, told: str):
+    assert told in refused(load, VARIED.replace("{sampling: {clusters: 7}}", change))
+
+
+def test_a_system_of_an_unknown_variant_is_refused_with_the_known_ones(load):
+    assert "system 3: there is no variant 'mor'; there are: more" in refused(load, VARIED + '  "3": {variant: mor}\n')
+    load(VARIED)
+    with pytest.raises(ValueError, match="notebook parameters: there is no variant 'mor' in mine; there are: more"):
+        profile.system("mine", **PARAMETERS, variant="mor")
+
+
 def test_systems_that_differ_have_names_that_differ(load):
     systems = [
+        System(variant="more"),
         System(),
         System(seed=2),
         System(batch_size=96),

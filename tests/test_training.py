@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from tas_lib import losses, models, sampling, teachers, training
 from tas_lib.models import BertDot
-from tas_lib.profile import Sampling, System, Training
+from tas_lib.profile import InBatchLoss, ListWeights, Sampling, System, Training
 from tas_lib.records import Batch, History
 from tas_lib.store import Store
 
@@ -23,7 +24,7 @@ QUERIES, PASSAGES = tiny.texts(24, 8, seed=1), tiny.texts(60, 14, seed=2)
 PAIRS = tiny.pairs(24, 60)
 SETTINGS = Training(steps=24, min_steps=0, validate_every=4, patience=99, learning_rate=1e-3, workers=0, model_seed=0)
 PAIRWISE = System(teacher="pairwise", sampling="random")
-MARGINS = training.objective(PAIRWISE, 0.75, None)
+MARGINS = training.objective(PAIRWISE, SETTINGS, None)
 
 
 def sampler(seed: int = 1) -> sampling.Sampler:
@@ -73,31 +74,49 @@ def colbert_says() -> training.InBatchTeacher:
 def test_each_teacher_teaches_by_its_own_loss():
     scores = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 4.0, 1.0, 1.0]])
     # own margins 3-2 = 1 and 4-1 = 3; of the teacher 2 and 3; squares 1 and 0
-    told = training.objective(PAIRWISE, 0.75, None)(scores, batch([2.0, 3.0]))
+    told = training.objective(PAIRWISE, SETTINGS, None)(scores, batch([2.0, 3.0]))
     assert [part.item() for part in told] == [0.5, 0.5, 0.0]
 
-    told = training.objective(System(teacher="none", sampling="random"), 0.75, None)(scores, batch([9.0, -9.0]))
+    told = training.objective(System(teacher="none", sampling="random"), SETTINGS, None)(scores, batch([9.0, -9.0]))
     # RankNet on labels: ln(1 + e^-1) and ln(1 + e^-3), whatever the margins
     assert told.total.item() == pytest.approx((np.log1p(np.exp(-1)) + np.log1p(np.exp(-3))) / 2)
 
     teacher = colbert_says()
     target = teacher.scores(batch([2.0, 3.0]), torch.device("cpu"))
     crossed = losses.in_batch_margin_mse(scores, target)
-    told = training.objective(System(teacher="in_batch"), 0.75, teacher)(scores, batch([2.0, 3.0]))
+    told = training.objective(System(teacher="in_batch"), SETTINGS, teacher)(scores, batch([2.0, 3.0]))
     assert (told.total, told.pairwise, told.in_batch) == (crossed, 0, crossed)
 
-    told = training.objective(System(teacher="dual"), 0.5, teacher)(scores, batch([2.0, 3.0]))
+    told = training.objective(System(teacher="dual"), Training(alpha=0.5), teacher)(scores, batch([2.0, 3.0]))
     assert told.total.item() == pytest.approx(0.5 + 0.5 * crossed.item())
 
-    told = training.objective(System(teacher="in_batch", loss="margin_mse_as_printed"), 1, teacher)(
+    told = training.objective(System(teacher="in_batch", loss="margin_mse_as_printed"), SETTINGS, teacher)(
         scores, batch([2.0, 3.0])
     )
     assert told.total == losses.in_batch_margin_mse_as_printed(scores, target)
 
 
+@pytest.mark.parametrize("name", get_args(InBatchLoss))
+def test_every_in_batch_loss_has_its_own_function_and_its_own_weight(name):
+    scores, teacher = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 4.0, 1.0, 1.0]]), colbert_says()
+    settings = Training(alpha=2, list_weights=ListWeights(kldiv_as_published=3, listnet=5, lambdarank=7))
+    weight = {"kldiv_as_published": 3, "listnet": 5, "lambdarank": 7}.get(name, 2)  # α for both readings of Eq. 7
+    loss = getattr(losses, f"in_batch_{name}" if name.startswith("margin") else name)
+    crossed = loss(scores, teacher.scores(batch([2.0, 3.0]), torch.device("cpu")))
+    assert crossed != 0
+
+    told = training.objective(System(loss=name), settings, teacher)(scores, batch([2.0, 3.0]))
+    # the pairwise part stays Margin-MSE, .5 as above
+    assert (told.pairwise, told.in_batch) == (0.5, crossed)
+    assert told.total.item() == pytest.approx(0.5 + weight * crossed.item())
+
+    told = training.objective(System(loss=name, teacher="in_batch"), settings, teacher)(scores, batch([2.0, 3.0]))
+    assert told == (crossed, 0, crossed)  # alone, it has no weight
+
+
 def test_an_in_batch_teacher_that_is_missing_is_named():
     with pytest.raises(ValueError, match="'dual' needs the in-batch teacher"):
-        training.objective(System(teacher="dual"), 0.75, None)(torch.zeros(2, 4), batch([0.0, 0.0]))
+        training.objective(System(teacher="dual"), SETTINGS, None)(torch.zeros(2, 4), batch([0.0, 0.0]))
 
 
 def test_scores_of_a_batch_are_all_dot_products():
