@@ -14,6 +14,7 @@ from tools import graph
 
 PROFILE = profiles.load(config.get("profile", "docs"))
 JOBS = graph.jobs(PROFILE)
+WHOLE = graph.aliases(PROFILE)["everything"]
 PROFILE.folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -22,8 +23,8 @@ workdir: str(PROFILE.folder)
 
 rule everything:
     input:
-        expand("notebooks/{name}.ipynb", name=JOBS),
-        [PROFILE.figures / made for job in JOBS.values() for made in job.makes],
+        expand("notebooks/{name}.ipynb", name=WHOLE),
+        [PROFILE.figures / made for name in WHOLE for made in JOBS[name].makes],
 
 
 for job in JOBS.values():
@@ -41,7 +42,7 @@ for job in JOBS.values():
         params:
             **job.parameters,
         threads: int(config.get("threads", os.cpu_count() or 1))  # one job at a time on one machine, with all its cores
-        priority: job.notebook != graph.TRAINING  # figures before the long row of trainings
+        priority: job.first  # figures and a first table before the long row of trainings
         shell:
             f"cd {shlex.quote(workflow.basedir)}; {shlex.quote(sys.executable)} -m tools.execute {PROFILE.name} {{rule}}"
 

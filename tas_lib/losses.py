@@ -80,7 +80,7 @@ def kldiv_as_published(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher: (B, 2B) scores; a row is a list. The mean over the queries of Σ t (log t - s), s and t softmaxes.
     It is linear in s, so the best student gives all its weight to the teacher's first passage and none to the others.
 
-    Source: matchmaker 210b9da, losses/teacher_kldiv_list.py, reduction "batchmean". DEVIATIONS.md, D4.
+    Source: matchmaker cb1d35d, losses/teacher_kldiv_list.py, reduction "batchmean". DEVIATIONS.md, D4.
     """
     return F.kl_div(student.softmax(dim=1), teacher.softmax(dim=1), reduction="batchmean")
 
@@ -100,7 +100,7 @@ def listnet(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher: (B, 2B) scores; s and t are their softmaxes over a row.
 
     Reading: the public code takes log(s + 1e-6), which hides passages that the student finds hopeless. We take log s.
-    Source: matchmaker 210b9da, losses/listnet.py.
+    Source: matchmaker cb1d35d, losses/listnet.py.
     """
     return F.cross_entropy(student, teacher.softmax(dim=1))
 
@@ -110,7 +110,7 @@ def grades(teacher: Tensor) -> Tensor:
 
     Reading: the paper does not say how. As in the public code: the softmax over a row, and 2 more where it is above
     .001. So the passages in question are all worth much, and among them the order still counts a little.
-    Source: matchmaker 210b9da, losses/lambdarank.py, LambdaLossTeacher.
+    Source: matchmaker cb1d35d, losses/lambdarank.py, LambdaLossTeacher.
 
     >>> grades(torch.tensor([[3.0, 3.0, 0.0, -9.0]])).round(decimals=2)
     tensor([[2.4900, 2.4900, 2.0200, 0.0000]])
@@ -127,7 +127,7 @@ def lambdarank(student: Tensor, teacher: Tensor) -> Tensor:
     and G = (2^y - 1) / ideal DCG. Ranks and ρ are taken as they are; only s has a gradient.
 
     Reading: the public code stops at σ(s_i - s_j) = 1e-6: worse pairs have no gradient. Ours have.
-    Source: matchmaker 210b9da, losses/lambdarank.py, ndcgLoss2_scheme.
+    Source: matchmaker cb1d35d, losses/lambdarank.py, ndcgLoss2_scheme.
     """
     gains = 2 ** grades(teacher) - 1  # (B, 2B)
     best = gains.sort(dim=1, descending=True).values

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tas_lib import collection, store
+from tas_lib import collection, docstrings, store
 from tas_lib.profile import DocsSource
 from tas_lib.records import Source
 from tas_lib.sources import docs
@@ -43,7 +43,7 @@ Examples
 
 
 def test_a_numpydoc_docstring_by_hand():
-    summary, body, links = docs.split_docstring(NUMPYDOC)
+    summary, body, links = docstrings.split_docstring(NUMPYDOC)
     assert summary == "Return the mean of an array."
     assert body == (
         "Averages over the flattened array by default, see numpy.average for weights. "
@@ -76,7 +76,7 @@ def test_a_numpydoc_docstring_by_hand():
 )
 def test_names_under_see_also_by_hand(section: str, names: tuple[str, ...]):
     text = f"One line.\n\nThe body.\n\nSee Also\n--------\n{section}\n\nNotes\n-----\nmore"
-    summary, body, links = docs.split_docstring(text)
+    summary, body, links = docstrings.split_docstring(text)
     assert links == names
     assert (summary, body) == ("One line.", "The body. Notes. more")
 
@@ -93,7 +93,11 @@ Before.
 
 After :func:`fourth`.
 """
-    assert docs.split_docstring(text) == ("One line.", "Before. After fourth.", ("first", "pkg.Second", "Third.go"))
+    assert docstrings.split_docstring(text) == (
+        "One line.",
+        "Before. After fourth.",
+        ("first", "pkg.Second", "Third.go"),
+    )
 
 
 def test_doctests_keep_their_code_and_lose_their_output():
@@ -107,7 +111,7 @@ array that goes on
 Words again.
 ... and dots without a prompt
 """
-    assert docs.without_doctest_output(text).splitlines() == [
+    assert docstrings.without_doctest_output(text).splitlines() == [
         "Words.",
         "a = [",
         "1]",
@@ -135,7 +139,7 @@ Words again.
     ],
 )
 def test_markup_comes_off_by_hand(text: str, words: str):
-    assert docs.to_words(text) == words
+    assert docstrings.to_words(text) == words
 
 
 # --- links -------------------------------------------------------------------------------------------------------

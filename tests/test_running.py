@@ -44,7 +44,7 @@ for made in {makes}:
 # %%
 {code}
 """
-TRAINING = 'TEACHER = "dual"\nSAMPLING = "tas_balanced"\nLOSS = "margin_mse"\nBATCH_SIZE = 32\nSEED = 1'
+TRAINING = 'TEACHER = "dual"\nSAMPLING = "tas_balanced"\nLOSS = "margin_mse"\nBATCH_SIZE = 32\nSEED = 1\nVARIANT = ""'
 
 
 @pytest.fixture
@@ -280,6 +280,28 @@ def test_standalone_needs_the_baseline_and_only_tas_needs_topics(tree: Path, mon
     assert jobs["06_training-none-random-b32-s1"].needs == ("01_collection", baseline)
     assert jobs["06_training-dual-tas_balanced-b32-s1"].needs == ("01_collection", baseline, "04_clustering")
     assert len(jobs["09_ablation"].needs) == 3
+    assert jobs["08_losses_compared"].needs == ("06_training-dual-tas_balanced-b32-s1",)  # of four the profile has one
+    assert jobs["13_claims"].needs == ("05_sampling", *jobs["09_ablation"].needs)
+
+
+def test_deviations_are_made_when_asked_for_and_not_with_everything(tree: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TAS_PROFILES", str(tree / "profiles"))
+    more = "variants: {slow: {training: {schedule: cosine}}}\ndeviations:\n  D3: {teacher: dual, variant: slow}\n"
+    (tree / "profiles" / "small.yaml").write_text(PROFILE + more)
+    small = profiles.load("small")
+    jobs, meant = graph.jobs(small), graph.aliases(small)
+    trained = "06_training-dual-tas_balanced-b32-s1-slow"
+    assert jobs[trained].parameters["VARIANT"] == "slow"
+    assert jobs["14_deviations"].needs == ("06_training-dual-tas_balanced-b32-s1", trained)
+    assert meant["deviations"] == ["14_deviations"]
+    assert not {trained, "14_deviations"} & set(meant["everything"])
+
+
+def test_the_first_table_comes_before_the_long_row_of_trainings(tree: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TAS_PROFILES", str(tree / "profiles"))
+    jobs = graph.jobs(profiles.load("small"))
+    later = [name for name, job in jobs.items() if not job.first]
+    assert later == ["06_training-none-random-b32-s1"]
 
 
 def test_reasons_read_well():

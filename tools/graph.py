@@ -13,18 +13,21 @@ from tas_lib.profile import Profile, System
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "notebooks" / "src"
+FIRST_TABLE = "08_losses_compared"  # of the tables the one with the fewest systems
 BASELINE = "2"  # the system that gives clusters and early-stopping candidates (DESIGN.md)
 
 
 class Notebook(NamedTuple):
-    """What a notebook needs: other notebooks, "baseline" or "systems"; and the files it puts under figures/<profile>/.
+    """What a notebook needs: other notebooks, "baseline", and systems by their numbers; what it makes in figures/.
 
+    asked: it is made when it is asked for by name, and is no part of everything.
     seconds: on profile docs with two cores. Only the ratios matter, for the time left.
     """
 
     needs: tuple[str, ...] = ()
     makes: tuple[str, ...] = ()
     seconds: int = 15
+    asked: bool = False
 
 
 def _figure(name: str) -> tuple[str, ...]:
@@ -33,6 +36,10 @@ def _figure(name: str) -> tuple[str, ...]:
 
 def _table(name: str) -> tuple[str, ...]:
     return tuple(f"{name}.{kind}" for kind in ("md", "csv", "tex"))
+
+
+def _numbers(*ranges: tuple[int, int]) -> tuple[str, ...]:
+    return tuple(str(n) for first, last in ranges for n in range(first, last + 1))
 
 
 TRAINING = "06_training"
@@ -44,7 +51,12 @@ NOTEBOOKS = {
     "04_clustering": Notebook(needs=("baseline",), makes=_figure("figure1"), seconds=40),
     "05_sampling": Notebook(needs=("04_clustering",), makes=_figure("figure2"), seconds=30),
     TRAINING: Notebook(needs=("01_collection",), seconds=150),
-    "09_ablation": Notebook(needs=("systems",), makes=_table("table4"), seconds=30),
+    "08_losses_compared": Notebook(needs=_numbers((10, 13)), makes=_table("table3"), seconds=20),
+    "09_ablation": Notebook(needs=_numbers((1, 10)), makes=_table("table4"), seconds=30),
+    "10_robustness": Notebook(needs=_numbers((10, 10), (14, 17)), makes=_table("table5"), seconds=20),
+    "11_dense_compared": Notebook(needs=("2", "5", *_numbers((10, 10), (18, 19))), makes=_table("table6"), seconds=20),
+    "13_claims": Notebook(needs=("05_sampling", *_numbers((1, 21))), makes=("claims.md", "claims.csv"), seconds=40),
+    "14_deviations": Notebook(needs=("10", "D1", "D2", "D3", "D16"), makes=_table("deviations"), asked=True),
 }
 
 
@@ -57,6 +69,8 @@ class Job(NamedTuple):
     needs: tuple[str, ...]
     makes: tuple[str, ...]
     seconds: int
+    asked: bool = False  # no part of everything
+    first: bool = False  # before other jobs that could run: figures, and what the first table is made of
 
     @property
     def source(self) -> Path:
@@ -64,41 +78,58 @@ class Job(NamedTuple):
         return SOURCES / f"{self.notebook}.py"
 
 
-def _training(profile: Profile) -> dict[str, System]:
-    """The systems trained here, by job name."""
-    return {f"{TRAINING}-{s.name}": s for s in profile.systems.values() if s.kind == "trained"}
-
-
 def jobs(profile: Profile) -> dict[str, Job]:
     """Every job of a profile by name; those that others need come first."""
-    trained = _training(profile)
-    baseline = [name for name, system in trained.items() if system == profile.systems.get(BASELINE)]
-    meaning = {"baseline": baseline or ["01_collection"], "systems": list(trained) or ["01_collection"]}
+    systems = {number: s for number, s in (profile.systems | profile.deviations).items() if s.kind == "trained"}
+    runs = {number: f"{TRAINING}-{system.name}" for number, system in systems.items()}
+    baseline = [runs[BASELINE]] if BASELINE in runs else []
     found = {}
     for name, notebook in NOTEBOOKS.items():
-        needs = tuple(need for word in notebook.needs for need in meaning.get(word, [word]))
-        if name != TRAINING:
-            found[name] = Job(name, name, {"PROFILE": profile.name}, needs, notebook.makes, notebook.seconds)
+        if name == TRAINING:
+            found |= {
+                runs[number]: _training(profile, system, runs[number], number in profile.deviations, baseline)
+                for number, system in systems.items()
+            }
             continue
-        for run, system in trained.items():
-            asked: dict[str, Any] = {"TEACHER": system.teacher, "SAMPLING": system.sampling, "LOSS": system.loss}
-            asked |= {"PROFILE": profile.name, "BATCH_SIZE": system.batch_size, "SEED": system.seed}
-            first = [] if run in baseline else baseline
-            topics = [] if system.sampling == "random" else ["04_clustering"]
-            seconds = notebook.seconds * system.batch_size // 32
-            found[run] = Job(run, name, asked, (*needs, *first, *topics), notebook.makes, seconds)
+        meaning = runs | {"baseline": runs.get(BASELINE, "01_collection")}
+        needs = [meaning.get(word, word) for word in notebook.needs]
+        needs = [
+            need for need in needs if need in {*NOTEBOOKS, *runs.values()}
+        ]  # a table is made without the systems that a profile lacks
+        if notebook.needs and not needs:
+            needs = ["01_collection"]
+        parameters = {"PROFILE": profile.name}
+        found[name] = Job(
+            name, name, parameters, tuple(needs), notebook.makes, notebook.seconds, notebook.asked, first=True
+        )
     return found
+
+
+def _training(profile: Profile, system: System, name: str, asked: bool, baseline: list[str]) -> Job:
+    """The job that trains one system."""
+    parameters: dict[str, Any] = {"TEACHER": system.teacher, "SAMPLING": system.sampling, "LOSS": system.loss}
+    parameters |= {"PROFILE": profile.name, "BATCH_SIZE": system.batch_size, "SEED": system.seed}
+    parameters |= {"VARIANT": system.variant}
+    notebook = NOTEBOOKS[TRAINING]
+    needs = [
+        *notebook.needs,
+        *(baseline if [name] != baseline else []),
+        *([] if system.sampling == "random" else ["04_clustering"]),
+    ]
+    first = any(profile.systems.get(number) == system for number in (BASELINE, *NOTEBOOKS[FIRST_TABLE].needs))
+    seconds = notebook.seconds * system.batch_size // 32
+    return Job(name, TRAINING, parameters, tuple(needs), notebook.makes, seconds, asked, first)
 
 
 def aliases(profile: Profile) -> dict[str, list[str]]:
     """What can be asked for by name, and the jobs that it means: figures, tables, notebooks, systems, everything."""
     every = jobs(profile)
-    found = {"everything": list(every)}
+    found = {"everything": [name for name, job in every.items() if not job.asked]}
     for job in every.values():
         found |= {Path(made).stem: [job.name] for made in job.makes}
     for job in every.values():
-        found.setdefault(job.notebook, []).append(job.name)
-        found.setdefault(job.notebook.partition("_")[2], []).append(job.name)
+        for name in (job.notebook, job.notebook.partition("_")[2]):
+            found[name] = [*dict.fromkeys([*found.get(name, []), job.name])]
         if job.name != job.notebook:
             found[job.name.removeprefix(f"{TRAINING}-")] = [job.name]
     return found

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.random import Generator, Philox
 
-from tas_lib import metrics, profile, search, store, systems
+from tas_lib import docstrings, metrics, profile, search, store, systems
 from tas_lib.records import as_run
 from tas_lib.sources import docs
 from tas_lib.teaching import check, grid, show
@@ -39,7 +39,7 @@ collection = lab.collection
 # who knows the package: those become graded judgements. *Before you run:* which words of this one are left out?
 
 # %%
-query, passage, linked = docs.split_docstring("""Give the middle value of a list.
+query, passage, linked = docstrings.split_docstring("""Give the middle value of a list.
 
 Half of the values are smaller. An even number of values has two middles, whose mean is taken.
 

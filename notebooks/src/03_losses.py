@@ -1,14 +1,15 @@
 # %% [markdown]
 # # 03 · What is the student told?
 #
-# *Paper:* §2.3, Eqs. 6-8; α of §4.2. *Needs:* the collection (01). *Time on the default profile:* half a minute on two
-# cores.
+# *Paper:* §2.3, Eqs. 6-8; α of §4.2; the losses of Table 3. *Needs:* the collection (01). *Time on the
+# default profile:* half a minute on two cores.
 #
 # > "In this work we combine these two approaches into a novel dual-teacher supervision paradigm that provides the best
 # > trade-off between effective teaching and efficient training." (§2.3)
 #
 # A loss is where a teacher speaks. One teacher speaks about each query's own two passages, the other about all passages
-# of the batch. This notebook reads both equations by hand, then weighs them against each other.
+# of the batch. This notebook reads both equations by hand, weighs them against each other, and ends with the losses
+# that could stand in the place of the second.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
@@ -96,13 +97,11 @@ cases = {"by hand": (student, teacher)}
 cases |= {f"b = {b}": torch.randn(2, b, 2 * b, generator=torch.Generator().manual_seed(b)) for b in (3, 8)}
 rows = [(name, in_batch_in_loops(s, t), float(losses.in_batch_margin_mse(s, t))) for name, (s, t) in cases.items()]
 grid(rows, ["scores", "in loops", "losses.in_batch_margin_mse"])
+assert all(np.isclose(slow, fast, rtol=1e-5) for _, slow, fast in rows)
 
 # %% [markdown]
 # The two agree. (Two queries have four terms: each meets the other's two passages.) A loop is slow and leaves no doubt,
 # here about which columns are left out: a wrong one, and a query is taught to push its own passage away.
-
-# %%
-assert all(np.isclose(slow, fast, rtol=1e-5) for _, slow, fast in rows)
 
 # %% [markdown]
 # ## Who is moved by which loss?
@@ -129,9 +128,6 @@ grid([(name, n, n / s.numel()) for name, n in touched.items()], ["loss", "scores
 # the in-batch loss makes use of them. That is the promise of in-batch negatives; whether those passages are worth
 # learning from depends on what else is in the batch, which is notebook 05.
 
-# %%
-assert touched == {"Eq. 6": 2 * b, "Eq. 7, mean": 2 * b * b - b, "Eq. 7, as printed": 2 * b * b}
-
 # %% [markdown]
 # ## Why the teacher in the batch is ColBERT
 #
@@ -142,6 +138,7 @@ assert touched == {"Eq. 6": 2 * b, "Eq. 7, mean": 2 * b * b - b, "Eq. 7, as prin
 # apart has to read $3b$.
 
 # %%
+assert touched == {"Eq. 6": 2 * b, "Eq. 7, mean": 2 * b * b - b, "Eq. 7, as printed": 2 * b * b}
 grid([(b, 2 * b * b, 3 * b) for b in (8, 32, 96, 256)], ["b", "texts for BERT_CAT", "texts for ColBERT"])
 
 # %% [markdown]
@@ -164,17 +161,15 @@ for b in (8, 32, 96, 256):
     readings = losses.in_batch_margin_mse(s, t), losses.in_batch_margin_mse_as_printed(s, t)
     rows.append((b, float(pair), *(float(0.75 * loss) for loss in readings)))
 grid(rows, ["b", "Eq. 6", ".75 · Eq. 7, mean", ".75 · Eq. 7, as printed"])
+own = losses.margin_mse(s, losses.own_margins(t))
+torch.testing.assert_close(readings[1], (b - 1) * readings[0] + own / 2, rtol=1e-4, atol=1e-4)
+assert all(0.3 < mean / pair < 3 and printed / pair > b / 4 for b, pair, mean, printed in rows)
 
 # %% [markdown]
 # The mean stays beside Equation (6) at every batch size. The sum as printed is about $b - 1$ times the mean, and the
 # pairwise teacher would hardly be heard. Of the two readings, α = .75 fits the mean only. The relation between them is
 # exact, since the print differs from the mean by the divisor and by the own negatives, which are Equation (6) again:
 # $\text{printed} = (b - 1) \cdot \text{mean} + \frac{1}{2} \mathcal{L}_{Pair}$, with ColBERT's margins.
-
-# %%
-own = losses.margin_mse(s, losses.own_margins(t))
-torch.testing.assert_close(readings[1], (b - 1) * readings[0] + own / 2, rtol=1e-4, atol=1e-4)
-assert all(0.3 < mean / pair < 3 and printed / pair > b / 4 for b, pair, mean, printed in rows)
 
 # %% [markdown]
 # ## On a real batch
@@ -210,15 +205,97 @@ grid(
     [(name, *map(float, values)) for name, values in parts.items()],
     ["Eq. 7", "pairwise", "in-batch", "α · in-batch", "Eq. 8"],
 )
+assert both["mean"].pairwise == both["as printed"].pairwise
+assert both["as printed"].in_batch > (len(s) - 1) * both["mean"].in_batch
 
 # %% [markdown]
 # The pairwise part is the same in both rows; the in-batch part is at least $b - 1$ times larger in the lower one. In
 # the upper, pairwise and in-batch say how far the student is from each teacher. Training brings both
 # down (06 plots them).
 
+# %% [markdown]
+# ## Lists in the place of pairs
+#
+# > "we build a ranked list of in-batch and pairwise negatives per query" (§5.1)
+#
+# Table 3 replaces Equation (7) and keeps Equation (6). A *list loss* takes a query's whole row: it turns the teacher's
+# scores into shares $t$ that sum to 1, by a softmax, and the student's into shares $s$. ListNet is the cross-entropy
+# $-\sum t \log s$; KL divergence is $\sum t\, (\log t - \log s)$. Where that needs $\log s$, the public code has $s$
+# (D4).
+#
+# *Before you run:* four passages, and five students. With each loss, which of them costs least?
+
 # %%
-assert both["mean"].pairwise == both["as printed"].pairwise
-assert both["as printed"].in_batch > (len(s) - 1) * both["mean"].in_batch
+show(losses.kldiv, losses.kldiv_as_published, losses.listnet)
+told = tensor([[0.4, 0.3, 0.2, 0.1]]).log()  # what the teacher says of four passages; its softmax gives the shares back
+students = {"the teacher": told, "flatter": told / 2, "sharper": 3 * told, "all on the first": 30 * told}
+students |= {"upside down": -told}
+lists = losses.kldiv, losses.kldiv_as_published, losses.listnet
+costs = {name: [float(loss(one, told)) for loss in lists] for name, one in students.items()}
+grid([(name, *row) for name, row in costs.items()], ["student", *(loss.__name__ for loss in lists)])
+
+# %% [markdown]
+# KL divergence and ListNet are least where the student *is* the teacher. As published, KL divergence is least where all
+# is on the first passage: it reads $\sum t \log t - \sum t s$, and a share is best spent where $t$ is largest.
+# Followed to the end, it teaches neither by how much the first passage is the better one nor in what order the others
+# stand.
+
+# %% [markdown]
+# The right KL divergence is not a fourth row for Table 3. It is ListNet minus the teacher's entropy
+# $-\sum t \log t$, a number that no student can change. *Before you run:* what does that say about the gradients of the
+# two, here on the real batch?
+
+# %%
+best = {loss.__name__: min(costs, key=lambda name: costs[name][i]) for i, loss in enumerate(lists)}
+assert best == {"kldiv": "the teacher", "kldiv_as_published": "all on the first", "listnet": "the teacher"}
+s, t = s.clone().requires_grad_(), t.clone()
+kl, net, published = (torch.autograd.grad(loss(s, t), s)[0] for loss in (losses.kldiv, losses.listnet, lists[1]))
+apart, entropy = losses.listnet(s, t) - losses.kldiv(s, t), losses.listnet(t, t)  # H(t) = -Σ t log t
+grid([("ListNet minus KL divergence", apart.item()), ("the teacher's entropy", entropy.item())], ["", "value"])
+torch.testing.assert_close(kl, net, rtol=1e-3, atol=1e-6)
+assert torch.isclose(apart, entropy, rtol=1e-3) and not torch.allclose(published, net, rtol=0.5, atol=1e-3)
+
+# %% [markdown]
+# One gradient, so one training. That is why the row KLDiv is the published form: with the right one, it would be
+# ListNet's row twice.
+
+# %% [markdown]
+# *LambdaRank* (NDCG-Loss2 of Wang et al., 2018) looks at pairs that the teacher sets apart and asks for their order
+# alone, each weighted by what its ranks matter for nDCG. Grades come from the teacher's shares. *Before you run:* what
+# does a student pay that has the teacher's order, and what one that has a pair the wrong way round?
+
+# %%
+show(losses.grades, losses.lambdarank)
+scale = tensor([[8.0, 7.0, 4.0, 0.0]])  # of the teacher: the last passage is out of the question
+swaps = {"the teacher": [8, 7, 4, 0], "three times as far apart": [24, 21, 12, 0], "first two swapped": [7, 8, 4, 0]}
+swaps |= {"last two swapped": [8, 7, 0, 4], "upside down": [0, 4, 7, 8]}
+paid = {name: float(losses.lambdarank(tensor([row], dtype=torch.float), scale)) for name, row in swaps.items()}
+grid(paid.items(), ["student", "LambdaRank"])
+assert paid["three times as far apart"] < paid["the teacher"] < paid["first two swapped"] < paid["last two swapped"]
+assert paid["last two swapped"] < paid["upside down"]
+
+# %% [markdown]
+# The teacher's own scores are not the end: the same order further apart is cheaper still, without a limit. Of the two
+# swaps, the one that puts the hopeless passage forward costs more. That "list-based losses only observe ordering"
+# (§5.1) is true of this one; ListNet does ask for the teacher's scores, up to a constant a query.
+
+# %% [markdown]
+# On the real batch, beside the paper's choice. α's place is taken by a weight of our own: the paper gives none.
+
+# %%
+names = ["margin_mse", "kldiv_as_published", "listnet", "lambdarank"]
+functions = [losses.in_batch_margin_mse, losses.kldiv_as_published, losses.listnet, losses.lambdarank]
+rows = []
+for name, loss in zip(names, functions, strict=True):
+    value, weight = loss(s, t), settings.training.weight(name)
+    gradient = float(torch.autograd.grad(value, s)[0].norm())
+    rows.append((name, value.item(), weight, gradient, weight * gradient))
+grid(rows, ["in-batch loss", "value", "weight", "gradient", "weight · gradient"])
+
+# %% [markdown]
+# Values tell nothing here (one is negative: what is missing is a logarithm, not a sign); what a student feels is the
+# gradient (its norm over all scores). LambdaRank is summed over queries and pairs, the other lists are means over
+# queries; hence the spread. The weights are chosen on the tune set ([CHANGELOG](../CHANGELOG.md)).
 
 # %% [markdown]
 # ## Without a teacher
@@ -240,11 +317,15 @@ assert losses.ranknet(tensor([[50.0, 0.0]])) < 1e-6 < losses.ranknet(tensor([[5.
 # negative; the in-batch teacher says the same for the passages of all other queries; α = .75 puts the second beside the
 # first, provided that it is a mean. Labels only choose the pairs: swap $p^+$ and $p^-$, and Equation (6) is the same.
 #
+# In the place of Equation (7), ListNet asks for the teacher's scores up to a constant, LambdaRank for their order, and
+# KL divergence as published for the first passage. Which of them teaches best is for Table 3 (08) to say.
+#
 # ## Where we differ
 #
 # Equation (7) is a mean without the own pair (D1); `loss: margin_mse_as_printed` in a profile's system is the other
-# reading. Losses are computed in fp32 (D12), and the student reads each text once a step (D14). RankNet is the public
-# code's choice. See [DEVIATIONS](../DEVIATIONS.md).
+# reading. The row KLDiv is the public code's form (D4); ListNet and LambdaRank leave out its small constants in
+# logarithms, and the weights of all three are ours. Losses are computed in fp32 (D12), and the student reads each text
+# once a step (D14). RankNet is the public code's choice. See [DEVIATIONS](../DEVIATIONS.md).
 #
 # ## Exercises
 #
@@ -272,8 +353,18 @@ def my_in_batch_as_printed(student, teacher):
 check(my_in_batch_as_printed, losses.in_batch_margin_mse_as_printed, (student, teacher), (s, t))
 
 # %% [markdown]
-# 3. Which of the losses here stay the same when a *passage* is scored higher by all queries alike? Think of a student
-#    that likes one passage whatever is asked; then try.
+# 3. ListNet in one line: the cross-entropy of two softmaxes over a row, the mean over the queries.
+
+
+# %% tags=["exercise"]
+def my_listnet(student, teacher):
+    """-Σ t log s."""
+    # TODO
+
+
+check(my_listnet, losses.listnet, (student, teacher), (s, t))
+
+# %% [markdown]
 # 4. *Open:* train the dual system with `-p LOSS margin_mse_as_printed` (06). Does it end up like a system with the
 #    in-batch teacher alone?
 #

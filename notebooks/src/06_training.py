@@ -11,9 +11,10 @@
 PROFILE = "docs"  # a file in profiles/
 TEACHER = "dual"  # none, pairwise, in_batch or dual
 SAMPLING = "tas_balanced"  # random, tas, tas_balanced or hard_margin
-LOSS = "margin_mse"  # the in-batch loss: margin_mse or margin_mse_as_printed
+LOSS = "margin_mse"  # the in-batch loss: margin_mse, margin_mse_as_printed, kldiv_as_published, listnet or lambdarank
 BATCH_SIZE = 32  # b, §4.2
 SEED = 1  # of the order of batches; the model has its own
+VARIANT = ""  # one of the profile's: other settings of training or sampling
 
 # %% [markdown]
 # The parameters are checked before anything else happens: an unknown name or a value out of range is one sentence.
@@ -26,7 +27,7 @@ from tas_lib import figures, metrics, models, profile, systems, training
 from tas_lib.teaching import check, grid, show
 
 settings, system = profile.system(
-    PROFILE, seed=SEED, teacher=TEACHER, sampling=SAMPLING, loss=LOSS, batch_size=BATCH_SIZE
+    PROFILE, seed=SEED, teacher=TEACHER, sampling=SAMPLING, loss=LOSS, batch_size=BATCH_SIZE, variant=VARIANT
 )
 lab = systems.Experiment(settings)
 system.name
@@ -63,7 +64,7 @@ assert scores.shape == (BATCH_SIZE, 2 * BATCH_SIZE)
 
 # %%
 teacher = lab.in_batch_teacher if TEACHER in ("in_batch", "dual") else None
-loss = training.objective(system, settings.training.alpha, teacher)
+loss = training.objective(system, settings.of(system).training, teacher)
 first = loss(scores, batch)
 pd.Series({"total": first.total, "pairwise": first.pairwise, "in-batch": first.in_batch}, dtype=float).round(2)
 
@@ -89,7 +90,8 @@ history.drop(columns="seconds").round(3)
 # *Before you look:* do the losses fall as long as nDCG@10 rises?
 
 # %%
-figures.training_history(lab.history(system), settings.training.alpha)
+figures.training_history(lab.history(system), settings.training.weight(LOSS))
+
 # %% [markdown]
 # The weights that are kept are those of the best evaluation, not of the last one.
 
