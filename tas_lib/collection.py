@@ -1,7 +1,8 @@
 """A collection on disk: texts, judgements and token ids, made once from a source and memory-mapped from then on."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ import pyarrow.parquet as pq
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tas_lib import shipped, store
-from tas_lib.profile import ROOT, Profile, Tokens
+from tas_lib.profile import ROOT, DocsSource, LocalSource, Profile, Tokens
 from tas_lib.records import IntArray, QuerySet, Ragged, Source, Texts
-from tas_lib.sources import docs
+from tas_lib.sources import docs, local, msmarco
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +44,38 @@ class Collection:
 
 def open_collection(profile: Profile) -> Collection:
     """The collection of a profile, read from its source if it is not in the store yet."""
-    place = store.Store(profile.folder)
-    if others := store.off_pins(profile.source.packages, ROOT / "requirements.txt"):
+    place, settings = store.Store(profile.folder), profile.source
+    inputs, read = _source(profile)
+    found = Collection(
+        place.artefact("collection", settings.model_dump(), inputs, lambda folder: write(read(), folder))
+    )
+    if "train" not in found.sets:
+        log.warning("profile %s has %s", profile.name, local.NO_TRAINING)
+    return found
+
+
+def _source(profile: Profile) -> tuple[dict[str, str], Callable[[], Source]]:
+    """What a collection is made from, by digest, and the function that reads it."""
+    settings = profile.source
+    if isinstance(settings, LocalSource):
+        return local.inputs(settings), partial(local.read, settings)
+    if not isinstance(settings, DocsSource):
+        return msmarco.inputs(settings), partial(msmarco.read, settings)
+    if others := store.off_pins(settings.packages, ROOT / "requirements.txt"):
         log.warning(
             "installed otherwise than pinned in requirements.txt: %s; going on with their texts, and the shipped "
             "model scores what is not among the shipped scores",
             ", ".join(others),
         )
-    inputs = {"packages": store.digest(store.installed(profile.source.packages))}
-    return Collection(
-        place.artefact("collection", profile.source.model_dump(), inputs, lambda f: write(docs.read(profile.source), f))
-    )
+    return {"packages": store.digest(store.installed(settings.packages))}, partial(docs.read, settings)
+
+
+def published_pairs(profile: Profile) -> Path | None:
+    """The file of training pairs that a collection comes with (published.read_triples), fetched if need be; or None."""
+    settings = profile.source
+    if isinstance(settings, LocalSource):
+        return local.pairs(settings)
+    return None if isinstance(settings, DocsSource) else msmarco.pairs(settings)
 
 
 def write(source: Source, folder: Path) -> None:

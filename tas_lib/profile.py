@@ -45,6 +45,37 @@ class DocsSource(Settings):
     seed: int = 2021
 
 
+class LocalSource(Settings):
+    """A folder in MS MARCO's or BEIR's layout (sources/local.py). What it holds counts, not where it lies."""
+
+    kind: Literal["local"] = "local"
+    folder: str = Field(exclude=True)  # of the project, or any other
+    stop: str = ""  # the folder's set that decides when training ends; "" is its `stop`, or training queries held out
+    tune: str = ""  # likewise the set for choosing
+    stop_queries: PositiveInt = 200  # held out where the folder has no such set
+    tune_queries: PositiveInt = 400
+    seed: int = 2021  # of who is held out
+
+    @property
+    def place(self) -> Path:
+        """Where it lies."""
+        return ROOT / Path(self.folder).expanduser()
+
+
+class MsMarcoSource(Settings):
+    """MS MARCO's passages with TREC-DL '19 and '20, and the published teacher scores (sources/msmarco.py)."""
+
+    kind: Literal["msmarco"] = "msmarco"
+    scores: Literal["t2", "t1", "none"] = "t2"  # the ensemble's, §4.1; with "none" all judged queries are for training
+    urls: tuple[str, ...] = Field(("https://zenodo.org/records/4068216/files/{file}?download=1",), exclude=True)
+    tune_queries: PositiveInt = 2_000  # of the dev queries that are not in dev-small; the others are for stopping
+    seed: int = 2021  # of which they are
+    passages: PositiveInt = 8_841_823  # as published: another number is a file that was cut off
+    dev: PositiveInt = 6_980
+    dl19: PositiveInt = 43
+    dl20: PositiveInt = 54
+
+
 class Tokens(Settings):
     """Caps, special tokens included (§4.1)."""
 
@@ -200,7 +231,7 @@ class Profile(Settings):
     """Everything that a run depends on, besides code and data."""
 
     name: str
-    source: DocsSource
+    source: Annotated[DocsSource | LocalSource | MsMarcoSource, Field(discriminator="kind")]
     artefacts: str = "data/docs"  # what is shipped: encoder, teachers, scores
     pretraining: Pretraining = Pretraining()
     teachers: Teachers = Teachers()
@@ -313,10 +344,14 @@ def system(
         raise ValueError(f"notebook parameters: {sentence(error)}") from None
 
 
+SAID = {"missing", "value_error", "extra_forbidden", "union_tag_invalid", "union_tag_not_found"}
+"""What needs no showing of the value."""
+
+
 def sentence(error: ValidationError) -> str:
     """What pydantic found, in one line: `training.alpha: Input should be greater than or equal to 0 (got -1)`."""
     return "; ".join(
         f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg'].removeprefix('Value error, ')}"
-        + ("" if e["type"] in {"missing", "value_error", "extra_forbidden"} else f" (got {e['input']!r})")
+        + ("" if e["type"] in SAID else f" (got {e['input']!r})")
         for e in error.errors()
     )

@@ -1,19 +1,128 @@
-"""What is published: runs and judgements in the field's own text formats, and the numbers of the paper's tables."""
+"""What is published, in the field's own text formats: texts, judgements, pairs, runs; and the paper's numbers."""
 
 import csv
 import gzip
+import json
 import math
 import zlib
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from tas_lib.profile import ROOT
-from tas_lib.records import Qrels, Run
+from tas_lib.records import FloatArray, IntArray, Qrels, Run
 from tas_lib.store import atomic_write
 
 BEIR_HEAD = ["query-id", "corpus-id", "score"]
 Number = TypeVar("Number", int, float)
+
+
+class Entry(NamedTuple):
+    """A passage or a query of a file; `title` is empty where the format has none."""
+
+    id: str
+    title: str
+    text: str
+
+
+def read_entries(path: Path) -> Iterator[Entry]:
+    """Passages or queries one at a time, from lines of `id<TAB>text` (MS MARCO) or, in a .jsonl, of objects (BEIR).
+
+    BEIR's objects have `_id` and `text`, and may have a `title`. Plain or gz; whatever is wrong is a ValueError with
+    file and line.
+    """
+    parse = _from_json if ".jsonl" in path.suffixes else _from_columns
+    seen = set()
+    for line, text in _text(path):
+        try:
+            entry = parse(text)
+            _words(entry.id)
+            if entry.id in seen:
+                raise ValueError(f"{entry.id} stands twice")
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {error}") from None
+        seen.add(entry.id)
+        yield entry
+    if not seen:
+        raise ValueError(f"{path} is empty")
+
+
+def _from_columns(line: str) -> Entry:
+    columns = line.split("\t")
+    if len(columns) != 2:
+        raise ValueError(f"{len(columns)} columns, expected id and text with a tab between them")
+    return Entry(columns[0].strip(), "", columns[1].strip())
+
+
+def _from_json(line: str) -> Entry:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"no JSON, or cut off: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError("no object, expected one with _id and text")
+    id, title, text = found.get("_id"), found.get("title") or "", found.get("text")
+    for name, part in {"_id": id, "title": title, "text": text}.items():
+        if not isinstance(part, str):
+            raise ValueError(f"{name} is {'missing' if part is None else f'{part!r:.40}, which is no text'}")
+    return Entry(str(id).strip(), str(title).strip(), str(text).strip())
+
+
+class Triples(NamedTuple):
+    """Published training pairs, in the order of the file; `left_out` are those of queries that were not asked for.
+
+    query, pos, neg: (N,) rows. margins: (N,) score of the positive minus the negative's, None where no scores are.
+    """
+
+    query: IntArray
+    pos: IntArray
+    neg: IntArray
+    margins: FloatArray | None
+    left_out: int
+
+
+def read_triples(path: Path, queries: Mapping[str, int], passages: Mapping[str, int]) -> Triples:
+    """The pairs of a file (`pair_lines`) as rows; queries, passages: id → row.
+
+    A passage that is not there is an error with file and line; a pair of another query is left out and counted.
+    """
+    rows, margins, left_out = array("i"), array("f"), 0
+    for line, query, pos, neg, margin in pair_lines(path):
+        row = queries.get(query)
+        if row is None:
+            left_out += 1
+            continue
+        try:
+            rows.extend((row, passages[pos], passages[neg]))
+        except KeyError as error:
+            raise ValueError(f"{path}, line {line}: passage {error.args[0]} is not in the collection") from None
+        margins.append(margin)
+    if not margins:
+        raise ValueError(f"{path}: none of its {left_out} pairs is of one of the {len(queries)} queries asked for")
+    query_rows, pos_rows, neg_rows = np.frombuffer(rows, np.int32).reshape(-1, 3).T
+    scored = not math.isnan(margins[0])
+    return Triples(query_rows, pos_rows, neg_rows, np.frombuffer(margins, np.float32) if scored else None, left_out)
+
+
+def pair_lines(path: Path) -> Iterator[tuple[int, str, str, str, float]]:
+    """(line, query, positive, negative, margin) of each pair: five columns with both scores first, or three without.
+
+    The margin is the positive's score minus the negative's, NaN without scores. Plain or gz, spaces or tabs.
+    """
+    for line, columns in _lines(path, {5: "pos_score neg_score query pos neg", 3: "query pos neg"}):
+        query, pos, neg = columns[-3:]
+        margin = math.nan
+        if len(columns) == 5:
+            try:
+                margin = float(columns[0]) - float(columns[1])
+            except ValueError as error:
+                raise ValueError(f"{path}, line {line}: {error}") from None
+            if not math.isfinite(margin):
+                raise ValueError(f"{path}, line {line}: the scores are {columns[0]} and {columns[1]}")
+        yield line, query, pos, neg, margin
 
 
 def read_run(path: Path, queries: Collection[str] | None = None) -> Run:
@@ -58,7 +167,10 @@ def write_run(path: Path, run: Run, tag: str) -> None:
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Judgements from a TREC file (query 0 passage grade) or a BEIR file (headed query-id corpus-id score)."""
+    """Judgements from a TREC file (query 0 passage grade) or a BEIR file (headed query-id corpus-id score).
+
+    A judgement that is repeated is read once; one that is contradicted is an error, with file and line.
+    """
     qrels: dict[str, dict[str, int]] = {}
     headed = False
     for line, columns in _lines(path, {4: "query 0 passage grade", 3: " ".join(BEIR_HEAD)}):
@@ -68,7 +180,9 @@ def read_qrels(path: Path) -> Qrels:
                 continue
             if len(columns) == 3 and not headed:
                 raise ValueError(f"three columns want the head {' '.join(BEIR_HEAD)}")
-            _put(qrels, columns[0], columns[-2], int(columns[-1]))
+            query, passage, grade = columns[0], columns[-2], int(columns[-1])
+            if qrels.get(query, {}).get(passage) != grade:
+                _put(qrels, query, passage, grade)
         except ValueError as error:
             raise ValueError(f"{path}, line {line}: {error}") from None
     if not qrels:
@@ -111,28 +225,39 @@ def paper_table(number: int) -> dict[tuple[str, str], Printed]:
         return {(cell["row"], cell["column"]): Printed(cell["value"], cell["markers"]) for cell in csv.DictReader(f)}
 
 
+def line_of(path: Path, query: str) -> int:
+    """The first line of a file of columns that begins with this query's id; for a sentence on what is wrong with it."""
+    return next(line for line, text in _text(path) if text.split()[0] == query)
+
+
 def _lines(path: Path, formats: dict[int, str]) -> Iterator[tuple[int, list[str]]]:
     """(number, columns) of each line that is not blank; all have as many columns as the first, and one of `formats`."""
-    line, width = 0, 0
+    width = 0
+    for line, text in _text(path):
+        columns = text.split()
+        width = width or len(columns)
+        if len(columns) != width or width not in formats:
+            expected = formats.get(width) or " or ".join(formats.values())
+            raise ValueError(f"{path}, line {line}: {len(columns)} columns, expected {expected}")
+        yield line, columns
+    if not width:
+        raise ValueError(f"{path} is empty")
+
+
+def _text(path: Path) -> Iterator[tuple[int, str]]:
+    """(number, text) of each line that is not blank, plain or gz; lines end at a line feed and nothing else."""
+    line = 0
     try:
         with open(path, "rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rt", encoding="utf-8") if packed else open(path, encoding="utf-8") as f:
-            for line, text in enumerate(f, 1):  # noqa: B007
-                columns = text.split()
-                if not columns:
-                    continue
-                width = width or len(columns)
-                if len(columns) != width or width not in formats:
-                    expected = formats.get(width) or " or ".join(formats.values())
-                    raise ValueError(f"{path}, line {line}: {len(columns)} columns, expected {expected}")
-                yield line, columns
+        with (gzip.open if packed else open)(path, "rt", encoding="utf-8-sig", newline="\n") as f:
+            for line, text in enumerate(f, 1):
+                if text.strip():
+                    yield line, text.rstrip("\r\n")
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}") from None
     except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}, after line {line}: cut off or no text ({error})") from None
-    if not width:
-        raise ValueError(f"{path} is empty")
 
 
 def _put(table: dict[str, dict[str, Number]], query: str, passage: str, value: Number) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoModel, BertModel
 from tas_lib import encoding, mining, models, pretraining, profile, search, shipped, store, teachers
 from tas_lib.collection import Collection, load_tokenizer, open_collection, open_tokens
 from tas_lib.models import BertCat
-from tas_lib.profile import Profile
+from tas_lib.profile import DocsSource, Profile
 from tas_lib.records import FloatArray, IntArray, Ragged
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,9 @@ def make_encoder(p: Profile, collection: Collection, tokens: dict[str, Ragged], 
     settings = p.pretraining
 
     def distil(place: Path) -> None:
+        words = p.source.query_words if isinstance(p.source, DocsSource) else DocsSource(packages=()).query_words
         texts = texts_read(collection) + pretraining.spans(
-            collection.passages.texts, p.source.query_words, settings.spans, settings.seed
+            collection.passages.texts, words, settings.spans, settings.seed
         )
         tokenizer = load_tokenizer(str(larger))
         known = models.load_dot(str(larger)).to(encoding.device())

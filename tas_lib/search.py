@@ -10,6 +10,9 @@ import torch
 from tas_lib.profile import Bm25
 from tas_lib.records import FloatArray, IntArray
 
+HELD = 2**25  # scores in memory at a time (134 MB)
+CACHED = 2**19  # numbers of passages that each core widens and multiplies at a time (2 MB)
+
 
 class Bm25Index:
     """BM25 over passages: lower-cased words (single characters too), English stop words off, Snowball's stemmer."""
@@ -66,16 +69,34 @@ def dense(
 ) -> tuple[IntArray, FloatArray]:
     """Exact maximum-inner-product search: rows and scores (Q, depth) by falling score.
 
-    queries: (Q, D). passages: (P, D), any float type, on CPU or GPU; scored in fp32, `block` passages at a time.
+    queries: (Q, D). passages: (P, D), any float type, on CPU or GPU, memory-mapped if need be; scored in fp32.
+    block: passages whose scores are held before the best are kept; fewer where many queries would fill the memory.
     """
     depth = min(depth, len(passages))
+    block = min(block, max(HELD // max(len(queries), 1), 4 * depth))
+    queries = queries.float()
     kept_scores = torch.empty((len(queries), 0), device=queries.device)
     kept_rows = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
     for start in range(0, len(passages), block):
-        scores = queries.float() @ passages[start : start + block].to(queries.device).float().T  # (Q, block)
+        scores = dot_products(queries, passages[start : start + block])  # (Q, block)
         best, rows = scores.topk(min(depth, scores.shape[1]), dim=1)
         kept_scores = torch.cat([kept_scores, best], dim=1)
         kept_rows = torch.cat([kept_rows, rows + start], dim=1)
         kept_scores, order = kept_scores.topk(min(depth, kept_scores.shape[1]), dim=1)
         kept_rows = kept_rows.gather(1, order)
     return kept_rows.cpu().numpy(), kept_scores.cpu().numpy()
+
+
+def dot_products(queries: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
+    """Scores (Q, P) in fp32 of every query (Q, D), in fp32, with every passage (P, D), of any float type.
+
+    On a CPU a stretch of passages at a time, shared by all cores even for one query: widened to fp32 it still lies in
+    their caches when it is multiplied, so that memory is read once, at the width that the vectors are stored in.
+    """
+    on_cpu = queries.device.type == "cpu"
+    stretch = max(CACHED * torch.get_num_threads() // queries.shape[1], 1) if on_cpu else max(len(passages), 1)
+    scores = torch.empty(len(queries), len(passages), device=queries.device)
+    for start in range(0, len(passages), stretch):
+        some = passages[start : start + stretch].to(queries.device).float()
+        scores[:, start : start + stretch] = queries @ some.T
+    return scores

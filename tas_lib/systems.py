@@ -319,7 +319,11 @@ class Experiment:
         return metrics.evaluate(self.run(system, name), self.collection.sets[name].qrels, wanted)
 
     def scores(self, keys: Iterable[str]) -> dict[str, dict[str, PerQuery]]:
-        """For rows of a table ("bm25", or a system's number): test set → `evaluate`; {} for one the profile lacks."""
+        """For rows of a table ("bm25", or a system's number): test set → `evaluate`.
+
+        {} for one that the profile does not list, or that is reported only.
+        """
         listed = {"bm25": BM25} | self.profile.systems | self.profile.deviations
+        listed = {key: system for key, system in listed.items() if system.kind != "reported"}
         sets = [test.name for test in self.profile.evaluation.sets]
         return {key: {n: self.evaluate(listed[key], n) for n in sets} if key in listed else {} for key in keys}

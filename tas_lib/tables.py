@@ -1,44 +1,38 @@
 """Tables in the paper's shape: our numbers with letters, the paper's on MS MARCO beside; md, csv and tex."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import stdev
 from string import ascii_lowercase
 from typing import NamedTuple
 
 import pandas as pd
-from ir_measures import Measure
 
-from tas_lib.metrics import PerQuery, better_than, mean, paper_measures, printed_name
-from tas_lib.profile import Evaluation
+from tas_lib.metrics import PerQuery, better_than, mean, paired_t, printed_name
+from tas_lib.profile import Evaluation, System
 from tas_lib.published import Printed, paper_table
+from tas_lib.rows import (
+    DEVIATIONS,
+    LABELS6,
+    NOT_RUN,
+    SUMMARY5,
+    TABLE3,
+    TABLE4,
+    TABLE5,
+    TABLE6,
+    Column,
+    Row,
+    filled,
+    nine_columns,
+    rows6,
+    six_columns,
+)
 from tas_lib.store import atomic_write
 
-
-class Column(NamedTuple):
-    """A measure on a test set of ours, and the paper's column that stands beside it ("" where it has none)."""
-
-    test_set: str
-    label: str
-    measure: Measure
-    paper: str = ""
-
-
-class Row(NamedTuple):
-    """A system: its names as the paper prints them, one a label column, and what was measured.
-
-    scores: test set → measure → query → value. letter: what its rivals' superscripts call it.
-    paper: its row in data/paper. origin: where its run comes from. missing: what a cell without a measurement reads.
-    block: rows are tested against rows of their block (in Table 4, of their teacher).
-    """
-
-    names: tuple[str, ...]
-    letter: str = ""
-    scores: Mapping[str, PerQuery] = {}
-    paper: str = ""
-    origin: str = "trained here"
-    missing: str = "not run"
-    block: str = ""
+Scores = Mapping[str, Mapping[str, PerQuery]]
+"""system's key → test set → what `evaluate` gave; {} where it was not run"""
 
 
 class Cell(NamedTuple):
@@ -60,53 +54,64 @@ class Table(NamedTuple):
     cells: list[list[Cell]]
 
 
-# --- Table 4 -------------------------------------------------------------------------------------------------------
-
-TABLE4 = {
-    "bm25": Row(("BM25", ""), paper="Low latency / BM25", origin="BM25"),
-    "1": Row(("None", "Random"), paper="None / Random"),
-    "2": Row(("Pairwise (BERT_CAT)", "Random"), paper="Pairwise (BERT_CAT) / Random"),
-    "3": Row(("Pairwise (BERT_CAT)", "TAS"), paper="Pairwise (BERT_CAT) / TAS"),
-    "4": Row(("Pairwise (BERT_CAT)", "TAS-Balanced"), paper="Pairwise (BERT_CAT) / TAS-Balanced"),
-    "5": Row(("In-Batch Neg. (ColBERT)", "Random"), paper="In-Batch Neg. (ColBERT) / Random"),
-    "6": Row(("In-Batch Neg. (ColBERT)", "TAS"), paper="In-Batch Neg. (ColBERT) / TAS"),
-    "7": Row(("In-Batch Neg. (ColBERT)", "TAS-Balanced"), paper="In-Batch Neg. (ColBERT) / TAS-Balanced"),
-    "8": Row(("Pairwise + In-Batch", "Random"), paper="Pairwise + In-Batch / Random"),
-    "9": Row(("Pairwise + In-Batch", "TAS"), paper="Pairwise + In-Batch / TAS"),
-    "10": Row(("Pairwise + In-Batch", "TAS-Balanced"), paper="Pairwise + In-Batch / TAS-Balanced"),
-}
-"""The rows of Table 4 by their number in the list of systems, and BM25, which the paper has in Table 7."""
+# --- the paper's tables --------------------------------------------------------------------------------------------
 
 
-def table4(scores: Mapping[str, Mapping[str, PerQuery]], evaluation: Evaluation) -> Table:
-    """Table 4, the rows that `scores` names (a key of TABLE4 → test set → what `evaluate` gave; {} was not run)."""
-    shown = [
-        row._replace(scores=scores[key], origin=row.origin if scores[key] else row.missing)
-        for key, row in TABLE4.items()
-        if key in scores
-    ]
-    rows = [row._replace(letter=letter) for row, letter in zip(shown, ascii_lowercase, strict=False)]
+def table3(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:
+    """Table 3: losses for the in-batch signal, the pairwise part staying Margin-MSE. systems: the profile's."""
+    title = "Table 3: losses for the in-batch negatives; TAS-Balanced batches, both teachers."
+    rows, columns = filled(TABLE3, scores, systems), six_columns(evaluation)
+    return compose(title, ("Loss",), rows, columns, paper_table(3), evaluation.alpha)
+
+
+def table4(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:
+    """Table 4: samplings and teachers; letters compare the samplings of one teacher."""
     printed = paper_table(4) | {key: cell for key, cell in paper_table(7).items() if key[0] == TABLE4["bm25"].paper}
     title = (
         "Table 4: samplings and teachers. BM25 is not in the paper's Table 4; its numbers there are those of Table 7."
     )
-    columns = columns_of(evaluation)
-    return compose(title, ("Teacher", "Sampling"), rows, columns, printed, evaluation.alpha)
+    rows, columns = filled(TABLE4, scores, systems), nine_columns(evaluation)
+    within = " of the same teacher"
+    return compose(title, ("Teacher", "Sampling"), rows, columns, printed, evaluation.alpha, within)
 
 
-def columns_of(evaluation: Evaluation) -> list[Column]:
-    """nDCG@10, MRR@10 and recall on every test set; the paper's sets stand beside ours by position.
+def table5(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:
+    """Table 5: one configuration in several orders; mean and standard deviation of those that were run."""
+    rows = filled(TABLE5, scores, systems)
+    n = sum(bool(row.scores) for row in rows)
+    over = f"over {n} instances" if n > 1 else NOT_RUN
+    rows += [row._replace(origin=over) for row in SUMMARY5]
+    title = "Table 5: instances that differ in the order of topics, queries and pairs alone."
+    return compose(title, ("Inst.",), rows, six_columns(evaluation), paper_table(5), evaluation.alpha)
 
-    The first graded set is beside TREC-DL'19, the second beside TREC-DL'20, the first other one beside MSMARCO DEV.
+
+def table6(
+    scores: Scores, evaluation: Evaluation, systems: Mapping[str, System], encoder: str = "DistilBERT", layers: int = 6
+) -> Table:
+    """Table 6: dense retrieval. The paper's other rows are reported only; further keys of `scores` are rows below.
+
+    encoder, layers: what our systems start from.
     """
-    graded, sparse = iter(["TREC-DL'19", "TREC-DL'20"]), iter(["MSMARCO DEV"])
-    columns = []
-    for test in evaluation.sets:
-        theirs = next(graded if test.graded else sparse, "")
-        for measure in paper_measures(test.binarise_at, evaluation.depth)[:3]:
-            name = "R@1K" if measure.NAME == "R" else printed_name(measure)
-            columns.append(Column(test.name, test.label, measure, f"{theirs} {name}" if theirs else ""))
-    return columns
+    printed = paper_table(6)
+    rows = rows6(printed, systems, encoder, layers)
+    rows |= {key: Row(("Added", key, "", "", "")) for key in scores if key not in rows}
+    free = iter(sorted(set(ascii_lowercase) - {row.letter for row in rows.values()}))
+    rows = {key: row._replace(letter=row.letter or next(free)) if scores.get(key) else row for key, row in rows.items()}
+    batches = [key for key, row in TABLE6.items() if row.names[0] == "Ours" and key in systems]
+    sizes = [(systems[key].batch_size, TABLE6[key].paper.rpartition(" ")[2]) for key in batches]
+    title = "Table 6: dense retrieval, baselines and TAS-Balanced."
+    if moved := [f"{ours} beside {theirs}" for ours, theirs in sizes if str(ours) != theirs]:
+        title += f" TAS-Balanced batches stand in the paper's order, under its letters: {', '.join(moved)}."
+    heads = ("", "Training Type", *LABELS6)
+    return compose(title, heads, filled(rows, scores, systems), nine_columns(evaluation), printed, evaluation.alpha)
+
+
+def deviations(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:
+    """What the other choice in some rows of DEVIATIONS.md changes. systems: the profile's."""
+    rows = filled(DEVIATIONS, scores, systems)
+    columns = [column._replace(paper="") for column in nine_columns(evaluation)]
+    title = "The effect of choices that DEVIATIONS.md names; both teachers, one order of the batches."
+    return compose(title, ("Row", "Choice"), rows, columns, {}, evaluation.alpha)
 
 
 # --- composing -----------------------------------------------------------------------------------------------------
@@ -119,10 +124,11 @@ def compose(
     columns: Sequence[Column],
     printed: Mapping[tuple[str, str], Printed],
     alpha: float = 0.05,
+    within: str = "",
 ) -> Table:
     """A table of these rows and columns; the caption says what letters mean and what stands in parentheses.
 
-    printed: (row, column) → the paper's cell.
+    printed: (row, column) → the paper's cell. within: whose rows a row is tested against, in words.
     """
     absent = {row.paper for row in rows if row.paper} - {row for row, _ in printed}
     if absent:
@@ -131,7 +137,7 @@ def compose(
     threshold = f"{alpha:g}".removeprefix("0")
     caption = [
         title,
-        f"A letter: significantly better than the row so marked (paired t-test, p < {threshold}).",
+        f"A letter: significantly better than the row so marked{within} (paired t-test, p < {threshold}).",
         beside(columns),
     ]
     cells = [list(row) for row in zip(*by_column, strict=True)]
@@ -150,25 +156,80 @@ def _column(
     rows: Sequence[Row], column: Column, printed: Mapping[tuple[str, str], Printed], alpha: float
 ) -> list[Cell]:
     """The cells of one column, from top to bottom."""
-    measured = [row.scores.get(column.test_set, {}).get(column.measure) for row in rows]
+    measured = [values_of(row, column) for row in rows]
     letters: dict[tuple[str, str], str] = {}
+    means: dict[str, list[float]] = {}
     for block in {row.block: None for row in rows}:
         rivals: dict[str, Mapping[str, float]] = {}
         for row, values in zip(rows, measured, strict=True):
             if values and row.block == block:
-                if not row.letter or row.letter in rivals:
+                if row.letter in rivals or (rivals and "" in (row.letter, *rivals)):
                     raise ValueError(f"{' / '.join(row.names)}: a row needs a letter of its own, not {row.letter!r}")
                 rivals[row.letter] = values
         letters |= {(block, letter): better for letter, better in better_than(rivals, alpha).items()}
-    return [
-        Cell(
-            mean(values) if values else None,
-            letters[row.block, row.letter] if values else "",
-            row.missing,
-            printed.get((row.paper, column.paper)),
-        )
-        for row, values in zip(rows, measured, strict=True)
-    ]
+        means[block] = [mean(values) for values in rivals.values()]
+    cells = []
+    for row, values in zip(rows, measured, strict=True):
+        value = mean(values) if values else None
+        if row.summary and len(means[row.block]) > 1:
+            value = row.summary(means[row.block])
+        better = letters[row.block, row.letter] if values else ""
+        cells.append(Cell(value, better, row.missing, printed.get((row.paper, column.paper))))
+    return cells
+
+
+def values_of(row: Row, column: Column) -> Mapping[str, float]:
+    """query → value; {} where the row was not run."""
+    return row.scores.get(column.test_set, {}).get(column.measure, {})
+
+
+# --- reading between the rows --------------------------------------------------------------------------------------
+
+
+def differences(table: Table, steps: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """A line a step and column: how much higher the second row's mean is than the first's, and p of the paired t-test.
+
+    steps: label → keys of two rows. paper: the same step between the paper's numbers. NaN where one of the two is
+    missing.
+    """
+    place = {row.key: i for i, row in enumerate(table.rows) if row.key}
+    lines = []
+    for step, (before, after) in steps.items():
+        i, k = place[before], place[after]
+        for j, column in enumerate(table.columns):
+            a, b = values_of(table.rows[i], column), values_of(table.rows[k], column)
+            ours = (mean(b) - mean(a), paired_t(b, a)) if a and b else (math.nan, math.nan)
+            theirs = _printed(table.cells[k][j]) - _printed(table.cells[i][j])
+            lines.append((step, column.heading, *ours, theirs))
+    return pd.DataFrame(lines, columns=["step", "column", "difference", "p", "paper"])
+
+
+def _printed(cell: Cell) -> float:
+    number = cell.paper.number if cell.paper else None
+    return math.nan if number is None else number
+
+
+def differences_markdown(found: pd.DataFrame, alpha: float = 0.05) -> str:
+    """A pipe table of `differences`, a line a step: bold where p < alpha; the paper's step below in parentheses."""
+    columns = list(dict.fromkeys(found["column"]))
+    lines = [["Step", *columns], ["---"] + ["---:"] * len(columns)]
+    for step, of_step in found.groupby("step", sort=False):
+        cells = [str(step)]
+        for _, _, difference, p, paper in of_step.itertuples(index=False):
+            text = NOT_RUN if math.isnan(p) else f"{signed(difference)}, p {'&lt; .001' if p < 0.001 else decimals(p)}"
+            text = f"**{text}**" if p < alpha else text
+            cells.append(text if math.isnan(paper) else f"{text}<br>({signed(paper)})")
+        lines.append(cells)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def spread(scores: Scores, columns: Iterable[Column]) -> pd.Series:
+    """The standard deviation (n - 1) of the means of those systems that were run, by column; NaN for less than two."""
+    found = {}
+    for column in columns:
+        means = [mean(sets[column.test_set][column.measure]) for sets in scores.values() if sets]
+        found[column.heading] = stdev(means) if len(means) > 1 else math.nan
+    return pd.Series(found, dtype=float)
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
@@ -193,10 +254,26 @@ def decimals(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
 
 
-def best(table: Table) -> list[str]:
-    """The highest of our values in each column as printed; "" where there is none."""
-    columns = [[cell.value for cell in cells if cell.value is not None] for cells in zip(*table.cells, strict=True)]
-    return [decimals(max(values)) if values else "" for values in columns]
+def signed(value: float) -> str:
+    """A difference as `decimals`, with its sign.
+
+    >>> signed(0.0123), signed(-0.05)
+    ('+.012', '-.050')
+    """
+    return ("+" if value >= 0 else "-") + decimals(abs(value))
+
+
+def bold(table: Table) -> list[list[bool]]:
+    """Which cells hold the highest value of their column, as printed; a mean or deviation of rows never does."""
+    best = []
+    for cells in zip(*table.cells, strict=True):
+        values = [cell.value for cell in cells if cell.value is not None]
+        best.append(decimals(max(values)) if values else "")
+    return [
+        [not row.summary and cell.value is not None and decimals(cell.value) == top
+         for cell, top in zip(cells, best, strict=True)]
+        for row, cells in zip(table.rows, table.cells, strict=True)
+    ]  # fmt: skip
 
 
 def frame(table: Table) -> pd.DataFrame:
@@ -204,7 +281,7 @@ def frame(table: Table) -> pd.DataFrame:
     lines = [
         {
             "row": " / ".join(filter(None, row.names)),
-            "column": f"{column.label} {printed_name(column.measure)}",
+            "column": column.heading,
             "value": cell.missing if cell.value is None else decimals(cell.value, 4),
             "markers": cell.letters,
             "origin": row.origin,
@@ -220,32 +297,30 @@ def frame(table: Table) -> pd.DataFrame:
 
 def markdown(table: Table) -> str:
     """A pipe table; the best of a column in bold, the paper's number below ours in parentheses."""
-    marks = best(table)
 
-    def shown(cell: Cell, mark: str) -> str:
+    def shown(cell: Cell, best: bool) -> str:
         if cell.value is None:
             ours = cell.missing
         else:
             text = decimals(cell.value)
-            ours = (f"**{text}**" if text == mark else text) + (f"<sup>{cell.letters}</sup>" if cell.letters else "")
+            ours = (f"**{text}**" if best else text) + (f"<sup>{cell.letters}</sup>" if cell.letters else "")
         return f"{ours}<br>({cell.paper.value})" if cell.paper else ours
 
     heads = ["", *table.heads, *(f"{c.label}<br>{printed_name(c.measure)}" for c in table.columns), "Run"]
     lines = [heads, ["---"] * (1 + len(table.heads)) + ["---:"] * len(table.columns) + ["---"]]
-    for row, cells in zip(table.rows, table.cells, strict=True):
+    for row, cells, marks in zip(table.rows, table.cells, bold(table), strict=True):
         lines.append([row.letter, *row.names, *map(shown, cells, marks), row.origin])
     return table.caption + "\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def latex(table: Table) -> str:
     """A booktabs table, a line of ours above a small line of the paper's."""
-    marks = best(table)
 
-    def shown(cell: Cell, mark: str) -> str:
+    def shown(cell: Cell, best: bool) -> str:
         if cell.value is None:
             return cell.missing
         text = decimals(cell.value)
-        text = rf"\textbf{{{text}}}" if text == mark else text
+        text = rf"\textbf{{{text}}}" if best else text
         return text + (rf"\textsuperscript{{{cell.letters}}}" if cell.letters else "")
 
     n_labels = 1 + len(table.heads)
@@ -254,7 +329,7 @@ def latex(table: Table) -> str:
         [""] * n_labels + [rf"\multicolumn{{{n}}}{{c}}{{{_tex(label)}}}" for label, n in sets] + [""],
         ["", *map(_tex, table.heads), *(printed_name(column.measure) for column in table.columns), "Run"],
     ]
-    for row, cells in zip(table.rows, table.cells, strict=True):
+    for row, cells, marks in zip(table.rows, table.cells, bold(table), strict=True):
         lines.append([row.letter, *map(_tex, row.names), *map(shown, cells, marks), _tex(row.origin)])
         if any(cell.paper for cell in cells):
             theirs = [rf"\scriptsize ({_tex(cell.paper.value)})" if cell.paper else "" for cell in cells]

@@ -8,7 +8,8 @@ import pytest
 
 FLOORS = [
     ["profile", "records", "store", "docstrings"],  # ground
-    ["sources", "published", "shipped"]  # the data, and beside it
+    ["published"],  # the field's files
+    ["sources", "shipped"]  # the data, and beside it
     + ["models", "losses", "clustering", "sampling", "metrics", "fusion"],  # the paper: neighbours that do not meet
     ["collection"],  # a landing: what a source gave, on disk
     ["search", "encoding", "teachers", "expansion", "reranking", "latency"],  # run: over texts and models

@@ -125,7 +125,7 @@ def test_judgements_with_beirs_head(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("q 0 a 1\nq 0 a 1\n", "line 2: passage a stands twice for query q"),
+        ("q 0 a 1\nq 0 a 2\n", "line 2: passage a stands twice for query q"),
         ("q 0 a 1\nq 0 b\n", "line 2: 3 columns, expected query 0 passage grade"),
         ("q 0 a good\n", "line 1: invalid literal"),
         ("q a 1\n", "line 1: three columns want the head query-id corpus-id score"),
@@ -137,3 +137,74 @@ def test_broken_judgements_are_refused_with_file_and_line(tmp_path, text, compla
     (tmp_path / "broken.qrels").write_text(text)
     with pytest.raises(ValueError, match=f"broken.qrels.*{complaint}"):
         published.read_qrels(tmp_path / "broken.qrels")
+
+
+def test_a_judgement_that_is_repeated_is_read_once(tmp_path):
+    (tmp_path / "qrels").write_text("q 0 a 1\nq 0 b 0\nq 0 a 1\n")
+    assert published.read_qrels(tmp_path / "qrels") == {"q": {"a": 1, "b": 0}}
+    assert published.line_of(tmp_path / "qrels", "q") == 1
+
+
+# --- texts and training pairs ------------------------------------------------------------------------------------
+
+
+def test_passages_of_both_layouts_by_hand(tmp_path):
+    (tmp_path / "a.tsv").write_text("7\ta text, with  spaces\n\n8\t\n")
+    assert [*published.read_entries(tmp_path / "a.tsv")] == [("7", "", "a text, with  spaces"), ("8", "", "")]
+    (tmp_path / "a.jsonl").write_text('{"_id": "x", "title": "T", "text": "a"}\n{"text": "\\u00e9", "_id": "y"}\n')
+    assert [*published.read_entries(tmp_path / "a.jsonl")] == [("x", "T", "a"), ("y", "", "é")]
+
+
+def test_a_carriage_return_or_a_line_separator_inside_a_text_ends_no_line(tmp_path):
+    (tmp_path / "a.tsv").write_bytes("1\ta\rb\u2028c\x0bd\r\n2\te\n".encode())
+    assert [entry.text for entry in published.read_entries(tmp_path / "a.tsv")] == ["a\rb\u2028c\x0bd", "e"]
+
+
+def test_texts_are_read_one_at_a_time(tmp_path):
+    (tmp_path / "a.tsv").write_text("1\ta\nbroken\n")
+    entries = published.read_entries(tmp_path / "a.tsv")
+    assert next(entries).id == "1"
+    with pytest.raises(ValueError, match=r"a\.tsv, line 2: 1 columns"):
+        next(entries)
+
+
+ROWS = {"q": 0, "r": 1}, {"a": 5, "b": 6, "c": 7}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_pairs_with_teacher_scores_by_hand(tmp_path, packed):
+    text = b"9.5\t1.25\tr\ta\tb\n-1 2 q c a\n1 1 other a b\n"
+    (tmp_path / "pairs.tsv").write_bytes(gzip.compress(text) if packed else text)
+    found = published.read_triples(tmp_path / "pairs.tsv", *ROWS)
+    assert (found.query.tolist(), found.pos.tolist(), found.neg.tolist()) == ([1, 0], [5, 7], [6, 5])
+    assert found.margins is not None and found.margins.tolist() == [8.25, -3.0]  # 9.5 - 1.25, -1 - 2
+    assert found.left_out == 1
+
+
+def test_plain_triples_have_no_margins(tmp_path):
+    (tmp_path / "triples.tsv").write_text("q\ta\tb\nr\tb\tc\n")
+    found = published.read_triples(tmp_path / "triples.tsv", *ROWS)
+    assert (found.query.tolist(), found.pos.tolist(), found.neg.tolist()) == ([0, 1], [5, 6], [6, 7])
+    assert found.margins is None and found.left_out == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("1 2 q a b\nq a b\n", "line 2: 3 columns, expected pos_score neg_score query pos neg"),
+        ("1 2 q a b\n1 2 q a\n", "line 2: 4 columns, expected pos_score"),
+        (
+            "what is it\ta text\tanother text\n",
+            "line 1: 7 columns, expected pos_score neg_score query pos neg or query",
+        ),
+        ("1 high q a b\n", "line 1: could not convert string to float: 'high'"),
+        ("1 inf q a b\n", "line 1: the scores are 1 and inf"),
+        ("q a b\nq a x\n", "line 2: passage x is not in the collection"),
+        ("x a b\ny a b\n", "none of its 2 pairs is of one of the 2 queries asked for"),
+        ("", "is empty"),
+    ],
+)
+def test_broken_pairs_are_refused_with_file_and_line(tmp_path, text, complaint):
+    (tmp_path / "broken.pairs").write_text(text)
+    with pytest.raises(ValueError, match=f"broken.pairs.*{complaint}"):
+        published.read_triples(tmp_path / "broken.pairs", *ROWS)

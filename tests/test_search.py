@@ -103,6 +103,39 @@ def test_among_ties_dense_search_finds_the_highest_scores_and_no_row_twice(block
     assert set(rows[0, :3]) == {1, 3, 7} and set(rows[0, 3:]) < {2, 4, 5} and len(set(rows[0])) == 5
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("cached", [1, 100, 1000])
+@pytest.mark.parametrize("held", [1, 150, 2**25])
+def test_stretches_and_blocks_of_any_size_find_what_a_full_sort_finds(
+    monkeypatch: pytest.MonkeyPatch, threads: int, cached: int, held: int
+):
+    monkeypatch.setattr(search, "CACHED", cached)
+    monkeypatch.setattr(search, "HELD", held)
+    rng = torch.Generator().manual_seed(0)
+    queries, passages = torch.randn(3, 8, generator=rng), torch.randn(500, 8, generator=rng).half()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    rows, _ = search.dense(queries, passages, 20)
+    torch.set_num_threads(before)
+    every = queries.numpy() @ passages.float().numpy().T
+    assert rows.tolist() == np.argsort(-every, axis=1, kind="stable")[:, :20].tolist()
+
+
+def test_many_queries_hold_few_scores_and_one_query_a_whole_block(monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[int, int]] = []
+
+    def seen(queries: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
+        asked.append((len(queries), len(passages)))
+        return queries @ passages.float().T
+
+    monkeypatch.setattr(search, "dot_products", seen)
+    monkeypatch.setattr(search, "HELD", 600)
+    search.dense(torch.ones(1, 2), torch.ones(300, 2), 10, block=250)
+    search.dense(torch.ones(6, 2), torch.ones(300, 2), 10)  # 600 / 6
+    search.dense(torch.ones(200, 2), torch.ones(100, 2), 10)  # 600 / 200 is less than four times the depth
+    assert asked == [(1, 250), (1, 50), (6, 100), (6, 100), (6, 100), (200, 40), (200, 40), (200, 20)]
+
+
 def test_scores_of_half_precision_vectors_are_summed_in_full():
     # 1 + 2048 × 2^-12: in fp16 each small step would be lost against 1 (spacing 2^-10)
     passages = torch.full((1, 2049), 2.0**-12, dtype=torch.float16)

@@ -209,6 +209,15 @@ def test_a_run_made_elsewhere_stands_in_for_ours(lab: Experiment, tmp_path: Path
     assert lab.run(system, "dev") == {q: {"p1": 2.5} for q in queries}
 
 
+def test_scores_are_of_what_the_profile_lists_and_can_be_run(lab: Experiment):
+    listed = changed(lab, systems={"2": BASELINE, "x": System(kind="reported", source="someone")})
+    found = listed.scores(["bm25", "2", "3", "x"])
+    assert list(found) == ["bm25", "2", "3", "x"] and found["3"] == found["x"] == {}
+    sets = {test.name for test in lab.profile.evaluation.sets}
+    assert found["2"].keys() == found["bm25"].keys() == sets
+    assert found["2"]["dev"] == lab.evaluate(BASELINE, "dev")
+
+
 # --- bad input ---------------------------------------------------------------------------------------------------
 
 

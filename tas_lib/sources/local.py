@@ -29,8 +29,8 @@ LAYOUTS = (
     "BEIR's (corpus.jsonl, queries.jsonl, qrels/<set>.tsv)"
 )
 NO_TRAINING = (
-    "a set `train`, or pairs.tsv): nothing can be trained, so that only BM25, published checkpoints and run files "
-    "can be rows of a table; the tables of trained systems are left out"
+    "no training queries (a set `train`, or pairs.tsv with queries): only BM25, published checkpoints and run files "
+    "can be rows of its tables, and a table of trained systems says `not run`"
 )
 
 

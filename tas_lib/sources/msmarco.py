@@ -65,7 +65,7 @@ class Download(NamedTuple):
 
     def __str__(self) -> str:
         """As a sentence names it."""
-        return f"{self.url} ({self.size / 1e6:,.1f} MB)"
+        return f"{self.path.name} ({max(self.size / 1e6, 0.1):,.1f} MB)"
 
 
 def downloads(settings: MsMarcoSource) -> list[Download]:

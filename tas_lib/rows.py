@@ -1,0 +1,175 @@
+"""The paper's result tables before anything is measured: rows by our systems' numbers (DESIGN.md), and columns."""
+
+from collections.abc import Callable, Mapping
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+from ir_measures import Measure
+
+from tas_lib.metrics import PerQuery, paper_measures, printed_name
+from tas_lib.profile import Evaluation, System
+from tas_lib.published import Printed
+
+NOT_RUN, REPORTED = "not run", "reported only"
+ORIGIN = {"trained": "trained here", "checkpoint": "checkpoint", "run": "run file", "bm25": "BM25"}
+"""What the column Run says of each kind of system."""
+
+
+class Column(NamedTuple):
+    """A measure on a test set of ours, and the paper's column that stands beside it ("" where it has none)."""
+
+    test_set: str
+    label: str
+    measure: Measure
+    paper: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Set and measure on one line."""
+        return f"{self.label} {printed_name(self.measure)}"
+
+
+class Row(NamedTuple):
+    """A system: its names as the paper prints them, one a label column, and what was measured.
+
+    scores: test set → measure → query → value. letter: what its rivals' superscripts call it.
+    paper: its row in data/paper. origin: where its run comes from. missing: what a cell without a measurement reads.
+    block: rows are tested against rows of their block (in Table 4, of their teacher).
+    key: its number in the list of systems. summary: no system, but this function of its block's means.
+    """
+
+    names: tuple[str, ...]
+    letter: str = ""
+    scores: Mapping[str, PerQuery] = {}
+    paper: str = ""
+    origin: str = ORIGIN["trained"]
+    missing: str = NOT_RUN
+    block: str = ""
+    key: str = ""
+    summary: Callable[[list[float]], float] | None = None
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+TABLE3 = {
+    "11": Row(("KLDiv",), "k", paper="KLDiv"),
+    "12": Row(("ListNet",), "n", paper="ListNet"),
+    "13": Row(("Lambdarank",), "l", paper="Lambdarank"),
+    "10": Row(("Margin-MSE",), "m", paper="Margin-MSE"),
+}
+"""In-batch losses."""
+
+PAIRWISE, IN_BATCH, DUAL = "Pairwise (BERT_CAT)", "In-Batch Neg. (ColBERT)", "Pairwise + In-Batch"
+LETTERS = {"Random": "r", "TAS": "t", "TAS-Balanced": "b"}
+
+
+def _sampled(teacher: str, sampling: str) -> Row:
+    return Row((teacher, sampling), LETTERS[sampling], paper=f"{teacher} / {sampling}", block=teacher)
+
+
+TABLE4 = {
+    "bm25": Row(("BM25", ""), paper="Low latency / BM25", block="BM25"),
+    "1": Row(("None", "Random"), paper="None / Random", block="None"),
+    "2": _sampled(PAIRWISE, "Random"),
+    "3": _sampled(PAIRWISE, "TAS"),
+    "4": _sampled(PAIRWISE, "TAS-Balanced"),
+    "5": _sampled(IN_BATCH, "Random"),
+    "6": _sampled(IN_BATCH, "TAS"),
+    "7": _sampled(IN_BATCH, "TAS-Balanced"),
+    "8": _sampled(DUAL, "Random"),
+    "9": _sampled(DUAL, "TAS"),
+    "10": _sampled(DUAL, "TAS-Balanced"),
+}
+"""Samplings within teachers; and BM25, which the paper has in Table 7."""
+
+TABLE5 = {
+    number: Row((instance,), instance.lower(), paper=instance)
+    for number, instance in zip(("10", "14", "15", "16", "17"), "ABCDE", strict=True)
+}
+"""Instances that differ in the order alone."""
+
+SUMMARY5 = [Row(("Avg.",), paper="Avg.", summary=fmean), Row(("StdDev",), paper="StdDev", summary=stdev)]
+"""Below the instances. Reading: the sample's deviation, n - 1 below the sum: n gives .004 where the paper has .005."""
+
+TABLE6 = {
+    "bm25": Row(("Baselines", "BM25"), "b", paper="Baselines / BM25"),
+    "5": Row(("Baselines", "TCT (ours)"), "t", paper="Baselines / TCT (ours) / DistilBERT / 32"),
+    "2": Row(("Baselines", "Margin-MSE (ours)"), "m", paper="Baselines / Margin-MSE (ours) / DistilBERT / 32"),
+    "10": Row(("Ours", "TAS-Balanced"), "3", paper="Ours / TAS-Balanced / DistilBERT / 32"),
+    "18": Row(("Ours", "TAS-Balanced"), "9", paper="Ours / TAS-Balanced / DistilBERT / 96"),
+    "19": Row(("Ours", "TAS-Balanced"), "2", paper="Ours / TAS-Balanced / DistilBERT / 256"),
+}
+"""What is run for the table of dense retrieval, under the paper's letters; "ours" is the paper's word."""
+
+DEVIATIONS = {
+    "10": Row(("", "as it is"), "a"),
+    "D1": Row(("D1", "Eq. 7 as printed: the sum over 2|Q|"), "p"),
+    "D2": Row(("D2", "Euclidean k-means"), "e"),
+    "D3": Row(("D3", "cosine learning rate"), "c"),
+    "D16": Row(("D16", "hard margin: TAS with a cap on the margin"), "h"),
+}
+"""Dual TAS-Balanced, and the same with the other choice in a row of DEVIATIONS.md. Not in the paper."""
+
+LABELS6 = ("Encoder", "L#", "Batch Size")
+
+
+def rows6(
+    printed: Mapping[tuple[str, str], Printed], systems: Mapping[str, System], encoder: str, layers: int
+) -> dict[str, Row]:
+    """All rows of Table 6 in the paper's order by system, or by their name in data/paper where none of ours is such.
+
+    A system's encoder, layers and batch size are its own, with the paper's in parentheses where they differ.
+    """
+    keys = {row.paper: key for key, row in TABLE6.items()}
+    rows = {}
+    for paper in dict.fromkeys(row for row, _ in printed):
+        key = keys.get(paper, paper)
+        row = TABLE6.get(key) or Row(tuple(paper.split(" / ")[:2]), paper=paper, missing=REPORTED)
+        theirs = [printed[paper, label].value for label in LABELS6]
+        ours = theirs
+        if key in systems and systems[key].kind == "trained":
+            ours = [encoder, str(layers), str(systems[key].batch_size)]
+        labels = [a if a == b else f"{a} ({b})" for a, b in zip(ours, theirs, strict=True)]
+        rows[key] = row._replace(names=(*row.names, *labels))
+    return rows
+
+
+def filled(
+    rows: Mapping[str, Row], scores: Mapping[str, Mapping[str, PerQuery]], systems: Mapping[str, System]
+) -> list[Row]:
+    """The rows with what was measured, and where it comes from.
+
+    scores: key → test set → what `evaluate` gave; {} or no such key where it was not run. systems: the profile's.
+    """
+    kinds = {"bm25": "bm25"} | {key: system.kind for key, system in systems.items()}
+    found = []
+    for key, row in rows.items():
+        kind, measured = kinds.get(key, "trained"), scores.get(key, {})
+        missing = REPORTED if kind == "reported" else row.missing
+        origin = ORIGIN[kind] if measured else missing
+        found.append(row._replace(key=key, scores=measured, origin=origin, missing=missing))
+    return found
+
+
+# --- columns -------------------------------------------------------------------------------------------------------
+
+
+def nine_columns(evaluation: Evaluation) -> list[Column]:
+    """Tables 4 and 6: nDCG@10, MRR@10 and recall on every test set; the paper's sets stand beside ours by position.
+
+    The first graded set is beside TREC-DL'19, the second beside TREC-DL'20, the first other one beside MSMARCO DEV.
+    """
+    graded, sparse = iter(["TREC-DL'19", "TREC-DL'20"]), iter(["MSMARCO DEV"])
+    columns = []
+    for test in evaluation.sets:
+        theirs = next(graded if test.graded else sparse, "")
+        for measure in paper_measures(test.binarise_at, evaluation.depth)[:3]:
+            name = "R@1K" if measure.NAME == "R" else printed_name(measure)
+            columns.append(Column(test.name, test.label, measure, f"{theirs} {name}" if theirs else ""))
+    return columns
+
+
+def six_columns(evaluation: Evaluation) -> list[Column]:
+    """Tables 3 and 5: nDCG@10 and recall on graded sets, MRR@10 and recall on the others."""
+    shown = {test.name: ("nDCG" if test.graded else "RR", "R") for test in evaluation.sets}
+    return [column for column in nine_columns(evaluation) if column.measure.NAME in shown[column.test_set]]

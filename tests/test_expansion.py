@@ -1,0 +1,240 @@
+"""Expansion: transformers' own generation and a literal loop as the oracles of sampling, and a real SIGKILL."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from numpy.random import Philox
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Tokenizer,
+)
+
+from tas_lib import expansion, models, search
+from tas_lib.expansion import Writing
+from tas_lib.profile import Bm25
+from tas_lib.store import Store, provenance
+
+HOW = Writing(queries=3, top_k=4, longest=6, cap=12, batch=4, shard=8)
+PASSAGES = [" ".join(np.random.default_rng(i).choice(tiny.WORDS, 2 + 5 * i % 9)) for i in range(30)]
+
+
+def tokenizer() -> PreTrainedTokenizerBase:
+    """T5's, with a few words and single characters as its pieces."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"▁{word}", -3.0) for word in tiny.WORDS)]
+    return T5Tokenizer(
+        vocab=[*pieces, *((character, -8.0) for character in "▁:abcdefghijklmnopqrstuvwxyz")], extra_ids=0
+    )
+
+
+def t5() -> PreTrainedModel:
+    """One layer, two heads, random weights."""
+    torch.manual_seed(0)
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    config = T5Config(vocab_size=len(tokenizer()), decoder_start_token_id=0, initializer_factor=2.0, **shape)
+    return T5ForConditionalGeneration(config).eval()
+
+
+def rows(texts: list[str]) -> list[np.ndarray]:
+    return [np.array(ids) for ids in tokenizer()(texts)["input_ids"]]
+
+
+# --- sampling ----------------------------------------------------------------------------------------------------
+
+
+def test_sampling_is_that_of_transformers():
+    model = t5()
+    torch.manual_seed(int(Philox(key=[7, 40]).random_raw()))
+    wanted = model.generate(
+        **tokenizer()(PASSAGES[:5], padding=True, return_tensors="pt"),
+        do_sample=True,
+        top_k=4,
+        max_new_tokens=6,
+        num_return_sequences=3,
+    )
+    found = expansion.sample(t5(), rows(PASSAGES[:5]), HOW._replace(seed=7), number=40)
+    assert found.shape == (15, 7) and found.tolist() == wanted.tolist()
+
+
+@torch.inference_mode()
+def literally(model: PreTrainedModel, passages: list[np.ndarray], how: Writing, seed: int) -> torch.Tensor:
+    """Token by token: the `top_k` likeliest, drawn by their shares; `</s>` (1) ends a query, padding (0) follows it."""
+    torch.manual_seed(seed)
+    ids, mask = (part.repeat_interleave(how.queries, 0) for part in models.pad(passages))
+    written = torch.zeros(len(ids), 1, dtype=torch.long)
+    for _ in range(how.longest):
+        logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=written, use_cache=False).logits[:, -1]
+        kept = logits >= logits.topk(how.top_k).values[:, -1:]
+        drawn = torch.multinomial(logits.masked_fill(~kept, -torch.inf).softmax(-1), 1)
+        ended = (written[:, 1:] == 1).any(1, keepdim=True)
+        written = torch.cat([written, drawn.masked_fill(ended, 0)], dim=1)
+        if (written[:, 1:] == 1).any(1).all():
+            break
+    return written
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 10])
+def test_sampling_equals_the_literal_loop(top_k: int):
+    how = HOW._replace(top_k=top_k, longest=9)
+    wanted = literally(t5(), rows(PASSAGES[:5]), how, expansion.stream(0, 3))
+    assert expansion.sample(t5(), rows(PASSAGES[:5]), how, number=3).tolist() == wanted.tolist()
+
+
+def test_a_models_own_settings_do_not_count():
+    model = t5()
+    own = {"temperature": 0.1, "num_beams": 3, "top_p": 0.1, "max_length": 4, "repetition_penalty": 9.0}
+    model.generation_config = GenerationConfig(**{**model.generation_config.to_dict(), **own})
+    found = expansion.sample(model, rows(PASSAGES[:5]), HOW, number=0)
+    assert found.tolist() == expansion.sample(t5(), rows(PASSAGES[:5]), HOW, number=0).tolist()
+
+
+def test_draws_depend_on_seed_and_number_and_on_nothing_before():
+    def draw(seed: int, number: int) -> list[list[int]]:
+        return expansion.sample(t5(), rows(PASSAGES[:5]), HOW._replace(seed=seed), number).tolist()
+
+    once = draw(0, 1)
+    torch.rand(3)
+    assert draw(0, 1) == once
+    assert len({str(draw(*key)) for key in [(0, 1), (1, 0), (0, 2), (1, 1)]}) == 4
+
+
+def test_the_stream_of_torch_is_left_as_it_was():
+    model = t5()
+    torch.manual_seed(5)
+    wanted = torch.rand(4)
+    torch.manual_seed(5)
+    expansion.sample(model, rows(PASSAGES[:2]), HOW, number=0)
+    assert torch.equal(torch.rand(4), wanted)
+
+
+# --- queries of passages -----------------------------------------------------------------------------------------
+
+
+def test_queries_stand_with_their_passages():
+    # in batches of one, the passage at place s of the order by length is written with stream first + s
+    how = HOW._replace(batch=1, cap=8)
+    found = expansion.queries_for(t5(), tokenizer(), PASSAGES[:6], how, first=100)
+    ids = rows(PASSAGES[:6])
+    ids = [row if len(row) <= 8 else np.array([*row[:7], 1]) for row in ids]  # cut, </s> kept
+    for place, row in enumerate(sorted(range(6), key=lambda row: len(ids[row]))):
+        drawn = expansion.sample(t5(), [ids[row]], how, number=100 + place)
+        assert found[row] == tokenizer().batch_decode(drawn, skip_special_tokens=True)
+    assert len({len(row) for row in ids}) > 3 and all(len(queries) == 3 for queries in found)
+
+
+def test_a_prompt_stands_before_the_passage_and_both_are_cut_at_the_cap():
+    def write(passages: list[str], prompt: str = "") -> list[list[str]]:
+        return expansion.queries_for(t5(), tokenizer(), passages, HOW._replace(prompt=prompt))
+
+    assert write(["mean of"], prompt="sum product") == write(["sum product mean of"]) != write(["mean of"])
+    long = "mean " * 11
+    assert write([long]) == write([long + "graph plot"])  # 11 words and </s> are 12
+    assert len({str(write(["mean " * 10 + word])) for word in tiny.WORDS}) > 1  # the eleventh word counts
+
+
+def test_a_passage_without_words_has_queries_too():
+    assert [len(queries) for queries in expansion.queries_for(t5(), tokenizer(), ["", "plot"], HOW)] == [3, 3]
+
+
+# --- on disk -----------------------------------------------------------------------------------------------------
+
+
+def test_shards_hold_the_queries_of_all_passages_in_order(tmp_path: Path):
+    expansion.write_queries(t5(), tokenizer(), PASSAGES, tmp_path, HOW)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:05d}.parquet" for number in range(4)]
+    wanted = [
+        queries
+        for first in range(0, 30, 8)
+        for queries in expansion.queries_for(t5(), tokenizer(), PASSAGES[first : first + 8], HOW, first)
+    ]
+    assert expansion.read_queries(tmp_path) == wanted
+    assert len({tuple(queries) for queries in wanted}) > 25
+
+
+def test_a_shard_that_stands_there_is_left_alone(tmp_path: Path):
+    expansion.write_queries(t5(), tokenizer(), PASSAGES, tmp_path, HOW)
+    shards = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    lost, kept = tmp_path / "00001.parquet", tmp_path / "00002.parquet"
+    lost.unlink()
+    before = kept.stat().st_mtime_ns
+    expansion.write_queries(t5(), tokenizer(), PASSAGES, tmp_path, HOW)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == shards
+    assert kept.stat().st_mtime_ns == before
+
+
+def write_slowly(folder: Path) -> None:
+    """What a process of its own does, to be killed in the middle."""
+    torch.set_num_threads(1)
+    at_once = expansion.sample
+
+    def slowly(*args: object, **named: object) -> torch.Tensor:
+        time.sleep(0.05)
+        return at_once(*args, **named)
+
+    expansion.sample = slowly
+    Store(folder).artefact(
+        "expansion", HOW._asdict(), {}, lambda draft: expansion.write_queries(t5(), tokenizer(), PASSAGES, draft, HOW)
+    )
+
+
+def test_a_real_sigkill_twice_over_changes_no_byte(tmp_path: Path):
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload(
+        ["tas_lib.expansion", "tas_lib.search", "tas_lib.collection", "transformers.models.t5"]
+    )
+    draft, rng = tmp_path / "killed" / ".expansion.draft", random.Random(3)
+
+    def start(name: str) -> multiprocessing.Process:
+        process = fresh.Process(target=write_slowly, args=(tmp_path / name,))
+        process.start()
+        return process
+
+    start("whole").join()
+    for goal in (1, 3):  # of four shards
+        process = start("killed")
+        while len(list(draft.glob("[0-9]*.parquet"))) < goal:
+            assert process.is_alive()
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        assert process.pid
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "it had ended before it was killed"
+    first = (draft / "00000.parquet").stat()
+    last = start("killed")
+    last.join()
+    assert last.exitcode == 0
+    whole, killed = (tmp_path / name / "expansion" for name in ("whole", "killed"))
+    assert provenance(killed)["digest"] == provenance(whole)["digest"]
+    assert expansion.read_queries(killed) == expansion.read_queries(whole) and len(expansion.read_queries(whole)) == 30
+    kept = (killed / "00000.parquet").stat()
+    assert (kept.st_ino, kept.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
+
+
+# --- appended ----------------------------------------------------------------------------------------------------
+
+
+def test_bm25_finds_a_passage_by_a_word_of_its_queries_alone():
+    texts = ["sum along an axis", "plot of a line"]
+    asked = ["total"]
+    settings = Bm25()
+    assert search.Bm25Index(texts, settings).search(asked, 2)[0].tolist() == [[-1, -1]]
+    longer = expansion.expanded(texts, [["the total of an array", "sum"], []])
+    assert longer == ["sum along an axis the total of an array sum", "plot of a line"]
+    assert search.Bm25Index(longer, settings).search(asked, 2)[0].tolist() == [[0, -1]]
+
+
+def test_as_many_lists_of_queries_as_passages_are_wanted():
+    with pytest.raises(ValueError, match="shorter"):
+        expansion.expanded(["a", "b"], [["c"]])

@@ -1,0 +1,196 @@
+"""Fusion of runs: cases worked by hand to the last digit, and a literal loop as the oracle."""
+
+import copy
+import itertools
+import math
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ir_measures import R, nDCG
+
+from tas_lib import fusion, metrics, published
+from tas_lib.profile import ROOT
+from tas_lib.records import Qrels, Run
+
+DENSE = {"q1": {"a": 104.0, "b": 103.5, "c": 102.0}}
+SPARSE = {"q1": {"c": 12.0, "d": 8.0, "a": 4.0}}
+TREC = Path(os.environ.get("TAS_SHARED_DATA", ROOT.parent / "shared" / "data")) / "trec-dl-2020"
+RUNS = st.dictionaries(
+    st.sampled_from(["q1", "q2", "q3"]),
+    st.dictionaries(st.sampled_from("abcdefgh"), st.integers(-4, 4).map(lambda n: n / 4), max_size=6),
+)
+
+
+def order(run: Run) -> dict[str, list[str]]:
+    return {query: list(passages) for query, passages in run.items()}
+
+
+# --- interpolation -----------------------------------------------------------------------------------------------
+
+
+def test_interpolation_by_hand():
+    # α = ½. b misses the sparse list, whose lowest is 4: 103.5 + 2; d the dense one, whose lowest is 102: 102 + 4
+    found = fusion.interpolate(DENSE, SPARSE, 0.5)
+    assert found == {"q1": {"c": 102.0 + 6.0, "a": 104.0 + 2.0, "d": 102.0 + 4.0, "b": 103.5 + 2.0}}
+    assert order(found) == {"q1": ["c", "a", "d", "b"]}  # a and d have 106 both: by id
+
+
+def test_with_no_weight_the_sparse_list_only_adds_passages_at_the_end():
+    assert fusion.interpolate(DENSE, SPARSE, 0.0) == {"q1": {"a": 104.0, "b": 103.5, "c": 102.0, "d": 102.0}}
+
+
+def test_the_lowest_score_of_a_list_may_be_below_zero():
+    # ranks as scores, -1, -2, as in a run of MS MARCO's own format: x gets 3 + 2 · (-2), z the dense list's 3
+    found = fusion.interpolate({"q": {"x": 3.0}}, {"q": {"y": -1.0, "z": -2.0}}, 2.0)
+    assert found == {"q": {"y": 3.0 - 2.0, "x": 3.0 - 4.0, "z": 3.0 - 4.0}}
+
+
+def test_a_query_that_a_run_misses_is_the_other_runs():
+    dense, sparse = {"q1": {"a": 2.0, "b": 1.0}, "q2": {}}, {"q2": {"c": 8.0}, "q3": {"d": 6.0}, "q4": {}}
+    found = fusion.interpolate(dense, sparse, 0.25)
+    assert found == {"q1": {"a": 2.0, "b": 1.0}, "q2": {"c": 2.0}, "q3": {"d": 1.5}, "q4": {}}
+    assert fusion.interpolate({}, {}, 0.25) == {}
+
+
+def test_the_depth_cuts_after_fusing():
+    assert order(fusion.interpolate(DENSE, SPARSE, 0.5, depth=2)) == {"q1": ["c", "a"]}
+    assert fusion.interpolate(DENSE, SPARSE, 0.5, depth=9) == fusion.interpolate(DENSE, SPARSE, 0.5)
+
+
+def literally(dense: Run, sparse: Run, alpha: float) -> Run:
+    """The rule, passage by passage."""
+    fused: dict[str, dict[str, float]] = {}
+    for query in {*dense, *sparse}:
+        fused[query] = {}
+        d, s = dense.get(query, {}), sparse.get(query, {})
+        for passage in {*d, *s}:
+            if passage not in d:
+                fused[query][passage] = alpha * s[passage] + (min(d.values()) if d else 0)
+            elif passage not in s:
+                fused[query][passage] = alpha * (min(s.values()) if s else 0) + d[passage]
+            else:
+                fused[query][passage] = alpha * s[passage] + d[passage]
+    return fused
+
+
+@settings(deadline=None)
+@given(RUNS, RUNS, st.sampled_from([0.0, 0.1, 0.5, 1.0, 3.0]))
+def test_interpolation_equals_the_literal_loop_and_leaves_its_runs_alone(dense: Run, sparse: Run, alpha: float):
+    before = copy.deepcopy((dense, sparse))
+    assert fusion.interpolate(dense, sparse, alpha) == literally(dense, sparse, alpha)
+    assert (dense, sparse) == before
+
+
+# --- reciprocal ranks --------------------------------------------------------------------------------------------
+
+
+def test_reciprocal_rank_by_hand():
+    # ranks: a 1 and 3, b 2 and -, c 3 and 1, d - and 2
+    found = fusion.reciprocal_rank([DENSE, SPARSE])
+    assert found == {"q1": {"a": 1 / 61 + 1 / 63, "c": 1 / 61 + 1 / 63, "b": 1 / 62, "d": 1 / 62}}
+    assert order(found) == {"q1": ["a", "c", "b", "d"]}
+    assert order(fusion.reciprocal_rank([DENSE, SPARSE], depth=3)) == {"q1": ["a", "c", "b"]}
+
+
+def test_with_a_small_k_the_first_rank_weighs_more():
+    # k = 60: a (1, 5) .01639 + .01538 loses to b (2, 3) .01613 + .01587; k = 0: 1.2 against .83
+    first = {"q": {"a": 9.0, "b": 8.0}}
+    second = {"q": {"v": 9.0, "w": 8.0, "b": 7.0, "x": 6.0, "a": 5.0}}
+    assert order(fusion.reciprocal_rank([first, second]))["q"][0] == "b"
+    assert order(fusion.reciprocal_rank([first, second], k=0))["q"][0] == "a"
+
+
+def test_runs_of_different_queries_and_empty_lists_are_fused_too():
+    runs = [{"q1": {"a": 1.0}, "q2": {}}, {"q2": {"b": 5.0}}, {"q3": {}}]
+    assert fusion.reciprocal_rank(runs) == {"q1": {"a": 1 / 61}, "q2": {"b": 1 / 61}, "q3": {}}
+    assert fusion.reciprocal_rank([]) == {}
+
+
+def test_equal_scores_of_a_run_have_the_ranks_of_their_ids():
+    assert fusion.reciprocal_rank([{"q": {"b": 1.0, "a": 1.0}}]) == {"q": {"a": 1 / 61, "b": 1 / 62}}
+
+
+def test_only_the_order_of_a_run_counts():
+    stretched = {"q1": {passage: math.exp(score / 10) for passage, score in DENSE["q1"].items()}}
+    assert fusion.reciprocal_rank([stretched, SPARSE]) == fusion.reciprocal_rank([DENSE, SPARSE])
+
+
+def test_three_passages_that_change_places_tie_to_the_last_digit():
+    # each of a, b and c has the ranks 1, 2 and 7; added one after the other, 1/61 + 1/62 + 1/67 has two values
+    runs = [{"q": {f"z{i}{rank}": -float(rank) for rank in (3, 4, 5, 6)}} for i in range(3)]
+    for run, places in zip(runs, ("abc", "bca", "cab"), strict=True):
+        run["q"] |= {passage: -float(rank) for passage, rank in zip(places, (1, 2, 7), strict=True)}
+    for permuted in itertools.permutations(runs):
+        found = fusion.reciprocal_rank(permuted, depth=3)
+        assert len(set(found["q"].values())) == 1 and order(found) == {"q": ["a", "b", "c"]}
+
+
+# --- both --------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(RUNS, RUNS)
+def test_what_comes_out_is_ordered_as_the_metrics_order_it(dense: Run, sparse: Run):
+    for fused in (fusion.interpolate(dense, sparse, 0.5), fusion.reciprocal_rank([dense, sparse])):
+        assert order(fused) == {query: metrics.ranking(passages) for query, passages in fused.items()}
+
+
+def test_nan_is_refused():
+    broken = {"q": {"a": math.nan, "b": 1.0}}
+    with pytest.raises(ValueError, match="NaN"):
+        fusion.interpolate({"q": {"b": 1.0}}, broken, 0.5)
+    with pytest.raises(ValueError, match="NaN"):
+        fusion.reciprocal_rank([broken])
+
+
+# --- α -----------------------------------------------------------------------------------------------------------
+
+
+def precision(run: Run, qrels: Qrels) -> float:
+    """Share of queries whose first passage is relevant."""
+    return sum(next(iter(run[query])) in qrels[query] for query in qrels) / len(qrels)
+
+
+def test_alpha_is_the_first_of_the_best():
+    # c passes a from 102 + 12α > 104 + 4α on: α > ¼
+    wanted = {"q1": {"c": 1}}
+    assert fusion.qualities(DENSE, SPARSE, wanted, [0.1, 0.25, 0.3, 0.5], precision) == {
+        0.1: 0.0,
+        0.25: 0.0,
+        0.3: 1.0,
+        0.5: 1.0,
+    }
+    assert fusion.choose_alpha(DENSE, SPARSE, wanted, [0.1, 0.25, 0.3, 0.5], precision) == 0.3
+    assert fusion.choose_alpha(DENSE, SPARSE, {"q1": {"a": 1}}, [0.1, 0.25, 0.3, 0.5], precision) == 0.1
+
+
+def test_alpha_is_chosen_by_any_measure_of_the_metrics():
+    def ndcg(run: Run, qrels: Qrels) -> float:
+        return metrics.mean(metrics.evaluate(run, qrels, [nDCG @ 10])[nDCG @ 10])
+
+    assert fusion.choose_alpha(DENSE, SPARSE, {"q1": {"d": 1, "c": 2}}, [0.0, 1.0, 0.1], ndcg) == 1.0
+
+
+def test_without_an_alpha_there_is_nothing_to_choose():
+    with pytest.raises(ValueError, match="no α"):
+        fusion.choose_alpha(DENSE, SPARSE, {"q1": {"a": 1}}, [], precision)
+
+
+# --- other people's ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not TREC.is_dir(), reason="no official TREC-DL 2020 runs at hand")
+def test_two_official_runs_find_more_together():
+    runs = [published.read_run(TREC / f"p_{name}.run.gz") for name in ("d2q_bm25", "bm25")]
+    qrels = published.read_qrels(TREC / "qrels.dl20-passage.txt")
+
+    def recall(run: Run) -> float:
+        return metrics.mean(metrics.evaluate(run, qrels, [R(rel=2) @ 1000])[R(rel=2) @ 1000])
+
+    alone = max(map(recall, runs))
+    for fused in (fusion.interpolate(*runs, 0.1, depth=1000), fusion.reciprocal_rank(runs, depth=1000)):
+        assert len(fused) == 200 and max(map(len, fused.values())) == 1000
+        assert recall(fused) > alone

@@ -1,0 +1,341 @@
+"""Anybody's own collection: both layouts give one source, and what is wrong with a file is one sentence."""
+
+import gzip
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from pydantic import ValidationError
+
+from tas_lib import collection, published
+from tas_lib.profile import LocalSource, sentence
+from tas_lib.sources import local
+from tas_lib.systems import BM25, Experiment
+
+PASSAGES = {"p1": ("Mean", "the mean of an array"), "p2": ("", "a sum along an axis"), "p3": ("Plot", "a linear plot")}
+QUERIES = {
+    "train": {f"t{i}": f"training query {i}" for i in range(8)},
+    "test": {"q1": "what is the mean", "q2": "what is a sum", "q3": "asked but never judged"},
+}
+QRELS = {
+    "train": {f"t{i}": {f"p{1 + i % 3}": 1} for i in range(8)},
+    "test": {"q2": {"p2": 2, "p1": 0}, "q1": {"p1": 1}},
+}
+
+
+def ms_marco(folder: Path) -> Path:
+    (folder / "collection.tsv").write_text("".join(f"{i}\t{' '.join(p).strip()}\n" for i, p in PASSAGES.items()))
+    for name, queries in QUERIES.items():
+        (folder / f"queries.{name}.tsv").write_text("".join(f"{i}\t{text}\n" for i, text in queries.items()))
+        published.write_qrels(folder / f"qrels.{name}.tsv", QRELS[name])
+    return folder
+
+
+def beir(folder: Path) -> Path:
+    objects = [{"_id": i, "title": title, "text": text, "metadata": {}} for i, (title, text) in PASSAGES.items()]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(one) + "\n" for one in objects))
+    objects = [{"_id": i, "text": text} for queries in QUERIES.values() for i, text in queries.items()]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(one) + "\n" for one in objects))
+    (folder / "qrels").mkdir()
+    for name, qrels in QRELS.items():
+        lines = [f"{q}\t{p}\t{grade}\n" for q, grades in qrels.items() for p, grade in grades.items()]
+        (folder / "qrels" / f"{name}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    return folder
+
+
+def settings(folder: Path, **changed: object) -> LocalSource:
+    return LocalSource.model_validate({"folder": str(folder), "stop_queries": 2, "tune_queries": 3} | changed)
+
+
+LAYOUTS = pytest.mark.parametrize("layout", [ms_marco, beir])
+
+
+# --- what is read ------------------------------------------------------------------------------------------------
+
+
+@LAYOUTS
+def test_a_folder_of_either_layout_by_hand(tmp_path, layout):
+    found = local.read(settings(layout(tmp_path)))
+    assert found.passages.ids == ["p1", "p2", "p3"]
+    assert found.passages.texts == ["Mean the mean of an array", "a sum along an axis", "Plot a linear plot"]
+    assert found.titles == (["Mean", "p2", "Plot"] if layout is beir else ["p1", "p2", "p3"])
+    assert found.sets["test"].queries == (["q1", "q2"], ["what is the mean", "what is a sum"])  # judged, in file order
+    assert found.sets["test"].qrels == QRELS["test"]
+    assert {name: len(queries.qrels) for name, queries in found.sets.items()} == {
+        "test": 2,
+        "stop": 2,
+        "tune": 3,
+        "train": 3,
+    }
+    assert found.barred.tolist() == []
+
+
+def test_both_layouts_hold_the_same_queries_out_and_another_seed_holds_out_others(tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, layout in zip(folders, (ms_marco, beir), strict=True):
+        folder.mkdir()
+        layout(folder)
+    first, second = (
+        [local.read(settings(folder, seed=seed)).sets["stop"].queries for seed in range(5)] for folder in folders
+    )
+    assert first == second
+    assert len({tuple(queries.ids) for queries in first}) > 1
+
+
+@LAYOUTS
+def test_no_query_stands_in_two_sets_and_every_training_query_has_an_answer(tmp_path, layout):
+    found = local.read(settings(layout(tmp_path)))
+    ids = [query for queries in found.sets.values() for query in queries.queries.ids]
+    assert len(ids) == len(set(ids)) == 10
+    assert all(set(grades) <= set(PASSAGES) for queries in found.sets.values() for grades in queries.qrels.values())
+
+
+def test_a_training_query_that_a_test_set_asks_too_is_dropped(tmp_path):
+    ms_marco(tmp_path)
+    (tmp_path / "queries.train.tsv").write_text(
+        "".join(f"t{i}\t{'What is the MEAN' if i == 3 else f'training query {i}'}\n" for i in range(8))
+    )
+    found = local.read(settings(tmp_path))
+    assert "t3" not in {query for queries in found.sets.values() for query in queries.queries.ids}
+    assert found.report["dropped"]["a training query that another set asks"] == 1
+
+
+def test_a_query_that_is_judged_for_training_and_for_a_test_is_the_tests(tmp_path):
+    qrels = beir(tmp_path) / "qrels" / "train.tsv"
+    qrels.write_text(qrels.read_text() + "q1\tp1\t1\n")
+    found = local.read(settings(tmp_path))
+    assert [name for name, queries in found.sets.items() if "q1" in queries.qrels] == ["test"]
+
+
+def test_a_training_query_that_says_the_same_as_one_held_out_is_held_out_of_training_too(tmp_path):
+    ms_marco(tmp_path)
+    (tmp_path / "queries.train.tsv").write_text("".join(f"t{i}\tquery {i % 5}\n" for i in range(8)))
+    found = local.read(settings(tmp_path, stop_queries=1, tune_queries=1))
+    texts = {name: set(queries.queries.texts) for name, queries in found.sets.items()}
+    assert not (texts["stop"] | texts["tune"]) & texts["train"] and not texts["stop"] & texts["tune"]
+
+
+def test_a_set_of_the_folder_can_stop_training_or_be_tuned_on(tmp_path):
+    ms_marco(tmp_path)
+    found = local.read(settings(tmp_path, stop="test"))
+    assert found.sets["stop"].queries.ids == ["q1", "q2"] and found.sets["stop"].name == "stop"
+    assert set(found.sets) == {"stop", "tune", "train"}
+    for name in ("tset", "train"):
+        with pytest.raises(ValueError, match=f"source.tune: there is no set '{name}' to take; there are: "):
+            local.read(settings(tmp_path, tune=name))
+    (tmp_path / "queries.test.tsv").rename(tmp_path / "queries.tune.tsv")
+    (tmp_path / "qrels.test.tsv").rename(tmp_path / "qrels.tune.txt")
+    assert local.read(settings(tmp_path)).sets["tune"].queries.ids == ["q1", "q2"]
+
+
+def test_too_few_training_queries_to_hold_out_are_told(tmp_path):
+    ms_marco(tmp_path)
+    with pytest.raises(ValueError, match="8 training queries are too few to hold 8 out as the set 'stop'.*stop_quer"):
+        local.read(settings(tmp_path, stop_queries=8))
+    with pytest.raises(ValueError, match="6 training queries are too few to hold 6 out as the set 'tune'"):
+        local.read(settings(tmp_path, tune_queries=6))
+
+
+def test_a_training_query_whose_answer_is_not_in_the_collection_is_dropped_and_counted(tmp_path, caplog):
+    ms_marco(tmp_path)
+    more = {"t7": {"p9": 1}, "t6": {"p1": 0}}
+    published.write_qrels(tmp_path / "qrels.train.tsv", QRELS["train"] | more)
+    found = local.read(settings(tmp_path))
+    assert found.report["dropped"]["a training query without a relevant passage"] == 2
+    assert found.report["judged, not in the collection"] == {"test": 0, "train": 1}
+    assert "1 judged passages are not in the collection" in caplog.text
+
+
+# --- without training queries, and with pairs --------------------------------------------------------------------
+
+
+@LAYOUTS
+def test_without_training_queries_there_are_the_test_sets_alone(tmp_path, layout):
+    for path in [*layout(tmp_path).glob("*.train.tsv"), *tmp_path.glob("qrels/train.tsv")]:
+        path.unlink()
+    found = local.read(settings(tmp_path))
+    assert set(found.sets) == {"test"}
+
+
+SCORED = "9.5\t1.5\tt{0}\tp{1}\tp{2}\n"
+
+
+@LAYOUTS
+def test_published_pairs_say_which_queries_are_for_training(tmp_path, layout):
+    layout(tmp_path)
+    (tmp_path / "pairs.tsv").write_text("".join(SCORED.format(i, 3, 1) for i in (5, 2, 0, 7, 6, 1)))
+    found = local.read(settings(tmp_path))
+    sets = ("train", "stop", "tune")
+    ids = [query for name in sets for query in found.sets[name].queries.ids]
+    assert sorted(ids) == ["t0", "t1", "t2", "t5", "t6", "t7"]
+    assert {q: g for name in sets for q, g in found.sets[name].qrels.items()} == {
+        query: {"p3": 1} | QRELS["train"][query] for query in ids
+    }
+    assert found.report["read"] == {"passages": 3, "pairs": 6}
+    assert local.pairs(settings(tmp_path)) == tmp_path / "pairs.tsv"
+
+
+def test_pairs_do_in_place_of_training_judgements(tmp_path):
+    ms_marco(tmp_path)
+    (tmp_path / "qrels.train.tsv").unlink()
+    (tmp_path / "pairs.tsv").write_text("".join(f"t{i} p2 p3\n" for i in range(8)))
+    found = local.read(settings(tmp_path))
+    assert found.sets["train"].qrels == {query: {"p2": 1} for query in found.sets["train"].queries.ids}
+    assert len(found.sets["train"].qrels) == 3
+
+
+# --- what is wrong -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("collection.tsv", "p1\ta\np2 b\n", "collection.tsv, line 2: 1 columns, expected id and text with a tab"),
+        ("collection.tsv", "p1\ta\n\np1\tb\n", "collection.tsv, line 3: p1 stands twice"),
+        ("collection.tsv", "p 1\ta\n", "collection.tsv, line 1: 'p 1' cannot stand in a file of columns"),
+        ("collection.tsv", "p1\tone\ttwo\n", "collection.tsv, line 1: 3 columns"),
+        ("collection.tsv", "", "collection.tsv is empty"),
+        ("collection.tsv", "other\ttext\n", "qrels.test.tsv: of its 3 judged passages, none is in collection.tsv"),
+        ("queries.test.tsv", "q1\twhat\n", "qrels.test.tsv, line 2: query q2 has no text in queries.test.tsv"),
+        ("qrels.test.tsv", "q1 0 p1\n", "qrels.test.tsv, line 1: three columns want the head"),
+        ("qrels.test.tsv", "q1 0 p1 yes\n", "qrels.test.tsv, line 1: invalid literal"),
+        ("qrels.test.txt", "q1 0 p1 1\n", "qrels.test.txt is neither qrels.<set>.tsv nor .txt, or the set has both"),
+        ("qrels.test.json", "{}", "qrels.test.json is neither"),
+        ("pairs.tsv", "t1 p1 p2\nt1 p1\n", "pairs.tsv, line 2: 2 columns, expected query pos neg"),
+        ("pairs.tsv", "t1 p1 p2\nx p1 p2\n", "pairs.tsv, line 2: query x has no text in queries.train.tsv"),
+        ("pairs.tsv", "t1 p1 p9\n", "pairs.tsv, line 1: passage p9 is not in collection.tsv"),
+        ("pairs.tsv", "1.0 nan t1 p1 p2\n", "pairs.tsv, line 1: the scores are 1.0 and nan"),
+        ("corpus.jsonl", "{}", "holds both of two layouts"),
+    ],
+)
+def test_a_broken_file_of_ms_marcos_layout_is_one_sentence_with_file_and_line(tmp_path, file, text, told):
+    (ms_marco(tmp_path) / file).write_text(text)
+    refused(tmp_path, told)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("corpus.jsonl", '{"_id": "p1", "text": "a"}\n{"_id": "p2", "te', "corpus.jsonl, line 2: no JSON, or cut off"),
+        ("corpus.jsonl", '["p1"]\n', "corpus.jsonl, line 1: no object, expected one with _id and text"),
+        ("corpus.jsonl", '{"_id": "p1"}\n', "corpus.jsonl, line 1: text is missing"),
+        ("corpus.jsonl", '{"_id": 1, "text": "a"}\n', "corpus.jsonl, line 1: _id is 1, which is no text"),
+        ("corpus.jsonl", '{"_id": "", "text": "a"}\n', "corpus.jsonl, line 1: '' cannot stand"),
+        ("queries.jsonl", '{"_id": "q1", "text": "a"}\n', "test.tsv, line 2: query q2 has no text in queries.jsonl"),
+        ("qrels/test.tsv", "q1\tp1\t1\n", "test.tsv, line 1: three columns want the head"),
+    ],
+)
+def test_a_broken_file_of_beirs_layout_is_one_sentence_with_file_and_line(tmp_path, file, text, told):
+    (beir(tmp_path) / file).write_text(text)
+    refused(tmp_path, told)
+
+
+def refused(folder: Path, told: str) -> None:
+    with pytest.raises(ValueError) as error:
+        local.read(settings(folder))
+    assert told in str(error.value) and str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_that_is_not_there_or_holds_no_collection_is_told_what_is_expected(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no folder .*nowhere: lay a collection there, in MS MARCO's layout"):
+        local.read(settings(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="holds neither of two layouts; expected MS MARCO's layout"):
+        local.read(settings(tmp_path))
+    (tmp_path / "collection.tsv").write_text("p1\ta\n")
+    with pytest.raises(ValueError, match="holds no judgements; expected"):
+        local.read(settings(tmp_path))
+    (tmp_path / "qrels.test.tsv").write_text("q1 0 p1 1\n")
+    with pytest.raises(ValueError, match=r"there is no file .*queries\.test\.tsv"):
+        local.read(settings(tmp_path))
+
+
+def test_a_packed_file_is_read_and_a_cut_off_one_is_told(tmp_path):
+    whole = gzip.compress((ms_marco(tmp_path) / "collection.tsv").read_bytes())
+    (tmp_path / "collection.tsv").write_bytes(whole)
+    assert len(local.read(settings(tmp_path)).passages.ids) == 3
+    (tmp_path / "collection.tsv").write_bytes(whole[:-12])
+    refused(tmp_path, "cut off")
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_text(tmp_path):
+    collection_file = ms_marco(tmp_path) / "collection.tsv"
+    collection_file.write_bytes(b"\xef\xbb\xbf" + collection_file.read_bytes().replace(b"\n", b"\r\n"))
+    assert local.read(settings(tmp_path)).passages == (
+        ["p1", "p2", "p3"],
+        ["Mean the mean of an array", "a sum along an axis", "Plot a linear plot"],
+    )
+
+
+def test_an_unknown_kind_of_source_is_one_sentence():
+    with pytest.raises(ValidationError) as error:
+        tiny.Profile(name="x", source={"kind": "lokal"}, evaluation={"sets": []}, systems={})
+    assert sentence(error.value).startswith("source: Input tag 'lokal' found using 'kind' does not match any of")
+    assert "(got" not in sentence(error.value)
+
+
+# --- from a profile ----------------------------------------------------------------------------------------------
+
+
+def opened(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> collection.Collection:
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
+    return collection.open_collection(tiny.settings(tmp_path, source=settings(folder)))
+
+
+@LAYOUTS
+def test_a_collection_is_stored_and_made_anew_when_a_file_changes_and_not_when_the_folder_moves(
+    tmp_path, layout, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO)
+    (tmp_path / "mine").mkdir()
+    first = opened(tmp_path, layout(tmp_path / "mine"), monkeypatch)
+    assert first.passages.ids == ["p1", "p2", "p3"] and np.concatenate(first.relevant("test")).tolist() == [0, 1]
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    assert opened(tmp_path, tmp_path / "moved", monkeypatch).digest == first.digest
+    assert caplog.text.count("collection: ") == 1
+    queries = tmp_path / "moved" / ("queries.jsonl" if layout is beir else "queries.test.tsv")
+    queries.write_text(queries.read_text().replace("a sum", "the total"))
+    assert "what is the total" in opened(tmp_path, tmp_path / "moved", monkeypatch).sets["test"].queries.texts
+    assert f"inputs changed: {queries.name}" in caplog.text
+
+
+def test_nothing_is_stored_of_a_folder_with_a_broken_file(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (ms_marco(tmp_path / "mine") / "qrels.train.tsv").write_text("t1 0 p1 1\nt2 0 p1\n")
+    with pytest.raises(ValueError, match=r"qrels\.train\.tsv, line 2: 3 columns"):
+        opened(tmp_path, tmp_path / "mine", monkeypatch)
+    assert not (tmp_path / "runs" / "tiny" / "collection").exists()
+
+
+def test_what_cannot_be_made_without_training_queries_is_said_in_one_sentence(tmp_path, monkeypatch, caplog):
+    (tmp_path / "mine").mkdir()
+    ms_marco(tmp_path / "mine")
+    for path in (tmp_path / "mine").glob("*.train.tsv"):
+        path.unlink()
+    found = opened(tmp_path, tmp_path / "mine", monkeypatch)
+    assert set(found.sets) == {"test"}
+    assert "profile tiny has no training queries" in caplog.text and "\n" not in caplog.messages[-1]
+
+
+def test_published_pairs_come_as_rows_of_the_training_queries_that_are_left(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (ms_marco(tmp_path / "mine") / "pairs.tsv").write_text("".join(SCORED.format(i, 3, 1) for i in range(8)))
+    found = opened(tmp_path, tmp_path / "mine", monkeypatch)
+    path = collection.published_pairs(tiny.settings(tmp_path, source=settings(tmp_path / "mine")))
+    assert path == tmp_path / "mine" / "pairs.tsv"
+    rows = {query: row for row, query in enumerate(found.sets["train"].queries.ids)}
+    triples = published.read_triples(path, rows, found.row)
+    assert triples.query.tolist() == [0, 1, 2] and triples.left_out == 5
+    assert (triples.pos.tolist(), triples.neg.tolist()) == ([2, 2, 2], [0, 0, 0])
+    assert triples.margins is not None and triples.margins.tolist() == [8.0, 8.0, 8.0]
+
+
+def test_bm25_runs_over_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "mine").mkdir()
+    sets = tiny.Evaluation(sets=(tiny.TestSet(name="test", label="Test"),), depth=3)
+    changed = {"source": settings(beir(tmp_path / "mine")), "evaluation": sets}
+    run = Experiment(tiny.settings(tmp_path, **changed)).run(BM25, "test")
+    assert [max(run[query], key=run[query].__getitem__) for query in ("q1", "q2")] == ["p1", "p2"]

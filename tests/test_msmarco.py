@@ -1,0 +1,346 @@
+"""MS MARCO on small files in exactly the published formats, served on loopback; and downloads that break off."""
+
+import gzip
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import pkgutil
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import tiny
+
+from tas_lib import collection, published
+from tas_lib.profile import MsMarcoSource
+from tas_lib.sources import msmarco
+
+SCORES = "8.5\t1.25\t101\t0\t3\n-1.0 2.5 101 0 2\n4.0\t3.0\t102\t1\t0\n"
+MD5 = hashlib.md5(SCORES.encode()).hexdigest()
+
+
+class Loopback(ThreadingHTTPServer):
+    """Serves `files` by name and notes what is asked; can break off, and can refuse to serve a part of a file."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.asked: list[tuple[str, str | None]] = []
+        self.breaks_after: list[int] = []  # bytes of the next answers, whatever their length should be
+        self.parts = True
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/{name}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One answer."""
+
+    server: Loopback
+
+    def do_GET(self) -> None:
+        name, wanted = self.path.partition("?")[0].lstrip("/"), self.headers.get("Range")
+        self.server.asked.append((name, wanted))
+        whole = self.server.files.get(name)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.parts else 0
+        if whole is None or start >= len(whole):
+            self.send_error(404 if whole is None else 416)
+            return
+        self.send_response(206 if wanted and self.server.parts else 200)
+        self.send_header("Content-Length", str(len(whole) - start))
+        if self.server.parts:
+            self.send_header("Accept-Ranges", "bytes")
+        self.end_headers()
+        self.wfile.write(whole[start:][: self.server.breaks_after.pop(0) if self.server.breaks_after else None])
+
+    def log_message(self, *words: object) -> None:
+        """Nothing: a test is silent."""
+
+
+@pytest.fixture
+def loopback(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = Loopback()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+# --- downloads that break off ------------------------------------------------------------------------------------
+
+TEXT = bytes(range(256)) * 40
+TEXT_MD5 = hashlib.md5(TEXT).hexdigest()
+
+
+def test_a_file_is_fetched_once_and_only_then_has_its_name(tmp_path, loopback):
+    loopback.files["a.tsv"] = TEXT
+    path = tmp_path / "deep" / "a.tsv"
+    for _ in range(2):
+        assert msmarco.fetch([loopback.url("a.tsv?download=1")], path, TEXT_MD5) == path
+    assert path.read_bytes() == TEXT
+    assert loopback.asked == [("a.tsv", None)] and [p.name for p in path.parent.iterdir()] == ["a.tsv"]
+
+
+def test_what_broke_off_goes_on_where_it_ended(tmp_path, loopback):
+    loopback.files["a.tsv"] = TEXT
+    loopback.breaks_after = [4000, 1000]
+    msmarco.fetch([loopback.url("a.tsv")], tmp_path / "a.tsv", TEXT_MD5)
+    assert (tmp_path / "a.tsv").read_bytes() == TEXT
+    assert loopback.asked == [("a.tsv", None), ("a.tsv", "bytes=4000-"), ("a.tsv", "bytes=5000-")]
+
+
+def test_a_killed_download_is_gone_on_with_by_the_next_run(tmp_path, loopback):
+    loopback.files["a.tsv"] = TEXT
+    (tmp_path / "a.tsv.part").write_bytes(TEXT[:7000])
+    msmarco.fetch([loopback.url("a.tsv")], tmp_path / "a.tsv", TEXT_MD5)
+    assert (tmp_path / "a.tsv").read_bytes() == TEXT and loopback.asked == [("a.tsv", "bytes=7000-")]
+    (tmp_path / "a.tsv").rename(tmp_path / "a.tsv.part")  # killed when whole, before its name
+    assert msmarco.fetch([loopback.url("a.tsv")], tmp_path / "a.tsv", TEXT_MD5).read_bytes() == TEXT
+
+
+def test_a_server_that_cannot_go_on_sends_it_all(tmp_path, loopback):
+    loopback.files["a.tsv"], loopback.parts = TEXT, False
+    (tmp_path / "a.tsv.part").write_bytes(TEXT[:7000])
+    assert msmarco.fetch([loopback.url("a.tsv")], tmp_path / "a.tsv", TEXT_MD5).read_bytes() == TEXT
+    assert loopback.asked == [("a.tsv", "bytes=7000-")]
+
+
+def test_what_was_begun_wrongly_is_fetched_again_from_the_beginning(tmp_path, loopback):
+    loopback.files["a.tsv"] = TEXT
+    (tmp_path / "a.tsv.part").write_bytes(b"x" * 7000)
+    assert msmarco.fetch([loopback.url("a.tsv")], tmp_path / "a.tsv", TEXT_MD5).read_bytes() == TEXT
+
+
+def test_the_next_address_is_asked_where_one_has_nothing_or_another_file(tmp_path, loopback):
+    loopback.files |= {"changed.tsv": TEXT[:-1] + b"x", "a.tsv": TEXT}
+    urls = [loopback.url(name) for name in ("gone.tsv", "changed.tsv", "a.tsv")]
+    assert msmarco.fetch(urls, tmp_path / "a.tsv", TEXT_MD5).read_bytes() == TEXT
+    assert [name for name, _ in loopback.asked] == ["gone.tsv", "changed.tsv", "a.tsv"]
+
+
+def test_what_could_not_be_fetched_and_where_it_would_go_is_one_sentence(tmp_path, loopback):
+    loopback.files["changed.tsv"] = TEXT + b"x"
+    urls = ["http://127.0.0.1:9/a.tsv", loopback.url("gone.tsv"), loopback.url("changed.tsv")]
+    with pytest.raises(ValueError) as error:
+        msmarco.fetch(urls, tmp_path / "a.tsv", TEXT_MD5)
+    told = str(error.value)
+    assert told.startswith(f"could not fetch a.tsv, which goes to {tmp_path} (") and "\n" not in told
+    assert all(part in told for part in ("refused", "HTTP Error 404", "another md5"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_laid_there_by_hand_is_taken_if_it_is_the_one_and_kept_if_not(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(TEXT)
+    assert msmarco.fetch([], path, TEXT_MD5) == path
+    path.write_bytes(TEXT[:-1])
+    with pytest.raises(ValueError, match=r"a\.tsv is not the published file .*cut off or changed; remove it"):
+        msmarco.fetch([], path, TEXT_MD5)
+    assert path.exists()
+
+
+# --- a small MS MARCO --------------------------------------------------------------------------------------------
+
+PASSAGES = "0\tThe presence of communication.\n1\tA cafÃ© in Paris.\n2\tThe sum.\n3\tA plot.\n"
+FILES = {
+    "train/qrels": "101\t0\t0\t1\n102\t0\t1\t1\n103\t0\t2\t1\n",
+    "dev/qrels": "".join(f"{q}\t0\t{q % 4}\t1\n" for q in (*range(201, 209), 203)),  # one stands twice
+    "trec-dl-2019/qrels": "301 Q0 0 3\n301 Q0 1 0\n302 Q0 2 1\n",
+    "trec-dl-2020/qrels": "401 0 3 2\n",
+    "trec-dl-2019/queries": "301\twhat is communication\n302\twhat is a sum\n303\tnobody judged this\n",
+    "trec-dl-2020/queries": "401\twhat is a plot\n402\tnor this\n",
+}
+ARCHIVES = {
+    "collectionandqueries": {
+        "collection.tsv": PASSAGES,
+        "queries.dev.small.tsv": "201\tdev query one\n202\tdev query two\n",
+        "qrels.dev.small.tsv": "201\t0\t1\t1\n202\t0\t2\t1\n",
+        "queries.eval.small.tsv": "901\tno judgements\n",
+    },
+    "queries": {
+        "queries.train.tsv": "103\tthird\n101\tfirst\n102\tsecond\n104\tnever judged\n",
+        "queries.dev.tsv": "".join(f"{q}\tdev query {q}\n" for q in range(201, 220)),
+        "queries.eval.tsv": "901\tno judgements\n",
+    },
+}
+SMALL = {"passages": 4, "dev": 2, "dl19": 2, "dl20": 1, "tune_queries": 2}
+
+
+def packed(files: dict[str, str]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, text in files.items():
+            note = tarfile.TarInfo(name)
+            note.size = len(text.encode())
+            archive.addfile(note, io.BytesIO(text.encode()))
+    return out.getvalue()
+
+
+def library() -> Path:
+    """Where ir_datasets is installed, found without importing it: that would make a folder in the real home."""
+    spec = importlib.util.find_spec("ir_datasets")
+    if spec is None or spec.origin is None:
+        pytest.skip("ir_datasets is not installed")
+    return Path(spec.origin).parent
+
+
+class Home:
+    """ir_datasets with an empty home folder, whose downloads come from loopback."""
+
+    def __init__(self, folder: Path, loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.loopback = folder / "msmarco-passage", loopback
+        loopback.files |= {name: packed(files) for name, files in ARCHIVES.items()}
+        for name, text in FILES.items():
+            loopback.files[name] = gzip.compress(text.encode()) if name.endswith("queries") else text.encode()
+        loopback.files[msmarco.SCORES["t2"].file] = SCORES.encode()
+        self.listed = json.loads((library() / "etc" / "downloads.json").read_text(encoding="utf-8"))
+        for name in msmarco.PARTS:
+            digest = hashlib.md5(loopback.files[name]).hexdigest()
+            note = {"url": loopback.url(name), "expected_md5": digest, "size_hint": len(loopback.files[name])}
+            self.listed["msmarco-passage"][name] |= note
+            self.listed["msmarco-passage"][name].pop("irds_mirror", None)
+        get_data = pkgutil.get_data
+        monkeypatch.setattr(
+            pkgutil,
+            "get_data",
+            lambda package, name: (
+                json.dumps(self.listed).encode() if name == "etc/downloads.json" else get_data(package, name)
+            ),
+        )
+        for name, value in (("HOME", str(folder)), ("TMP", str(folder / "tmp")), ("DL_TRIES", "1")):
+            monkeypatch.setenv(f"IR_DATASETS_{name}", value)
+        monkeypatch.setattr(msmarco, "SCORES", {"t2": msmarco.Scores(msmarco.SCORES["t2"].file, MD5)})
+
+    def settings(self, **changed: object) -> MsMarcoSource:
+        urls = (self.loopback.url("{file}?download=1"),)
+        return MsMarcoSource.model_validate({"urls": urls, **SMALL, **changed})
+
+
+@pytest.fixture
+def home(tmp_path: Path, loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    loaded = {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] == "ir_datasets"}
+    yield Home(tmp_path / "home", loopback, monkeypatch)  # it finds its home folder when it is imported
+    for name in [*sys.modules]:
+        if name.split(".")[0] == "ir_datasets":
+            del sys.modules[name]
+    sys.modules.update(loaded)
+
+
+def test_the_collection_and_its_sets_by_hand(home):
+    found = msmarco.read(home.settings())
+    assert found.passages.ids == found.titles == ["0", "1", "2", "3"]
+    assert found.passages.texts[:2] == ["The presence of communication.", "A café in Paris."]  # its encoding mended
+    sets = found.sets
+    assert sets["dev"].queries == (["201", "202"], ["dev query one", "dev query two"])
+    assert sets["dl19"].queries.ids == ["301", "302"] and sets["dl20"].queries.texts == ["what is a plot"]
+    assert sets["dl19"].qrels == {"301": {"0": 3, "1": 0}, "302": {"2": 1}}
+    assert sets["train"].queries == (["101", "102"], ["first", "second"])  # 103 has no pair, 104 no judgement
+    assert sets["train"].qrels == {"101": {"0": 1}, "102": {"1": 1}}
+    rest = {name: sets[name].queries.ids for name in ("stop", "tune")}
+    assert sorted(rest["stop"] + rest["tune"]) == [str(q) for q in range(203, 209)]  # of dev, not of dev-small
+    assert (len(rest["stop"]), len(rest["tune"]), sets["tune"].name) == (4, 2, "tune")
+    assert found.report["read"] == {"passages": 4, "pairs": 3} and found.barred.tolist() == []
+
+
+def test_without_teacher_scores_all_judged_queries_are_for_training(home):
+    settings = home.settings(scores="none")
+    assert msmarco.read(settings).sets["train"].queries.ids == ["103", "101", "102"]
+    assert msmarco.pairs(settings) is None
+    assert msmarco.SCORES["t2"].file not in {name for name, _ in home.loopback.asked}
+
+
+def test_what_is_there_is_not_fetched_again_and_lies_where_the_library_looks(home):
+    first = msmarco.read(home.settings())
+    asked = sorted(name for name, _ in home.loopback.asked)
+    assert asked == sorted([*msmarco.PARTS, msmarco.SCORES["t2"].file])
+    assert all(download.there for download in msmarco.downloads(home.settings()))
+    (home.folder / "collectionandqueries.tar.gz").unlink()  # what was in it is kept
+    assert all(download.there for download in msmarco.downloads(home.settings()))
+    home.loopback.files.clear()
+    again = msmarco.read(home.settings())
+    assert (again.passages, again.sets) == (first.passages, first.sets)
+
+
+def test_what_will_be_fetched_and_how_large_it_is_needs_no_connection(home):
+    found = msmarco.downloads(home.settings())
+    assert home.loopback.asked == []
+    assert [d.path.relative_to(home.folder).as_posix() for d in found] == [
+        "collectionandqueries.tar.gz",
+        "queries.tar.gz",
+        "train/qrels",
+        "dev/qrels",
+        "trec-dl-2019/queries.tsv",
+        "trec-dl-2019/qrels",
+        "trec-dl-2020/queries.tsv.gz",
+        "trec-dl-2020/qrels",
+        "train/bert_cat_ensemble_msmarcopassage_train_scores_ids.tsv",
+    ]
+    assert not any(d.there for d in found) and all(d.size > 0 for d in found)
+    assert str(found[-1]) == "bert_cat_ensemble_msmarcopassage_train_scores_ids.tsv (2,400.0 MB)"
+    assert [d.url.removeprefix(home.loopback.url("")) for d in found[:-1]] == [*msmarco.PARTS]
+
+
+def test_without_a_connection_one_sentence_says_what_is_missing_and_where_it_would_go(home):
+    for note in home.listed["msmarco-passage"].values():
+        note["url"] = "http://127.0.0.1:9/" + note["url"].rpartition("/")[2]
+    with pytest.raises(ValueError) as error:
+        msmarco.read(home.settings())
+    told = str(error.value)
+    assert told.startswith(f"msmarco-passage could not be fetched to {home.folder} (ConnectionError: ")
+    assert "not there yet: collectionandqueries.tar.gz (0.1 MB), queries.tar.gz" in told and "\n" not in told
+    assert [path.name for path in home.folder.rglob("*") if path.is_file()] == ["irds_version.txt"]
+
+
+def test_an_archive_that_was_changed_or_cut_off_on_its_way_is_refused(home):
+    home.loopback.files["collectionandqueries"] = home.loopback.files["collectionandqueries"][:-20]
+    with pytest.raises(ValueError, match="msmarco-passage could not be fetched .*HashVerificationError"):
+        msmarco.read(home.settings())
+    assert [path.name for path in home.folder.rglob("*") if path.is_file()] == ["irds_version.txt"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("collection.tsv", PASSAGES[:-12], "collection.tsv has 3 passages, as published it has 4: cut off"),
+        ("collection.tsv", PASSAGES[:-9], "collection.tsv, line 4: 1 columns, expected id and text with a tab"),
+        ("dev/small/qrels", "201\t0\t1\t1\n", "qrels has 1 judged queries, as published it has 2: cut off"),
+        ("dev/small/queries.tsv", "201\tone\n", "is cut off: 1 judged queries are not in it, 202 among them"),
+        ("trec-dl-2019/qrels", "301 Q0 0\n", "trec-dl-2019/qrels, line 1: three columns want the head"),
+        ("train/qrels", "101\t0\t0\t1\n102\t0\t1\n", "train/qrels, line 2: 3 columns, expected query 0 passage grade"),
+        ("train/queries.tsv", "101\tfirst\n", "is cut off: 2 judged queries are not in it"),
+    ],
+)
+def test_a_file_that_was_cut_off_where_it_lies_is_told(home, file, text, told):
+    msmarco.read(home.settings())
+    (home.folder / file).write_text(text)
+    with pytest.raises(ValueError) as error:
+        msmarco.read(home.settings())
+    assert told in str(error.value) and str(home.folder) in str(error.value)
+
+
+def test_from_the_profile_the_collection_is_stored_with_its_pairs(home, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
+    profile = tiny.settings(tmp_path, source=home.settings())
+    found = collection.open_collection(profile)
+    assert f"MS MARCO is fetched to {home.folder}; its terms of use: http://www.msmarco.org" in caplog.text
+    path = collection.published_pairs(profile)
+    assert path is not None
+    rows = {query: row for row, query in enumerate(found.sets["train"].queries.ids)}
+    triples = published.read_triples(path, rows, found.row)
+    assert (triples.query.tolist(), triples.pos.tolist(), triples.neg.tolist()) == ([0, 0, 1], [0, 0, 1], [3, 2, 0])
+    assert triples.margins is not None and triples.margins.tolist() == [7.25, -3.5, 1.0]
+    home.loopback.files.clear()
+    other = profile.model_copy(update={"source": home.settings(urls=("http://127.0.0.1:9/{file}",))})
+    assert collection.open_collection(other).digest == found.digest
+    assert caplog.text.count("collection: ") == 1  # another mirror is no other collection
