@@ -3,18 +3,22 @@
 import gzip
 import json
 import logging
+import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
+from ir_measures import nDCG
 from pydantic import ValidationError
 
-from tas_lib import collection, published
-from tas_lib.profile import LocalSource, sentence
+from tas_lib import collection, metrics, published
+from tas_lib.profile import ROOT, LocalSource, sentence
 from tas_lib.sources import local
 from tas_lib.systems import BM25, Experiment
 
+NFCORPUS = Path(os.environ.get("TAS_SHARED_DATA", ROOT.parent / "shared" / "data")) / "nfcorpus.zip"
 PASSAGES = {"p1": ("Mean", "the mean of an array"), "p2": ("", "a sum along an axis"), "p3": ("Plot", "a linear plot")}
 QUERIES = {
     "train": {f"t{i}": f"training query {i}" for i in range(8)},
@@ -103,9 +107,10 @@ def test_a_training_query_that_a_test_set_asks_too_is_dropped(tmp_path):
     assert found.report["dropped"]["a training query that another set asks"] == 1
 
 
-def test_a_query_that_is_judged_for_training_and_for_a_test_is_the_tests(tmp_path):
-    qrels = beir(tmp_path) / "qrels" / "train.tsv"
-    qrels.write_text(qrels.read_text() + "q1\tp1\t1\n")
+def test_an_id_that_stands_in_training_and_in_a_test_is_the_tests(tmp_path):
+    ms_marco(tmp_path)
+    for file, line in (("queries.train.tsv", "q1\tanother text\n"), ("qrels.train.tsv", "q1 0 p1 1\n")):
+        (tmp_path / file).write_text((tmp_path / file).read_text() + line)
     found = local.read(settings(tmp_path))
     assert [name for name, queries in found.sets.items() if "q1" in queries.qrels] == ["test"]
 
@@ -339,3 +344,21 @@ def test_bm25_runs_over_a_folder(tmp_path, monkeypatch):
     changed = {"source": settings(beir(tmp_path / "mine")), "evaluation": sets}
     run = Experiment(tiny.settings(tmp_path, **changed)).run(BM25, "test")
     assert [max(run[query], key=run[query].__getitem__) for query in ("q1", "q2")] == ["p1", "p2"]
+
+
+@pytest.mark.skipif(not NFCORPUS.is_file(), reason="no NFCorpus at hand")
+def test_bm25_over_nfcorpus_is_as_good_as_others_report(tmp_path, monkeypatch):
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
+    with zipfile.ZipFile(NFCORPUS) as archive:
+        archive.extractall(tmp_path)
+    sets = tiny.Evaluation(sets=(tiny.TestSet(name="test", label="NFCorpus", graded=True),), depth=100)
+    changed = {"source": LocalSource(folder=str(tmp_path / "nfcorpus"), tune="dev"), "evaluation": sets}
+    lab = Experiment(tiny.settings(tmp_path, **changed))
+    assert {name: len(queries.queries.ids) for name, queries in lab.collection.sets.items()} == {
+        "stop": 200,
+        "test": 323,
+        "train": 2590 - 200 - 8 - 3,  # eight ask what a test or dev query asks, three what one held out asks
+        "tune": 324,
+    }
+    values = lab.evaluate(BM25, "test")
+    assert metrics.mean(values[nDCG @ 10]) == pytest.approx(0.322, abs=0.005)

@@ -304,6 +304,15 @@ def test_the_first_table_comes_before_the_long_row_of_trainings(tree: Path, monk
     assert later == ["06_training-none-random-b32-s1"]
 
 
+def test_table_1_at_full_size_is_another_run_of_the_same_notebook_when_asked_for(tree: Path, monkeypatch):
+    monkeypatch.setenv("TAS_PROFILES", str(tree / "profiles"))
+    small = profiles.load("small")
+    job, meant = graph.jobs(small)["07_latency-full"], graph.aliases(small)
+    assert (job.notebook, job.parameters["PASSAGES"], job.makes[0]) == ("07_latency", 8_841_823, "table1-full.md")
+    assert meant["table1-full"] == ["07_latency-full"] and meant["07_latency"] == meant["table1"] == ["07_latency"]
+    assert "07_latency-full" not in meant["everything"]
+
+
 def test_reasons_read_well():
     assert doctest.testmod(progress).failed == 0
     assert [progress.duration(s) for s in (40, 170, 7500)] == ["40 s", "3 min", "2 h 5 min"]

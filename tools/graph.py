@@ -13,6 +13,8 @@ from tas_lib.profile import Profile, System
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "notebooks" / "src"
+FULL = "07_latency-full"  # Table 1 at MS MARCO's size
+MSMARCO_PASSAGES = 8_841_823
 FIRST_TABLE = "08_losses_compared"  # of the tables the one with the fewest systems
 BASELINE = "2"  # the system that gives clusters and early-stopping candidates (DESIGN.md)
 
@@ -50,7 +52,8 @@ NOTEBOOKS = {
     "03_losses": Notebook(needs=("01_collection",)),
     "04_clustering": Notebook(needs=("baseline",), makes=_figure("figure1"), seconds=40),
     "05_sampling": Notebook(needs=("04_clustering",), makes=_figure("figure2"), seconds=30),
-    TRAINING: Notebook(needs=("01_collection",), seconds=150),
+    TRAINING: Notebook(needs=("01_collection",), seconds=110),
+    "07_latency": Notebook(needs=("1", "2", "5", "10"), makes=(*_table("table1"), *_table("table2")), seconds=75),
     "08_losses_compared": Notebook(needs=_numbers((10, 13)), makes=_table("table3"), seconds=20),
     "09_ablation": Notebook(needs=_numbers((1, 10)), makes=_table("table4"), seconds=30),
     "10_robustness": Notebook(needs=_numbers((1, 10), (14, 17)), makes=_table("table5"), seconds=20),
@@ -83,6 +86,7 @@ def jobs(profile: Profile) -> dict[str, Job]:
     systems = {number: s for number, s in (profile.systems | profile.deviations).items() if s.kind == "trained"}
     runs = {number: f"{TRAINING}-{system.name}" for number, system in systems.items()}
     baseline = [runs[BASELINE]] if BASELINE in runs else []
+    known = {*NOTEBOOKS, *runs.values()}  # a table is made without the systems that a profile lacks
     found = {}
     for name, notebook in NOTEBOOKS.items():
         if name == TRAINING:
@@ -92,16 +96,14 @@ def jobs(profile: Profile) -> dict[str, Job]:
             }
             continue
         meaning = runs | {"baseline": runs.get(BASELINE, "01_collection")}
-        needs = [meaning.get(word, word) for word in notebook.needs]
-        needs = [
-            need for need in needs if need in {*NOTEBOOKS, *runs.values()}
-        ]  # a table is made without the systems that a profile lacks
+        needs = tuple(need for word in notebook.needs if (need := meaning.get(word, word)) in known)
         if notebook.needs and not needs:
-            needs = ["01_collection"]
-        parameters = {"PROFILE": profile.name}
-        found[name] = Job(
-            name, name, parameters, tuple(needs), notebook.makes, notebook.seconds, notebook.asked, first=True
-        )
+            needs = ("01_collection",)
+        asked = {"PROFILE": profile.name}
+        found[name] = Job(name, name, asked, needs, notebook.makes, notebook.seconds, notebook.asked, first=True)
+    small = found[FULL.removesuffix("-full")]
+    large = small.parameters | {"PASSAGES": MSMARCO_PASSAGES}
+    found[FULL] = small._replace(name=FULL, parameters=large, makes=_table("table1-full"), seconds=2_400, asked=True)
     return found
 
 
@@ -111,11 +113,8 @@ def _training(profile: Profile, system: System, name: str, asked: bool, baseline
     parameters |= {"PROFILE": profile.name, "BATCH_SIZE": system.batch_size, "SEED": system.seed}
     parameters |= {"VARIANT": system.variant}
     notebook = NOTEBOOKS[TRAINING]
-    needs = [
-        *notebook.needs,
-        *(baseline if [name] != baseline else []),
-        *([] if system.sampling == "random" else ["04_clustering"]),
-    ]
+    topics = [] if system.sampling == "random" else ["04_clustering"]
+    needs = [*notebook.needs, *(baseline if [name] != baseline else []), *topics]
     first = any(profile.systems.get(number) == system for number in (BASELINE, *NOTEBOOKS[FIRST_TABLE].needs))
     seconds = notebook.seconds * system.batch_size // 32
     return Job(name, TRAINING, parameters, tuple(needs), notebook.makes, seconds, asked, first)
@@ -128,8 +127,9 @@ def aliases(profile: Profile) -> dict[str, list[str]]:
     for job in every.values():
         found |= {Path(made).stem: [job.name] for made in job.makes}
     for job in every.values():
-        for name in (job.notebook, job.notebook.partition("_")[2]):
-            found[name] = [*dict.fromkeys([*found.get(name, []), job.name])]
+        if job.name == job.notebook or not job.asked:
+            for name in (job.notebook, job.notebook.partition("_")[2]):
+                found[name] = [*dict.fromkeys([*found.get(name, []), job.name])]
         if job.name != job.notebook:
             found[job.name.removeprefix(f"{TRAINING}-")] = [job.name]
     return found

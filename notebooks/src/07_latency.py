@@ -1,0 +1,331 @@
+# %% [markdown]
+# # 07 · Where does a millisecond go?
+#
+# *Paper:* §2.2 and Table 1, latency; §2.4 and Table 2, cost. *Needs:* systems 1, 2, 5 and 10 (06). *Time on the default
+# profile:* about a minute, once the systems are trained.
+#
+# > "We measure that a single query can be responded to in 64ms" (§2.2)
+#
+# A query is cut into tokens, becomes a vector, and meets every passage of the collection. Which of the three takes the
+# time, what could make it faster, and what does the training cost that came before?
+
+# %% tags=["parameters"]
+PROFILE = "docs"  # a file in profiles/
+PASSAGES = 0  # 0: the profile's own; 8_841_823 for table1-full: so many synthetic vectors of 768, and DistilBERT's size
+
+# %% [markdown]
+# Times differ from run to run and from machine to machine, so this notebook's numbers are those of one run on the
+# hardware below; what it says in words holds for any. A GPU is used where there is one, and waited for before the clock
+# is read.
+
+# %%
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import faiss
+import numpy as np
+import torch
+from IPython.display import Markdown
+
+from tas_lib import encoding, latency, models, profile, search, shipped, store, systems, teachers, training
+from tas_lib.collection import load_tokenizer, tokenise
+from tas_lib.published import paper_table
+from tas_lib.teaching import check, grid, show
+
+# %%
+settings = profile.load(PROFILE)
+lab, device = systems.Experiment(settings), encoding.device()
+hardware, machine = latency.hardware(device), latency.roofline(device)
+grid(hardware.items(), ["what", "here"])
+print(f"Reads at most {machine.gb_s:,.1f} GB a second, computes at most {machine.gflop_s:,.0f} · 10⁹ fp32 operations.")
+
+# %% [markdown]
+# Both limits are measured: a sum over a tensor too large for any cache, a product of two large matrices. Next, the
+# retriever: our TAS-Balanced student with its passages; for `table1-full` an encoder of DistilBERT's size and as many
+# vectors as MS MARCO has passages, with random numbers in both. Time does not look at the values.
+
+# %%
+tokenizer = load_tokenizer(settings.encoder_path)
+if PASSAGES:
+    model = latency.paper_encoder(len(tokenizer)).to(device)
+    index = latency.unit_vectors(lab.store, PASSAGES, 768).to(device)  # memory-mapped where there is no GPU
+else:
+    model = lab.load(settings.systems["10"])
+    index = lab.vectors(settings.systems["10"]).to(device)
+queries, cap = lab.collection.sets["train"].queries.texts, settings.tokens.query
+depth = min(settings.evaluation.depth if not PASSAGES else 1_000, len(index))
+chunk = 64 if device.type == "cpu" else 2_000
+size = f"{len(index):,} vectors of {index.shape[1]} in {str(index.dtype).removeprefix('torch.')}"
+print(f"Index: {size}, {index.nbytes / 1e6:,.1f} MB; first {depth:,} retrieved; encoder in fp32, {chunk} at a time.")
+
+# %% [markdown]
+# ## What is timed
+#
+# From words to ranked rows, in three stages with nothing between them: the total holds tokenising and every copy to
+# and from the device. Search is exact, every vector is looked at.
+
+# %%
+show(latency.answering, search.dense, search.dot_products)
+
+# %% [markdown]
+# A *warm-up* is run and not timed: it fills caches. Then the clock runs for a set time, every repetition with other
+# queries. The *mean* says how much work a server can do; the *tail*, the time that one query in a hundred exceeds, what
+# its slowest users see. Below 100 repetitions the longest stands in its place and is called so.
+#
+# *Before you look:* one query, ten, two thousand. By what factor does each stage grow from one row to the next?
+
+# %%
+find = partial(search.dense, passages=index, depth=depth)
+answer = partial(latency.answering, model, tokenizer, cap, find, chunk)
+found = latency.latencies(answer, queries, seconds=600 if PASSAGES else 5)
+told = "; ".join(f"{what}: {here}" for what, here in hardware.items())
+caption = (f"Table 1: latency of exact top-{depth:,} retrieval; index: {size}, {index.nbytes / 1e6:,.1f} MB; {told}. "
+           "In parentheses the paper's: MS MARCO's passages, DistilBERT and Faiss on a TITAN RTX.")  # fmt: skip
+table = latency.table1(found, caption)
+latency.write(table, settings.figures, "table1-full" if PASSAGES else "table1")
+Markdown(latency.markdown(table))
+
+# %% [markdown]
+# The paper's own rows can be taken apart. Two thousand queries take 4,780 ms, of which encoding and retrieval explain
+# little more than half; the rest, we think, is tokenising and copying. And 400K training queries "in one minute" (§2.2)
+# are 200 such batches of encoding alone.
+
+# %%
+paper = {key: cell.number for key, cell in paper_table(1).items()}
+theirs = {stage: paper["Batch size 2,000", f"{stage} Avg."] for stage in ("Query encoding", "Faiss retrieval", "Total")}
+rest = theirs["Total"] - theirs["Query encoding"] - theirs["Faiss retrieval"]
+assert rest == 1_992 and 0.4 < rest / theirs["Total"] < 0.45
+assert 50 < 400_000 / 2_000 * theirs["Query encoding"] / 1_000 < 60
+
+# %% [markdown]
+# ## Mean and tail
+#
+# > "the 99th percentile of the measured latency is very close to the mean" (§2.2)
+#
+# "the practical effect of always computing roughly the same number of operations", they say. *Before you run:* which
+# of the stages does not do the same work for every query?
+
+# %%
+quantiles = [0.5, 0.9, 0.99, 1.0]
+grid(
+    [[stage, len(t.ms), t.mean, *np.quantile(t.ms, quantiles), t.tail / t.mean] for stage, t in found[1].items()],
+    ["one query", "repetitions", "mean, ms", *(f"{q:.0%}" for q in quantiles), "tail / mean"],
+)
+
+# %% [markdown]
+# Retrieval multiplies the same numbers whatever was asked. Tokenising and encoding grow with the words of the query.
+# What else stretches a tail is not the retriever: another program on the same cores, a core that changes its clock.
+# The shorter a stage, the more of its tail is of that kind.
+#
+# ## Batches
+#
+# More queries at a time: each waits longer, and all together need less.
+
+# %%
+stages = [latency.TOKENS, latency.ENCODING, latency.RETRIEVAL, latency.TOTAL]
+grid(
+    [
+        [f"{n:,}", *(found[n][stage].mean / n for stage in stages), 1e3 * n / found[n][latency.TOTAL].mean]
+        for n in found
+    ],
+    ["batch size", *(f"{stage}, ms a query" for stage in stages), "queries a second"],
+)
+
+# %% [markdown]
+# What is paid once a batch is shared by its queries: calling the layers, and reading the weights and the index from
+# memory. What is paid for each query is not: its multiplications, and picking its best passages. A column that falls
+# from row to row was mostly of the first kind; one that stays, of the second.
+#
+# ## What bounds it?
+#
+# No program is faster than the bytes that it must read over the bandwidth, nor than its operations over the matrix
+# rate. *Before you run:* for one query over the index, which of the two is larger? And for two thousand?
+
+# %%
+rows = []
+for n, timed in found.items():
+    lengths = tokenise(tokenizer, next(latency.in_turn(queries, n)), cap).lengths
+    works = {latency.ENCODING: latency.encoding_work(model, lengths, chunk),
+             latency.RETRIEVAL: latency.retrieval_work(n, index)}  # fmt: skip
+    for stage, work in works.items():
+        least, mean = latency.bound(work, machine), timed[stage].mean
+        rows.append([f"{n:,}", stage, mean, least.read_ms, least.compute_ms, least.ms / mean, least.what(mean)])
+grid(rows, ["batch size", "stage", "mean, ms", "reading, ms", "computing, ms", "share", "bound by"])
+
+# %% [markdown]
+# *Share* is the larger bound over the measured mean. Near 1, only less work or another machine helps. *Neither*: calls,
+# copies and the selection of the best take the time. Above 1, what was read came from a cache (a small index fits in
+# one), or the machine was busier while its limits were measured.
+#
+# Reading grows with the index only, computing with index and queries. For fp16 they meet at as many queries as the
+# machine computes operations in the time of reading one byte, whatever the index.
+
+# %%
+meet = machine.gflop_s / machine.gb_s  # 2 operations a number and query, over 2 bytes a number
+one, many = (latency.bound(latency.retrieval_work(n, index.half()), machine) for n in (meet / 2, meet * 2))
+print(f"Here they meet at {meet:,.0f} queries.")
+assert one.what(one.ms) == "reading" and many.what(many.ms) == "computing"
+
+# %% [markdown]
+# ## At MS MARCO's size
+#
+# The same two bounds for 8,841,823 vectors of 768, without running it. The paper's numbers tell what its GPU did at
+# least; and that it stored fp16, for fp32 would not have fitted in 24 GB.
+
+# %%
+numbers = 8_841_823 * 768
+for n in latency.SIZES:
+    least = latency.bound(latency.Work(2 * numbers, 2 * n * numbers), machine)
+    theirs = paper[f"Batch size {n:,}", "Faiss retrieval Avg."]
+    reads, computes = 2e-6 * numbers / theirs, 2e-9 * n * numbers / theirs
+    print(f"{n:>5,} queries: at least {least.ms / 1e3:,.1f} s here; the paper's {theirs / 1e3:.3f} s mean "
+          f"{reads:,.0f} GB and {computes:,.2f} · 10¹² operations a second.")  # fmt: skip
+assert 4e-9 * numbers > 24 > 2e-9 * numbers
+
+# %% [markdown]
+# `./run_all.sh docs table1-full` runs it: 13.6 GB of vectors are written once, and mapped into memory, so that the
+# system's page cache holds them and 24 GB are enough. It takes long without a GPU.
+#
+# ## Why one query uses all cores
+#
+# FAISS gives each core its own queries: ten queries, ten cores; one query, one core. A user is one query. We cut the
+# *passages*, so that all cores work on every query. *Before you run:* what does a second core help, if reading bounds?
+
+# %%
+vecs = torch.nn.functional.normalize(torch.randn(60_000, 768, generator=torch.Generator().manual_seed(0))).half()
+one, cores, rows = vecs[:1].float(), torch.get_num_threads(), []
+flat = faiss.IndexFlatIP(768)
+flat.add(vecs.float().numpy())
+for n in sorted({1, cores}):
+    torch.set_num_threads(n)
+    rows.append(["ours", "fp16", n, latency.time_boxed(partial(search.dense, one, vecs, 100), 3, 2).mean])
+rows.append(["FAISS flat", "fp32", cores, latency.time_boxed(partial(flat.search, one.numpy(), 100), 3, 2).mean])
+grid(rows, ["one query on the CPU", "stored as", "cores allowed", "mean, ms"])
+
+# %% [markdown]
+# Ours reads half the bytes a number, and pays for widening each to fp32; with several cores, each reads and widens its
+# part. What several cores gain is bounded by the memory that they share. Exact it is too: here are all scores and a
+# full sort, beside what the search found.
+
+# %%
+rows, scores = search.dense(one, vecs, 100)
+every = (one @ vecs.float().T).numpy()[0]
+assert np.allclose(scores[0], np.sort(every)[::-1][:100], atol=1e-6)
+assert np.allclose(every[rows[0]], scores[0], atol=1e-6) and len(set(rows[0])) == 100
+
+# %% [markdown]
+# ## What the training cost
+#
+# Table 2 asks what a method needs beyond a plain training. A teacher's price is measured on one batch: BERT_CAT reads
+# the two pairs of a sample; ColBERT encodes query and passages, and scores all against all. What is *kept* is cheaper:
+# margins are stored, and a frozen ColBERT's vectors too, which leaves the scoring.
+
+# %%
+batch, train, passages = lab.sampler(settings.systems["10"]).batch(0), lab.tokens["train"], lab.tokens["passages"]
+cat = models.load_cat(str(shipped.folder(settings, "cat"))).to(device)
+colbert = models.load_colbert(str(shipped.folder(settings, "colbert"))).to(device)
+asked, shown = np.tile(batch.queries, 2), np.concatenate([batch.pos, batch.neg])
+with torch.inference_mode():
+    calls = {"pairwise": partial(teachers.cat_scores, cat, train, passages, asked, shown, 32),
+             "in_batch": partial(latency.fresh_scores, colbert, train, passages, batch),
+             "kept": partial(lab.in_batch_teacher.scores, batch, device)}  # fmt: skip
+    price = {name: latency.time_boxed(f, 1, 3).mean / len(batch.queries) for name, f in calls.items()}
+grid(price.items(), ["teacher", "ms a sample"])
+
+# %% [markdown]
+# Memory is measured over three steps of each training on a student that is thrown away: gradients, Adam's two moments,
+# the best weights so far, and all that is computed on the way. Seconds and steps are those of the real trainings, as
+# their histories say.
+
+# %%
+peaks = {}
+for number in latency.TRAINED.values():
+    if system := settings.systems.get(number):
+        three = settings.training.model_copy(update={"steps": 3, "validate_every": 3, "min_steps": 0, "workers": 0})
+        teacher = lab.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
+        loss = training.objective(system, three, teacher)
+        student = models.load_dot(shipped.encoder(settings), settings.pooling).to(device)
+        with TemporaryDirectory() as folder:
+            steps = partial(training.train, student, lab.sampler(system), loss, train, passages, lambda _: 0.0, three)
+            peaks[number] = latency.peak_mb(partial(steps, Path(folder)), device)
+
+# %%
+place = f"{settings.sampling.clusters}-{'spherical' if settings.sampling.spherical else 'euclidean'}"
+clustering_s = store.provenance(settings.folder / "clusters" / place)["seconds"]
+fresh = {"none": 0, "dual": price["pairwise"] + price["in_batch"]} | price
+kept, costs = {"none": 0, "pairwise": 0, "in_batch": price["kept"], "dual": price["kept"]}, {}
+for number, peak in peaks.items():
+    system = settings.systems[number]
+    prices, once = (fresh[system.teacher], kept[system.teacher]), None if system.sampling == "random" else clustering_s
+    costs[number] = latency.cost(lab.history(system), system.batch_size, *prices, peak, once)
+caption = f"Table 2: the paper's rows in parentheses, and below what was measured here. {told}."
+table = latency.table2(costs, caption)
+if not PASSAGES:
+    latency.write(table, settings.figures, "table2")
+Markdown(latency.markdown(table))
+
+# %% [markdown]
+# Seconds a step hold validation too, and whatever else ran beside the training. Hours are those seconds times the
+# paper's 800K steps: what *this* student on *this* hardware would take, not DistilBERT. Clustering is paid once, before
+# the first step, and serves all trainings with topics.
+#
+# How much of a training is it?
+
+# %%
+for number, spent in costs.items():
+    if spent.clustering_s is not None:
+        share = spent.clustering_s / (spent.clustering_s + spent.step_s * spent.steps)
+        print(f"System {number}: clustering is {share:.1%} of clustering and training.")
+        assert 0 < share < 1
+
+# %% [markdown]
+# ## Answer
+#
+# Read it from three tables: which stage is the largest part of the total (Table 1), whether it is bound by reading, by
+# computing or by neither, and whether a batch shares it. On any machine the order of remedies follows: *reading* asks
+# for fewer bytes, *computing* for fewer vectors to look at, *neither* for larger batches.
+#
+# ## Where we differ
+#
+# - Hardware, encoder and collection are not the paper's: [D19](../DEVIATIONS.md), [D20](../DEVIATIONS.md). Only
+#   `table1-full` has its sizes.
+# - Search is exact and ours, in fp32 over fp16 vectors; the paper's is Faiss, exact too: [D17](../DEVIATIONS.md).
+# - The paper's table does not say what its total holds beyond encoding and retrieval; ours holds tokenising and all
+#   copies.
+# - ColBERT's vectors are kept during training; the paper computes them in every step.
+#
+# ## Exercises
+#
+# 1. The tail, without the library: the smallest of at least 100 times that 99% of them do not exceed.
+
+
+# %% tags=["exercise"]
+def my_tail(times):
+    """One number of the list."""
+    # TODO
+
+
+check(my_tail, lambda times: latency.Timing(times).tail, ([float(i) for i in range(200)],), ([2.0] * 99 + [9.0],))
+
+# %% [markdown]
+# 2. How many milliseconds does exact search of `n` vectors of `width` in fp16 take at least, for one query, at `gb_s`
+#    gigabytes a second?
+
+
+# %% tags=["exercise"]
+def my_least_ms(n, width, gb_s):
+    """Bytes over bandwidth."""
+    # TODO
+
+
+check(my_least_ms, lambda n, width, gb_s: 2e-6 * n * width / gb_s, (8_841_823, 768, 100.0), (1_000, 8, 0.5))
+
+# %% [markdown]
+# 3. Give the batch of ten the same query ten times. Which stage gets faster, and why not the others?
+# 4. *Open:* an 8-bit index reads half the bytes and is not exact. Is it twice as fast, and what does nDCG@10 lose?
+#
+# ## Next
+#
+# [08 · Losses compared](08_losses_compared.ipynb) opens the tables of effectiveness; latency comes back in 12, where
+# re-rankers spend more of it.
