@@ -49,7 +49,7 @@ assert [number for number, _ in titles] == [path.name[:2] for path in sources]
 # %% [markdown]
 # ## The map
 #
-# 00 to 06 *explain*, one idea a notebook; 07 to 13 *measure*, one table or figure each. A number without a link is
+# 00 to 06 *explain*, one idea a notebook; 07 to 14 *measure*, one table or figure each. A number without a link is
 # still to be written.
 #
 # | notebook | of the paper | what comes out |
@@ -60,13 +60,14 @@ assert [number for number, _ in titles] == [path.name[:2] for path in sources]
 # | [04 clustering](04_clustering.ipynb) | §3, Eq. 10 | topics, **Figure 1** |
 # | [05 sampling](05_sampling.ipynb) | §3, Eqs. 9, 11-13 | batches, **Figure 2** |
 # | [06 training](06_training.ipynb) | §4.2, §4.3 | one trained system, and a search box |
-# | 07 latency and cost | §2.2, §2.4 | **Tables 1 and 2** |
-# | 08 losses compared | §5.1 | **Table 3** |
+# | [07 latency](07_latency.ipynb) | §2.2, §2.4 | **Tables 1 and 2** |
+# | [08 losses compared](08_losses_compared.ipynb) | §5.1 | **Table 3** |
 # | [09 ablation](09_ablation.ipynb) | §5.1, RQ1 | **Table 4** |
-# | 10 robustness | §5.2, RQ2 | **Table 5** |
-# | 11 dense retrieval compared | §5.3, RQ3 | **Table 6** |
+# | [10 robustness](10_robustness.ipynb) | §5.2, RQ2 | **Table 5** |
+# | [11 dense retrieval compared](11_dense_compared.ipynb) | §5.3, RQ3 | **Table 6** |
 # | 12 recall and pipelines | §5.4, RQ4 | **Figure 3**, **Table 7** |
-# | 13 what held | all claims | a verdict on each |
+# | [13 what held](13_claims.ipynb) | all claims | a verdict on each |
+# | [14 deviations](14_deviations.ipynb) | paper against public code | what the other choice changes, when asked for |
 #
 # In a hurry? Read 03 and 05, which hold the paper's two ideas, then 09. With an afternoon: 01 to 06 in order.
 #

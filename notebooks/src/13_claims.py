@@ -24,7 +24,7 @@ import torch
 from IPython.display import Markdown
 from numpy.random import Generator, Philox
 
-from tas_lib import claims, losses, profile, sampling, systems
+from tas_lib import claims, losses, paper_claims, profile, sampling, systems
 from tas_lib.teaching import check, grid, show
 
 settings = profile.load(PROFILE)
@@ -38,8 +38,8 @@ lab = systems.Experiment(settings)
 # five would you bet on, and which would you bet against?
 
 # %%
-grid([[c.words, f"§{c.section}", c.rule] for c in claims.CLAIMS], ["claim", "paper", "rule"])
-assert len({c.key for c in claims.CLAIMS}) == len(claims.CLAIMS)
+grid([[c.words, f"§{c.section}", c.rule] for c in paper_claims.CLAIMS], ["claim", "paper", "rule"])
+assert len({c.key for c in paper_claims.CLAIMS}) == len(paper_claims.CLAIMS)
 
 # %% [markdown]
 # ## Two rulers
@@ -175,7 +175,7 @@ if steps:
 # profile does not train reads *not run*.
 
 # %%
-scores = lab.scores(claims.SYSTEMS)
+scores = lab.scores(paper_claims.SYSTEMS)
 verdicts = claims.judge(scores, measured, settings.evaluation)
 claims.write(verdicts, settings.figures)
 Markdown(claims.markdown(verdicts))
@@ -186,7 +186,7 @@ Markdown(claims.markdown(verdicts))
 
 # %%
 counts = {verdict: sum(v.verdict == verdict for v in verdicts) for verdict in claims.VERDICTS}
-assert sum(counts.values()) == len(claims.CLAIMS)
+assert sum(counts.values()) == len(paper_claims.CLAIMS)
 grid(counts.items(), ["verdict", "claims"])
 
 # %%

@@ -1,0 +1,194 @@
+"""The paper's claims, written down before the runs: what is compared where, and what has to come out.
+
+All that Tables 3-6, the batches and the topics can test. Left out is what a sentence says of one query set in
+particular (ours are others) and of methods that are not among our systems.
+"""
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+ORDERS = ("10", "14", "15", "16", "17")
+"""Instances A-E of Table 5: one system, five orders of its batches."""
+GRADED = (("graded", "nDCG"), ("graded", "RR"), ("graded", "R"))
+DEV = (("dev", "nDCG"), ("dev", "RR"), ("dev", "R"))
+COLUMNS = {
+    "all columns": GRADED + DEV,
+    "the graded sets": GRADED,
+    "the dev set": DEV,
+    "nDCG and MRR": GRADED[:2] + DEV[:2],
+    "recall": (GRADED[2], DEV[2]),
+    "recall, graded sets": GRADED[2:],
+    "nDCG, graded sets": GRADED[:1],
+    "MRR, graded sets": GRADED[1:2],
+    "nDCG and recall, graded sets": GRADED[::2],
+    "MRR, dev set": DEV[1:2],
+    "MRR and recall, dev set": DEV[1:],
+    "the columns of Tables 3 and 5": GRADED[::2] + DEV[1:],
+}
+"""Where a claim is tested: (kind of set, measure). "graded" is every graded set, "dev" the first of the others."""
+
+
+class Compared(NamedTuple):
+    """A claim about systems, by their numbers: `7 > 6 > 5` is better, `20 = 10, 21 = 10` makes no difference.
+
+    section: of the paper. words: ours. columns: a key of COLUMNS. need: how many of them, a key of ENOUGH.
+    """
+
+    key: str
+    section: str
+    words: str
+    systems: str
+    columns: str
+    need: str = "most"
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The comparisons, the better system first.
+
+        >>> Compared("", "", "", "7 > 6 > 5, 4 > 2", "").pairs
+        [('7', '6'), ('6', '5'), ('4', '2')]
+        """
+        chains = self.systems.replace("=", ">").split(",")
+        return [pair for chain in chains for pair in pairwise(map(str.strip, chain.split(">")))]
+
+    @property
+    def needs(self) -> list[str]:
+        """Its systems, and those of the ruler by which they are compared."""
+        return list(dict.fromkeys([*(system for pair in self.pairs for system in pair), *ORDERS]))
+
+    @property
+    def rule(self) -> str:
+        """What has to come out."""
+        return f"{self.systems}, in {self.need} of: {self.columns}"
+
+
+class Measured(NamedTuple):
+    """A claim about one number, `fact`, which should lie from `low` to `high`; `why` says where these come from."""
+
+    key: str
+    section: str
+    words: str
+    fact: str
+    low: float
+    high: float
+    why: str
+
+    @property
+    def rule(self) -> str:
+        """What has to come out.
+
+        >>> Measured("", "", "", "ratio", 0.5, 2, "twice").rule, Measured("", "", "", "share", -INF, 0.1, "few").rule
+        ('ratio from 0.5 to 2 (twice)', 'share at most 0.1 (few)')
+        """
+        bounds = f"from {self.low:g} to {self.high:g}"
+        if math.isinf(self.high):
+            bounds = f"at least {self.low:g}"
+        elif math.isinf(self.low):
+            bounds = f"at most {self.high:g}"
+        return f"{self.fact} {bounds} ({self.why})"
+
+
+Claim = Compared | Measured
+INF = math.inf
+
+# fmt: off
+CLAIMS: tuple[Claim, ...] = (
+    # teachers
+    Compared("labels", "2.4", "Labels alone teach less than any teacher",
+             "2 > 1, 5 > 1, 8 > 1", "all columns"),
+    Compared("pairwise", "5.1", "The pairwise teacher improves every measure over labels",
+             "2 > 1", "all columns", "all"),
+    Compared("in-batch-random", "5.1", "With random batches, the in-batch teacher is worse than the pairwise one",
+             "2 > 5", "all columns"),
+    Compared("dual-recall", "5.1", "Two teachers beat the in-batch one on recall, on every set",
+             "8 > 5, 9 > 6, 10 > 7", "recall", "all"),
+    Compared("dual-top", "5.1", "Two teachers beat the in-batch one on nDCG and MRR, on two sets of three",
+             "8 > 5, 9 > 6, 10 > 7", "nDCG and MRR", "two thirds"),
+    Compared("dual-pairwise", "1", "Two teachers beat the pairwise one on recall",
+             "8 > 2, 9 > 3, 10 > 4", "recall"),
+    Compared("best", "1", "Two teachers with TAS-Balanced are better than one with TAS-Balanced",
+             "10 > 4, 10 > 7", "all columns"),
+    # samplings
+    Compared("tas-pairwise", "5.1", "TAS alone does little for the pairwise teacher",
+             "3 = 2", "all columns"),
+    Compared("order-pairwise", "5.1", "Pairwise teacher: TAS-Balanced beats random and TAS",
+             "4 > 2, 4 > 3", "all columns"),
+    Compared("order-in-batch", "5.1", "In-batch teacher: TAS-Balanced beats TAS, which beats random",
+             "7 > 6 > 5", "all columns"),
+    Compared("order-dual", "5.1", "Two teachers: TAS-Balanced beats TAS, which beats random",
+             "10 > 9 > 8", "all columns"),
+    Compared("tas-in-batch", "5.1", "In-batch teacher: TAS is a strong boost on every set",
+             "6 > 5", "all columns", "all"),
+    Compared("balanced-in-batch", "5.1", "In-batch teacher: TAS-Balanced improves on TAS on two sets of three",
+             "7 > 6", "all columns", "two thirds"),
+    Compared("balanced", "1", "TAS-Balanced improves on random with every teacher",
+             "4 > 2, 7 > 5, 10 > 8", "all columns"),
+    # in-batch losses
+    Compared("margin-mse", "5.1", "Margin-MSE is the best in-batch loss in most measures",
+             "10 > 11, 10 > 12, 10 > 13", "the columns of Tables 3 and 5"),
+    Compared("margin-mse-recall", "5.1", "Margin-MSE is the best in-batch loss above all on graded recall",
+             "10 > 11, 10 > 12, 10 > 13", "recall, graded sets", "all"),
+    Compared("list-losses", "5.1", "LambdaRank beats ListNet, which beats KLDiv (letters of Table 3)",
+             "13 > 12 > 11", "MRR, dev set", "all"),
+    # the order of batches
+    Measured("steady-graded", "5.1", "Another order changes the graded sets by less than a point",
+             "largest standard deviation of nDCG and recall, graded sets", -INF, 0.01, "'under a single point'"),
+    Measured("steady-dev", "1", "Another order changes MRR on dev hardly at all",
+             "standard deviation of MRR, dev set", -INF, 0.0015, "'< .001'; Table 5: what rounds to .001"),
+    Measured("steadier-dev", "5.1", "Another order changes dev less than the graded sets",
+             "mean standard deviation, graded sets less dev", 0, INF, "'low variability, especially' on dev"),
+    Measured("every-order", "6", "TAS-Balanced works in every order",
+             "share of orders and columns in which it is above random batches", 0.9, INF, "'consistently'"),
+    # other methods, batch size
+    Compared("dense", "1", "Dense retrieval beats BM25, however it was trained",
+             "1 > bm25, 2 > bm25, 5 > bm25", "all columns"),
+    Compared("balanced-bm25", "5.2", "TAS-Balanced beats BM25 on the graded sets",
+             "10 > bm25", "nDCG and recall, graded sets", "all"),
+    Compared("balanced-labels", "1", "TAS-Balanced beats training on labels alone",
+             "10 > 1", "nDCG, graded sets", "all"),
+    Compared("others-graded", "5.2", "TAS-Balanced beats Margin-MSE and TCT on the graded sets",
+             "10 > 2, 10 > 5", "the graded sets"),
+    Compared("others-dev", "5.2", "TAS-Balanced beats Margin-MSE and TCT on dev",
+             "10 > 2, 10 > 5", "the dev set"),
+    Measured("others-recall", "5.2", "Over Margin-MSE and TCT, it gains more in recall than in the first ten",
+             "relative gain in recall less that in nDCG or MRR, graded sets", 0.01, INF, "'highest', by a point"),
+    Compared("batch-dev", "5.2", "Larger batches are better on dev",
+             "19 > 18 > 10", "the dev set"),
+    Compared("batch-graded", "5.2", "Larger batches make no difference on the graded sets",
+             "18 = 10, 19 = 10", "the graded sets"),
+    # topics and batches
+    Compared("clusters", "4.2", "The number of clusters makes no difference: half and double",
+             "20 = 10, 21 = 10", "all columns"),
+    Measured("words", "1", "Topics bring together queries without a common word",
+             "share of pairs of a topic without a common word", 0.1, INF, "one in ten is no exception"),
+    Measured("one-topic", "4.2", "A batch is small enough to come from one topic",
+             "share of mixed batches", -INF, 0.05, "one in twenty; Figure 1: 'from a single cluster'"),
+    Measured("random-topics", "3", "The queries of a random batch have completely different topics",
+             "share of a random batch's pairs with two topics", 0.95, INF, "'completely', up to one in twenty"),
+    Measured("harder", "3", "In a batch of one topic, in-batch negatives are harder",
+             "teacher's mean in-batch margin, TAS over random", -INF, 0.9, "a tenth less; easy is far away, §3"),
+    Measured("flat", "3", "TAS-Balanced draws all margin ranges alike",
+             "chance of the most drawn range over that of the least", -INF, 2, "'uniformly', up to twice"),
+    Measured("fewer-easy", "3", "TAS-Balanced draws fewer pairs with a high margin",
+             "share of pairs from the upper half of the ranges, over TAS", -INF, 0.9, "a tenth less"),
+    Measured("never-twice", "3", "No batch is repeated",
+             "batches that came twice", -INF, 0, "'do not repeat the same batch'"),
+    Measured("sampling-time", "3", "Composing batches does not slow training down",
+             "time of composing over that of a step, rounded up to tenths", -INF, 0.1, "little, even if not alongside"),
+    # losses, labels, lengths, stopping
+    Measured("one-range", "4.2", "α brings both losses into one range",
+             "α times the mean in-batch loss over the mean pairwise loss", 0.33, 3, "within three times"),
+    Measured("in-batch-higher", "4.2", "The in-batch loss is consistently higher than the pairwise one",
+             "share of evaluations with the in-batch loss above", 0.9, INF, "'consistently'"),
+    Measured("teacher-labels", "2.3", "The pairwise teacher orders almost all pairs as the labels do",
+             "share of training pairs with a margin above 0", 0.9, INF, "'in almost all cases'"),
+    Measured("caps", "4.1", "Few queries or passages reach the cap on their length",
+             "share of texts at the cap, of queries or of passages", -INF, 0.05, "'generous bounds with few outliers'"),
+    Measured("stopping", "4.3", "Early stopping, and not the last step, ends training",
+             "share of systems that stopped before the last step", 0.5, INF, "'usually'"),
+)
+# fmt: on
+
+SYSTEMS = tuple(dict.fromkeys(s for claim in CLAIMS if isinstance(claim, Compared) for s in claim.needs))
+"""All that the claims compare."""
