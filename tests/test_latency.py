@@ -9,11 +9,13 @@ import pytest
 import tiny
 import torch
 
-from tas_lib import latency, search, store, teachers
-from tas_lib.latency import ENCODING, RETRIEVAL, TOKENS, TOTAL, Bound, Cell, Roofline, Table, Timing
+from tas_lib import cost_tables, latency, roofline, search, store, teachers
+from tas_lib.cost_tables import Cell, Table
+from tas_lib.latency import ENCODING, RETRIEVAL, TOKENS, TOTAL, Timing
 from tas_lib.models import BertDot, ColBert
 from tas_lib.published import paper_table
 from tas_lib.records import Batch, History
+from tas_lib.roofline import Bound, Roofline
 from tas_lib.teachers import TokenVectors
 from tas_lib.training import InBatchTeacher
 
@@ -108,14 +110,14 @@ def test_every_repetition_asks_the_next_queries_at_each_batch_size():
 
 def test_the_bound_of_a_search_by_hand():
     # 1,000 × 8 numbers of two bytes: 16,000 bytes at 16 GB/s are 1 µs; 2 · 5 · 8,000 operations at 10 GFLOP/s 8 µs
-    work = latency.retrieval_work(5, torch.zeros(1000, 8, dtype=torch.float16))
+    work = roofline.retrieval_work(5, torch.zeros(1000, 8, dtype=torch.float16))
     assert work == (16_000, 80_000)
-    assert latency.bound(work, Roofline(16, 10)) == pytest.approx((0.001, 0.008))
+    assert roofline.bound(work, Roofline(16, 10)) == pytest.approx((0.001, 0.008))
 
 
 def test_the_bound_of_encoding_counts_layers_and_not_the_table_of_words():
     few, many = (BertDot(tiny.bert(vocabulary)) for vocabulary in (40, 4000))
-    works = [latency.encoding_work(model, np.array([3, 4, 5]), 2) for model in (few, many)]
+    works = [roofline.encoding_work(model, np.array([3, 4, 5]), 2) for model in (few, many)]
     # width 16, inside 32: query, key, value and output 4 · (16² + 16), then 16 · 32 + 32 and 32 · 16 + 16, and two
     # layer norms of 2 · 16: 2,224 weights of four bytes, read for each of two chunks, used for each of twelve tokens
     assert works == [(2 * 4 * 2224, 2 * 2224 * 12)] * 2
@@ -128,9 +130,11 @@ def test_the_larger_of_two_bounds_decides_and_explains_a_half_or_nothing():
 
 
 def test_roofline_and_hardware_are_measured_here():
-    found = latency.roofline(CPU, mb=4, n=64, seconds=0.01)
+    found = roofline.roofline(CPU, mb=4, n=64, seconds=0.01)
     assert found.gb_s > 0 and found.gflop_s > 0
-    assert {"processor", "cores", "memory", "library"} <= {name for name, told in latency.hardware(CPU).items() if told}
+    assert {"processor", "cores", "memory", "library"} <= {
+        name for name, told in roofline.hardware(CPU).items() if told
+    }
 
 
 # --- an index of any size ------------------------------------------------------------------------------------------
@@ -224,7 +228,7 @@ def stages(n: int) -> dict[str, Timing]:
 
 
 def test_table_1_has_the_papers_cells_beside_ours_and_calls_a_maximum_so():
-    table = latency.table1({1: stages(100), 10: stages(3)}, "Caption.")
+    table = cost_tables.table1({1: stages(100), 10: stages(3)}, "Caption.")
     cells = {(cell.row, cell.column): cell for cell in table.groups[0]}
     assert cells["1", "Retrieval Avg."] == Cell("1", "Retrieval Avg.", "50.5 ms", "54 ms")
     assert cells["1", "Retrieval 99th Per."].value == "99.0 ms"
@@ -233,7 +237,7 @@ def test_table_1_has_the_papers_cells_beside_ours_and_calls_a_maximum_so():
 
 
 def test_every_cell_of_the_papers_table_1_has_its_place():
-    table = latency.table1({size: stages(1) for size in latency.SIZES}, "")
+    table = cost_tables.table1({size: stages(1) for size in latency.SIZES}, "")
     printed = [cell.paper for cell in table.groups[0]]
     assert sorted(printed) == sorted(cell.value for cell in paper_table(1).values())
 
@@ -244,7 +248,7 @@ def costs() -> dict[str, latency.Cost]:
 
 
 def test_table_2_shows_the_papers_rows_and_what_was_measured_or_why_not():
-    printed, measured = latency.table2(costs(), "").groups
+    printed, measured = cost_tables.table2(costs(), "").groups
     assert {cell.row for cell in printed} == {cell.row for cell in measured}
     assert "ANCE [42]" in {cell.row for cell in printed}
     values = {row: [cell.value for cell in measured if cell.row == row] for row in ("Standalone", "TAS-Balanced")}
@@ -261,7 +265,7 @@ def test_a_table_in_three_forms(tmp_path: Path):
         [Cell("a", "Avg.", "1.00 ms", "8 ms"), Cell("a", "Max", "2.00 ms")],
         [Cell("b_1", "GPU", "", "1× GTX, > 13")],
     ]
-    paths = latency.write(Table("What it is.", "Row", groups), tmp_path, "table1")
+    paths = cost_tables.write(Table("What it is.", "Row", groups), tmp_path, "table1")
     md, tidy, tex = (path.read_text() for path in paths)
     assert [path.name for path in paths] == ["table1.md", "table1.csv", "table1.tex"]
     assert md == (
@@ -282,6 +286,6 @@ def test_the_tables_of_the_papers_size_can_be_made_in_small(tmp_path: Path):
     find = partial(search.dense, passages=vecs, depth=10)
     answer = partial(latency.answering, BertDot(tiny.bert(len(tokenizer))), tokenizer, 8, find, 64)
     found = latency.latencies(answer, tiny.source().sets["dev"].queries.texts, seconds=0.0)
-    table = latency.table1(found, "")
+    table = cost_tables.table1(found, "")
     assert len(table.groups[0]) == 18
     assert all(len(timing.ms) == 1 for stages in found.values() for timing in stages.values())

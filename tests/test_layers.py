@@ -13,9 +13,9 @@ FLOORS = [
     + ["models", "losses", "clustering", "sampling", "metrics", "fusion"],  # the paper: neighbours that do not meet
     ["collection"],  # a landing: what a source gave, on disk
     ["search", "encoding", "teachers", "expansion", "reranking", "latency"],  # run: over texts and models
-    ["mining", "pretraining", "training"],  # run: over those
+    ["mining", "pretraining", "training", "roofline"],  # run: over those
     ["systems", "remake", "rows", "paper_claims"],  # row; what is shipped, made again; the paper's rows and claims
-    ["figures", "tables", "claims", "teaching"],  # tell
+    ["figures", "tables", "cost_tables", "claims", "teaching"],  # tell
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 LIBRARY = Path(__file__).parents[1] / "tas_lib"

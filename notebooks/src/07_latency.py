@@ -28,7 +28,20 @@ import numpy as np
 import torch
 from IPython.display import Markdown
 
-from tas_lib import encoding, latency, models, profile, search, shipped, store, systems, teachers, training
+from tas_lib import (
+    cost_tables,
+    encoding,
+    latency,
+    models,
+    profile,
+    roofline,
+    search,
+    shipped,
+    store,
+    systems,
+    teachers,
+    training,
+)
 from tas_lib.collection import load_tokenizer, tokenise
 from tas_lib.published import paper_table
 from tas_lib.teaching import check, grid, show
@@ -36,7 +49,7 @@ from tas_lib.teaching import check, grid, show
 # %%
 settings = profile.load(PROFILE)
 lab, device = systems.Experiment(settings), encoding.device()
-hardware, machine = latency.hardware(device), latency.roofline(device)
+hardware, machine = roofline.hardware(device), roofline.roofline(device)
 grid(hardware.items(), ["what", "here"])
 print(f"Reads at most {machine.gb_s:,.1f} GB a second, computes at most {machine.gflop_s:,.0f} · 10⁹ fp32 operations.")
 
@@ -82,9 +95,9 @@ found = latency.latencies(answer, queries, seconds=600 if PASSAGES else 5)
 told = "; ".join(f"{what}: {here}" for what, here in hardware.items())
 caption = (f"Table 1: latency of exact top-{depth:,} retrieval; index: {size}, {index.nbytes / 1e6:,.1f} MB; {told}. "
            "In parentheses the paper's: MS MARCO's passages, DistilBERT and Faiss on a TITAN RTX.")  # fmt: skip
-table = latency.table1(found, caption)
-latency.write(table, settings.figures, "table1-full" if PASSAGES else "table1")
-Markdown(latency.markdown(table))
+table = cost_tables.table1(found, caption)
+cost_tables.write(table, settings.figures, "table1-full" if PASSAGES else "table1")
+Markdown(cost_tables.markdown(table))
 
 # %% [markdown]
 # The paper's own rows can be taken apart. Two thousand queries take 4,780 ms, of which encoding and retrieval explain
@@ -146,10 +159,10 @@ grid(
 rows = []
 for n, timed in found.items():
     lengths = tokenise(tokenizer, next(latency.in_turn(queries, n)), cap).lengths
-    works = {latency.ENCODING: latency.encoding_work(model, lengths, chunk),
-             latency.RETRIEVAL: latency.retrieval_work(n, index)}  # fmt: skip
+    works = {latency.ENCODING: roofline.encoding_work(model, lengths, chunk),
+             latency.RETRIEVAL: roofline.retrieval_work(n, index)}  # fmt: skip
     for stage, work in works.items():
-        least, mean = latency.bound(work, machine), timed[stage].mean
+        least, mean = roofline.bound(work, machine), timed[stage].mean
         rows.append([f"{n:,}", stage, mean, least.read_ms, least.compute_ms, least.ms / mean, least.what(mean)])
 grid(rows, ["batch size", "stage", "mean, ms", "reading, ms", "computing, ms", "share", "bound by"])
 
@@ -163,7 +176,7 @@ grid(rows, ["batch size", "stage", "mean, ms", "reading, ms", "computing, ms", "
 
 # %%
 meet = machine.gflop_s / machine.gb_s  # 2 operations a number and query, over 2 bytes a number
-one, many = (latency.bound(latency.retrieval_work(n, index.half()), machine) for n in (meet / 2, meet * 2))
+one, many = (roofline.bound(roofline.retrieval_work(n, index.half()), machine) for n in (meet / 2, meet * 2))
 print(f"Here they meet at {meet:,.0f} queries.")
 assert one.what(one.ms) == "reading" and many.what(many.ms) == "computing"
 
@@ -176,7 +189,7 @@ assert one.what(one.ms) == "reading" and many.what(many.ms) == "computing"
 # %%
 numbers = 8_841_823 * 768
 for n in latency.SIZES:
-    least = latency.bound(latency.Work(2 * numbers, 2 * n * numbers), machine)
+    least = roofline.bound(roofline.Work(2 * numbers, 2 * n * numbers), machine)
     theirs = paper[f"Batch size {n:,}", "Faiss retrieval Avg."]
     reads, computes = 2e-6 * numbers / theirs, 2e-9 * n * numbers / theirs
     print(f"{n:>5,} queries: at least {least.ms / 1e3:,.1f} s here; the paper's {theirs / 1e3:.3f} s mean "
@@ -240,7 +253,7 @@ grid(price.items(), ["teacher", "ms a sample"])
 
 # %%
 peaks = {}
-for number in latency.TRAINED.values():
+for number in cost_tables.TRAINED.values():
     if system := settings.systems.get(number):
         three = settings.training.model_copy(update={"steps": 3, "validate_every": 3, "min_steps": 0, "workers": 0})
         teacher = lab.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
@@ -260,10 +273,10 @@ for number, peak in peaks.items():
     prices, once = (fresh[system.teacher], kept[system.teacher]), None if system.sampling == "random" else clustering_s
     costs[number] = latency.cost(lab.history(system), system.batch_size, *prices, peak, once)
 caption = f"Table 2: the paper's rows in parentheses, and below what was measured here. {told}."
-table = latency.table2(costs, caption)
+table = cost_tables.table2(costs, caption)
 if not PASSAGES:
-    latency.write(table, settings.figures, "table2")
-Markdown(latency.markdown(table))
+    cost_tables.write(table, settings.figures, "table2")
+Markdown(cost_tables.markdown(table))
 
 # %% [markdown]
 # Seconds a step hold validation too, and whatever else ran beside the training. Hours are those seconds times the
