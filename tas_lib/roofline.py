@@ -10,6 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from tas_lib.latency import time_boxed
 from tas_lib.models import BertDot
 from tas_lib.records import IntArray
 
