@@ -427,7 +427,7 @@ class Experiment:
             of_set, of_all = self.tokens[name], self.tokens["passages"]
             return torch.inference_mode()(lambda q, p: teachers.score_all(cat, of_set, of_all, q, p, 64))
         model, tokenizer = reranking.load_t5(folder)
-        model = model.to(encoding.device())
+        torch.nn.Module.to(model, encoding.device())
         score = reranking.mono_scores if by == "mono" else reranking.duo_scores
         return lambda *rows: score(model, tokenizer, queries.texts, passages.texts, *rows)
 

@@ -174,7 +174,7 @@ for test in graded:
         place = np.array(best)
         shares = [place <= 10, (place > 10) & (place <= n), place > max(n, 10)]
         repair.append([test.label, shown[key][0], *(float(share.mean()) for share in shares)])
-grid(repair, ["set", "first stage", "in the first 10", f"11 to {n}", "out of reach"])
+grid(repair, ["set", "first stage", "in the first 10", f"11 to {max(n, 10)}", "out of reach"])
 
 # %% [markdown]
 # The best that any re-ranker could do with these candidates is to put them in the order of their grades. Its nDCG@10
