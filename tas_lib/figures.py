@@ -1,139 +1,54 @@
-"""The paper's figures in one house style. What is drawn comes in as small records of arrays; `save` writes svg and png.
+"""The paper's Figures 1 and 2 in the house style. What is drawn comes in as small records of arrays.
 
-A concept has one colour wherever it appears, and colour never stands alone: a marker, a dash or a label says the same.
 Functions that draw one panel take an `ax` and return it; those that compose a whole figure return the figure, which a
 notebook shows where it is a cell's last word.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from numpy.random import Generator
 from sklearn.manifold import TSNE
 
-from tas_lib import clustering, sampling, store
+from tas_lib import clustering, sampling
 from tas_lib.clustering import Clusters
 from tas_lib.records import FloatArray, History, IntArray, Pairs
 from tas_lib.sampling import Sampler
+from tas_lib.style import (
+    BLUE,
+    COLOURS,
+    COLUMN,
+    DASHES,
+    GREEN,
+    GREY,
+    INK,
+    LABELS,
+    ORANGE,
+    PAGE,
+    PURPLE,
+    SKY,
+    SMALL,
+    VERMILION,
+    YELLOW,
+    fit,
+    house_style,
+    text_width,
+)
+from tas_lib.style import save as save  # so that a notebook draws and saves with one module
 
-COLUMN = 3.33  # inches, a column of the paper
-PAGE = 7.0  # inches, both columns
-SMALL = 6.5  # points, the smallest text
-
-# Okabe and Ito's colours, told apart with any common kind of colour blindness
-INK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-GREY = "#6B6B6B"
-
-COLOURS = {
-    "random": BLUE,
-    "tas": ORANGE,
-    "tas_balanced": GREEN,
-    "hard_margin": PURPLE,
-    "pairwise": VERMILION,
-    "in_batch": SKY,
-    "ndcg": INK,
-    "spherical": GREEN,
-    "euclidean": PURPLE,
-    "bm25": GREY,
-}
-LABELS = {
-    "random": "Random",
-    "tas": "TAS",
-    "tas_balanced": "TAS-Balanced",
-    "hard_margin": "Hard margin",
-    "pairwise": "pairwise loss (6)",
-    "in_batch": "in-batch loss (7)",
-    "spherical": "Spherical",
-    "euclidean": "Euclidean",
-}
-DASHES: dict[str, Any] = {
-    "random": (0, (1, 1)),
-    "tas": (0, (4, 1.5)),
-    "tas_balanced": "-",
-    "hard_margin": (0, (4, 1, 1, 1)),
-    "pairwise": "-",
-    "in_batch": (0, (4, 1.5)),
-    "spherical": "-",
-    "euclidean": (0, (4, 1.5)),
-}
 TOPICS = [(BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (VERMILION, "D"),
           (PURPLE, "v"), (SKY, "P"), (YELLOW, "X"), (INK, "*")]  # fmt: skip
 """(colour, marker) of the first, second, ... topic of a figure."""
-
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # matplotlib brings it along, so every machine draws the same
-    "font.size": 7,
-    "axes.titlesize": 8,
-    "axes.labelsize": 7,
-    "xtick.labelsize": SMALL,
-    "ytick.labelsize": SMALL,
-    "legend.fontsize": SMALL,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.grid": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.3,
-    "figure.dpi": 110,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "svg.hashsalt": "tas-balanced",  # else ids are drawn by chance, and every file differs
-}
-house_style = matplotlib.rc_context(STYLE)  # a decorator
-
-
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """`name`.svg and `name`.png (200 dpi) in `folder`, whole or not at all; the same figure gives the same bytes."""
-    _freeze(figure)
-    for kind, unwanted in (("svg", "Date"), ("png", "Software")):
-        with matplotlib.rc_context(STYLE), store.atomic_write(folder / f"{name}.{kind}", "wb") as f:
-            figure.savefig(f, format=kind, dpi=200, metadata={unwanted: None})
-
-
-def _freeze(figure: Figure) -> None:
-    """Leave the axes where the layout puts them, rounded: its last digits differ from one call to the next."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for ax in figure.axes:
-        x, y, width, height = np.round(ax.get_position().bounds, 5).tolist()
-        ax.set_position((x, y, width, height))
-
-
-def fit(text: str, width: float, size: float = SMALL) -> str:
-    """A text as it is if it is at most `width` points wide in our font, else cut at a word and ended by "…".
-
-    >>> fit("short", 100), fit("a query that is far too long", 80)
-    ('short', 'a query that is far too…')
-    """
-    words = text.split()
-    for n in range(len(words), 0, -1):
-        shown = " ".join(words[:n]) + ("…" if n < len(words) else "")
-        if text_width(shown, size) <= width:
-            return shown
-    return "…"
-
-
-def text_width(text: str, size: float = SMALL) -> float:
-    """How wide a text is in our font, in points."""
-    font = FontProperties(family=STYLE["font.family"], size=size)
-    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
 # --- Figure 1 ----------------------------------------------------------------------------------------------------

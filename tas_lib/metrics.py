@@ -64,6 +64,16 @@ def evaluate(run: Run, qrels: Qrels, measures: Sequence[Measure]) -> PerQuery:
     return values
 
 
+def recall_curve(run: Run, qrels: Qrels, cutoffs: Sequence[int], binarise_at: int = 1) -> list[float]:
+    """Mean recall at each cutoff (Figure 3).
+
+    >>> recall_curve({"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, {"q": {"a": 1, "c": 1}}, [1, 2, 3])
+    [0.5, 0.5, 1.0]
+    """
+    values = evaluate(run, qrels, measures := [R(rel=binarise_at) @ cutoff for cutoff in cutoffs])
+    return [mean(values[measure]) for measure in measures]
+
+
 def mean(values: Mapping[str, float]) -> float:
     """The average over queries."""
     return fmean(values.values())

@@ -171,10 +171,44 @@ class Evaluation(Settings):
     alpha: Share = 0.05  # of the paired t-test
 
 
+class Fusion(Settings):
+    """Two or more runs made one, §5.3."""
+
+    alphas: tuple[NonNegativeFloat, ...] = (
+        0,
+        0.05,
+        0.1,
+        0.2,
+        0.3,
+        0.5,
+        0.75,
+        1,
+        1.5,
+        2,
+        3,
+        5,
+    )  # tried on the set `stop`
+    k: PositiveInt = 60  # of reciprocal rank fusion
+
+    @model_validator(mode="after")
+    def _something_to_try(self) -> "Fusion":
+        if not self.alphas:
+            raise ValueError("alphas: there is no α to choose from")
+        return self
+
+
+class Reranking(Settings):
+    """How many candidates get a new order, §5.3. Of a query's run the rest stays below them."""
+
+    depth: PositiveInt = 1_000  # by mono or BERT_CAT; the paper's medium rows have 10
+    duo_depth: PositiveInt = 50  # by duo, after mono
+    dev_sample: int = Field(0, ge=0)  # queries of a set that is not graded; 0 is all of them
+
+
 class System(Settings):
     """A row of a table: where its run comes from."""
 
-    kind: Literal["trained", "checkpoint", "run", "reported", "bm25"] = "trained"
+    kind: Literal["trained", "checkpoint", "run", "reported", "bm25", "fused", "reranked"] = "trained"
     teacher: Teacher = "dual"
     sampling: Strategy = "tas_balanced"
     loss: InBatchLoss = "margin_mse"
@@ -182,10 +216,35 @@ class System(Settings):
     seed: int = Field(1, ge=0)  # of the order
     variant: str = ""  # one of the profile's `variants`
     source: str = ""  # hub name, folder or file of a checkpoint or run
+    of: tuple[str, ...] = ()  # fused: keys of systems, or bm25; α weighs the first of two
+    how: Literal["interpolate", "rrf"] = "interpolate"  # fused
+    first: str = ""  # reranked: the key of the system whose candidates get a new order
+    by: Literal["cat", "mono", "duo"] = "cat"  # reranked
+    depth: int = Field(0, ge=0)  # reranked: how many candidates; 0 is the profile's
+
+    @model_validator(mode="after")
+    def _parts_fit_the_kind(self) -> "System":
+        if (self.kind == "fused") != bool(self.of):
+            raise ValueError("`of` is what a fused system is made of, and no other system has it")
+        if (self.kind == "reranked") != bool(self.first):
+            raise ValueError("`first` is whose candidates a reranked system orders, and no other system has it")
+        if self.of and (len(set(self.of)) != len(self.of) or len(self.of) < 2):
+            raise ValueError("`of` names two or more different systems")
+        if self.how == "interpolate" and len(self.of) > 2:
+            raise ValueError("interpolation is of two systems; rrf takes more")
+        return self
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The keys of the systems that it builds on."""
+        return (*self.of, self.first) if self.first else self.of
 
     @property
     def name(self) -> str:
         """The folder it lives in."""
+        if self.parts:
+            how = self.how if self.of else f"{self.by}{self.depth or ''}"
+            return "-".join([self.kind, how, *re.findall(r"[\w.]+", " ".join(self.parts))])
         if self.kind != "trained":
             return "-".join(filter(None, [self.kind, *re.findall(r"[\w.]+", self.source)]))
         loss = "" if self.loss == "margin_mse" else f"-{self.loss}"
@@ -246,6 +305,8 @@ class Profile(Settings):
     training: Training = Training()
     stop: StopSet = StopSet()
     evaluation: Evaluation
+    fusion: Fusion = Fusion()
+    reranking: Reranking = Reranking()
     variants: dict[str, dict[str, Any]] = {}  # other settings for single systems, by a name of ours: {training: {...}}
     systems: dict[str, System]  # the rows, by the number they have in DESIGN.md
     deviations: dict[str, System] = {}  # one a row of DEVIATIONS.md, for the target of that name
@@ -283,6 +344,28 @@ class Profile(Settings):
         if twice:
             raise ValueError(f"two systems are the same: {', '.join(twice)}")
         return self
+
+    @model_validator(mode="after")
+    def _parts_are_listed(self) -> "Profile":
+        for number, system in (self.systems | self.deviations).items():
+            for key in system.parts:
+                if key != "bm25" and key not in self.systems:
+                    raise ValueError(f"system {number}: there is no system {key!r} to build on")
+                if system.of and key in self.systems and self.systems[key].parts:
+                    raise ValueError(
+                        f"system {number}: {key} is itself made of other runs; only first stages are fused"
+                    )
+            seen, key = {number}, system.first
+            while key in self.systems:
+                if key in seen:
+                    raise ValueError(f"system {number}: its candidates come from itself")
+                seen.add(key)
+                key = self.systems[key].first
+        return self
+
+    def candidates(self, system: "System") -> int:
+        """How many candidates of a query a re-ranked system puts in a new order."""
+        return system.depth or (self.reranking.duo_depth if system.by == "duo" else self.reranking.depth)
 
     @property
     def folder(self) -> Path:

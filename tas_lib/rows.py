@@ -7,11 +7,12 @@ from typing import NamedTuple
 from ir_measures import Measure
 
 from tas_lib.metrics import PerQuery, paper_measures, printed_name
-from tas_lib.profile import Evaluation, System
+from tas_lib.profile import Evaluation, Profile, System
 from tas_lib.published import Printed
 
 NOT_RUN, REPORTED = "not run", "reported only"
 ORIGIN = {"trained": "trained here", "checkpoint": "checkpoint", "run": "run file", "bm25": "BM25"}
+ORIGIN |= {"fused": "fused", "reranked": "re-ranked"}
 """What the column Run says of each kind of system."""
 
 
@@ -132,6 +133,60 @@ def rows6(
         labels = [a if a == b else f"{a} ({b})" for a, b in zip(ours, theirs, strict=True)]
         rows[key] = row._replace(names=(*row.names, *labels))
     return rows
+
+
+LABELS7 = ("Re-ranking Model", "Re-ranking #", "Latency (ms)")
+STAGES7 = {
+    "BM25": ("bm25", "b"),
+    "docT5query": ("d2q", "d"),
+    "TAS-B": ("{tas}", "t"),
+    "TAS-B + docT5query": ("d2q+{tas}", "q"),
+}
+"""First stages of the paper that are ours too: key and letter; {tas} is the TAS-Balanced system."""
+RERANKERS7 = {"–": "", "duo-T5": ">duo", "mono-duo-T5": ">mono>duo"}
+ADDED7 = {
+    "Low latency / docT5query": [("5", "TCT (ours)", "c", ""), ("2", "Margin-MSE (ours)", "m", "")],
+    "Low latency / TAS-B": [("bm25+{tas}", "TAS-B + BM25", "f", "")],
+    "High latency / TAS-B + docT5query / mono-duo-T5": [
+        ("bm25>cat", "BM25", "b", "BERT_CAT"),
+        ("{tas}>cat", "TAS-B", "t", "BERT_CAT"),
+        ("bm25+{tas}>cat", "TAS-B + BM25", "f", "BERT_CAT"),
+    ],
+}
+"""Rows that the paper's Table 7 does not have, behind those that it has: key, first stage, letter, re-ranker."""
+
+
+def rows7(printed: Mapping[tuple[str, str], Printed], settings: Profile, tas: str = "18") -> dict[str, Row]:
+    """All rows of Table 7 in the paper's order, ours of BERT_CAT and of fusion with BM25 among them.
+
+    tas: the key of the TAS-Balanced system. A row's key is its first stage's, with `>` before what re-ranks it.
+    The number of candidates is ours, with the paper's in parentheses where it differs; latencies are the paper's.
+    """
+    rows = {}
+    for paper in dict.fromkeys(row for row, _ in printed):
+        group, stage = paper.split(" / ")[:2]
+        model, candidates, latency = (printed[paper, label].value for label in LABELS7)
+        key, letter = paper, ""
+        if stage in STAGES7 and model in RERANKERS7:
+            key, letter = STAGES7[stage][0].format(tas=tas) + RERANKERS7[model], STAGES7[stage][1]
+        missing = NOT_RUN if letter else REPORTED
+        ours = _candidates(settings, key)
+        shown = candidates if ours in ("", candidates) else f"{ours} ({candidates})"
+        names = (group, stage, model, shown, f"({latency})")
+        rows[key] = Row(names, letter, paper=paper, missing=missing, block=model if letter else "reported")
+        for template, stage, letter, model in ADDED7.get(paper, []):
+            key = template.format(tas=tas)
+            names = (group, stage, model or "–", _candidates(settings, key) or "–", "")
+            rows[key] = Row(names, letter, block=model or "–")
+    return rows
+
+
+def _candidates(settings: Profile, key: str) -> str:
+    """How many candidates the first of the re-rankers of a system puts in a new order; "" where none does."""
+    found = ""
+    while key in settings.systems and settings.systems[key].first:
+        found, key = str(settings.candidates(settings.systems[key])), settings.systems[key].first
+    return found
 
 
 def filled(

@@ -2,10 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,10 +15,12 @@ from numpy.random import Generator, Philox
 from tas_lib import (
     clustering,
     encoding,
+    fusion,
     metrics,
     mining,
     models,
     published,
+    reranking,
     sampling,
     search,
     shipped,
@@ -47,6 +49,10 @@ DECIDE = {
     "hard_margin": TOPICS | {"margin_cap"},
 }
 """Which settings of `profile.Sampling` a strategy looks at; another one's change is no reason to train again."""
+PIPELINE = {"of", "how", "first", "by", "depth"}
+"""What a trained system does not have; it stands in no provenance of one."""
+RERANKER = {"cat": "cat", "mono": "t5", "duo": "t5"}
+"""The shipped folder of the model that re-ranks."""
 
 
 class Candidates:
@@ -67,7 +73,7 @@ class Candidates:
         place = np.searchsorted(distinct, self.rows).clip(max=len(distinct) - 1)
         scores = np.einsum("qd,qkd->qk", q, p[place])
         run = as_run(self.ids, self.collection.passages.ids, self.rows, scores)
-        return metrics.mean(metrics.evaluate(run, self.qrels, [nDCG @ 10])[nDCG @ 10])
+        return ndcg(run, self.qrels)
 
 
 def _known(name: str, sets: Mapping[str, Found]) -> Found:
@@ -83,6 +89,8 @@ class Experiment:
         """profile: from `profile.load`."""
         self.profile = profile
         self.store = store.Store(profile.folder)
+        self.listed = {"bm25": BM25} | profile.systems | profile.deviations
+        self._scorers: dict[tuple[str, str], reranking.Remembered] = {}
 
     @cached_property
     def collection(self) -> Collection:
@@ -243,7 +251,7 @@ class Experiment:
             training.remove_checkpoints(folder)
 
         parameters = {
-            "system": system.model_dump(),
+            "system": system.model_dump(exclude=PIPELINE),
             "training": settings.model_dump(exclude={"workers", "alpha", "list_weights"}),
             "weight": settings.weight(system.loss) if system.teacher == "dual" else 0,
             "sampling": wanted.sampling.model_dump(include=DECIDE[system.sampling]),
@@ -295,35 +303,135 @@ class Experiment:
 
     def run(self, system: System, name: str) -> Run:
         """A system's run on a query set, kept as a TREC run file."""
-        queries = self.collection.sets[name].queries
-        depth = self.profile.evaluation.depth
+        return published.read_run(self._run_file(system, name), self.collection.sets[name].queries.ids)
+
+    def _run_file(self, system: System, name: str) -> Path:
         if system.kind == "run":
-            return published.read_run(Path(system.source.format(set=name)), queries.ids)
-
-        def make(folder: Path) -> None:
-            rows, scores = self.retrieve(system, queries.texts, depth)
-            run = as_run(queries.ids, self.collection.passages.ids, rows, scores)
-            published.write_run(folder / f"{name}.run.gz", run, system.name)
-
+            return Path(system.source.format(set=name))
+        parameters: dict[str, Any] = {"depth": self.profile.evaluation.depth}
         inputs = {"collection": self.collection.digest}
+        inputs |= {key: store.file_digest(self._run_file(self.listed[key], name)) for key in system.parts}
+        if system.kind == "fused":
+            parameters |= {"how": system.how} | self.profile.fusion.model_dump()
+            if system.how == "interpolate":
+                inputs |= {
+                    f"{key}, stop": store.file_digest(self._run_file(self.listed[key], "stop")) for key in system.of
+                }
+        elif system.kind == "reranked":
+            parameters |= {"by": system.by, "candidates": self.profile.candidates(system)}
+            parameters |= {"queries": len(self.sample(name)), "tokens": self.profile.tokens.model_dump()}
+            inputs["model"] = store.folder_digest(self._reranker(system.by))
+        else:
+            parameters["bm25"] = self.profile.bm25.model_dump() if system.kind == "bm25" else {}
         if system.kind == "trained":
             inputs["model"] = store.digest_of(self.trained(system))
-        parameters = {"depth": depth, "bm25": self.profile.bm25.model_dump() if system.kind == "bm25" else {}}
-        folder = self.store.artefact(f"retrieved/{system.name}/{name}", parameters, inputs, make)
-        return published.read_run(folder / f"{name}.run.gz", queries.ids)
+
+        def make(folder: Path) -> None:
+            published.write_run(folder / f"{name}.run.gz", self._ranked(system, name), system.name)
+
+        return self.store.artefact(f"retrieved/{system.name}/{name}", parameters, inputs, make) / f"{name}.run.gz"
+
+    def _ranked(self, system: System, name: str) -> Run:
+        """A system's run on a query set, made now."""
+        if system.kind == "fused":
+            return self._fused(system, name)
+        if system.kind == "reranked":
+            return self._reordered(system, name)
+        queries = self.collection.sets[name].queries
+        rows, scores = self.retrieve(system, queries.texts, self.profile.evaluation.depth)
+        return as_run(queries.ids, self.collection.passages.ids, rows, scores)
 
     def evaluate(self, system: System, name: str) -> PerQuery:
-        """The paper's measures of a system on a test set, per query."""
+        """The paper's measures of a system on a test set, per query; of a re-ranked one, of the queries of `sample`."""
         test = _known(name, {test.name: test for test in self.profile.evaluation.sets})
         wanted = metrics.paper_measures(test.binarise_at, self.profile.evaluation.depth)
-        return metrics.evaluate(self.run(system, name), self.collection.sets[name].qrels, wanted)
+        qrels = self.collection.sets[name].qrels
+        if system.kind == "reranked":
+            qrels = {query: qrels[query] for query in self.sample(name) if query in qrels}
+        return metrics.evaluate(self.run(system, name), qrels, wanted)
 
     def scores(self, keys: Iterable[str]) -> dict[str, dict[str, PerQuery]]:
         """For rows of a table ("bm25", or a system's number): test set → `evaluate`.
 
-        {} for one that the profile does not list, or that is reported only.
+        {} for one that the profile does not list, that is reported only, or whose re-ranker is not shipped.
         """
-        listed = {"bm25": BM25} | self.profile.systems | self.profile.deviations
-        listed = {key: system for key, system in listed.items() if system.kind != "reported"}
         sets = [test.name for test in self.profile.evaluation.sets]
-        return {key: {n: self.evaluate(listed[key], n) for n in sets} if key in listed else {} for key in keys}
+        return {
+            key: {n: self.evaluate(self.listed[key], n) for n in sets}
+            if key in self.listed and self.can_run(self.listed[key])
+            else {}
+            for key in keys
+        }
+
+    # --- pipelines: §5.3 ---------------------------------------------------------------------------------------
+
+    def can_run(self, system: System) -> bool:
+        """Whether there is a run of it: it is not reported only, and the models that re-rank for it are shipped."""
+        if system.kind == "reranked" and not (self.profile.artefacts_folder / RERANKER[system.by]).is_dir():
+            return False
+        return system.kind != "reported" and all(self.can_run(self.listed[key]) for key in system.parts)
+
+    def alpha(self, system: System) -> float:
+        """The weight of the first of two fused systems: the one with the best nDCG@10 on the early-stopping set."""
+        sparse, dense = (self.run(self.listed[key], "stop") for key in system.of)
+        return fusion.choose_alpha(dense, sparse, self.collection.sets["stop"].qrels, self.profile.fusion.alphas, ndcg)
+
+    def _fused(self, system: System, name: str) -> Run:
+        runs, wanted = [self.run(self.listed[key], name) for key in system.of], self.profile.fusion
+        depth = self.profile.evaluation.depth
+        if system.how == "rrf":
+            return fusion.reciprocal_rank(runs, wanted.k, depth)
+        sparse, dense = runs
+        return fusion.interpolate(dense, sparse, self.alpha(system), depth)
+
+    def sample(self, name: str) -> list[str]:
+        """The queries of a set that are re-ranked: all of a graded one, of another a sample, the same for all rows."""
+        ids, wanted = self.collection.sets[name].queries.ids, self.profile.reranking.dev_sample
+        if not wanted or any(test.name == name and test.graded for test in self.profile.evaluation.sets):
+            return ids
+        rows = Generator(Philox(key=[0, 1])).permutation(len(ids))[:wanted]
+        return [ids[row] for row in np.sort(rows)]
+
+    def _reordered(self, system: System, name: str) -> Run:
+        """The run of the first stage with its first candidates in the order of the re-ranker."""
+        passages, asked = self.collection.passages.ids, self.sample(name)
+        place = {query: row for row, query in enumerate(self.collection.sets[name].queries.ids)}
+        queries = np.array([place[query] for query in asked])
+        found, score = self.run(self.listed[system.first], name), self._scorer(system.by, name)
+        row, depth = {passage: i for i, passage in enumerate(passages)}, self.profile.evaluation.depth
+        candidates = reranking.candidates_of(found, asked, row, depth)
+        reorder = reranking.rerank_pairwise if system.by == "duo" else reranking.rerank
+        ranked = reorder(candidates, lambda q, *p: score(queries[q], *p), self.profile.candidates(system))
+        return reranking.ranked_run(asked, passages, ranked)
+
+    def _reranker(self, by: str) -> Path:
+        """The shipped folder of the model; ValueError where it is not shipped."""
+        if not (self.profile.artefacts_folder / RERANKER[by]).is_dir():
+            raise ValueError(f"{by} re-ranks with the model {RERANKER[by]!r}, and {self.profile.artefacts} has none")
+        return shipped.folder(self.profile, RERANKER[by])
+
+    def _scorer(self, by: str, name: str) -> reranking.Remembered:
+        """Scores of rows of a query set and passages; what one first stage asked for, another one gets for nothing."""
+        if (by, name) not in self._scorers:
+            self._scorers[by, name] = reranking.Remembered(self._score(by, name), len(self.collection.passages.ids))
+        return self._scorers[by, name]
+
+    def _score(self, by: str, name: str) -> Callable[..., FloatArray]:
+        folder, queries, passages = (
+            str(self._reranker(by)),
+            self.collection.sets[name].queries,
+            self.collection.passages,
+        )
+        if by == "cat":
+            cat = models.load_cat(folder).to(encoding.device())
+            of_set, of_all = self.tokens[name], self.tokens["passages"]
+            return torch.inference_mode()(lambda q, p: teachers.score_all(cat, of_set, of_all, q, p, 64))
+        model, tokenizer = reranking.load_t5(folder)
+        torch.nn.Module.to(model, encoding.device())
+        score = reranking.mono_scores if by == "mono" else reranking.duo_scores
+        return lambda *rows: score(model, tokenizer, queries.texts, passages.texts, *rows)
+
+
+def ndcg(run: Run, qrels: Qrels) -> float:
+    """Mean nDCG@10, which decides on the early-stopping set (§4.3)."""
+    return metrics.mean(metrics.evaluate(run, qrels, [nDCG @ 10])[nDCG @ 10])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from tas_lib.metrics import PerQuery, better_than, mean, paired_t, printed_name
-from tas_lib.profile import Evaluation, System
+from tas_lib.profile import Evaluation, Profile, System
 from tas_lib.published import Printed, paper_table
 from tas_lib.rows import (
     DEVIATIONS,
@@ -27,6 +27,7 @@ from tas_lib.rows import (
     filled,
     nine_columns,
     rows6,
+    rows7,
     six_columns,
 )
 from tas_lib.store import atomic_write
@@ -104,6 +105,50 @@ def table6(
         title += f" TAS-Balanced batches stand in the paper's order, under its letters: {', '.join(moved)}."
     heads = ("", "Training Type", *LABELS6)
     return compose(title, heads, filled(rows, scores, systems), nine_columns(evaluation), printed, evaluation.alpha)
+
+
+def table7(scores: Scores, settings: Profile, tas: str = "18") -> Table:
+    """Table 7: pipelines. Letters compare first stages under the same re-ranker; `tas` is the TAS-Balanced system.
+
+    Where some rows were measured on a sample of a set's queries, all rows are: on the queries that all of them have.
+    Further keys of `scores` are rows below, among the first stages.
+    """
+    printed, evaluation = paper_table(7), settings.evaluation
+    rows = rows7(printed, settings, tas)
+    free = iter(sorted(set(ascii_lowercase) - {row.letter for row in rows.values()}))
+    rows |= {
+        key: Row(("Added", key, "–", "–", ""), next(free) if scores[key] else "", block="–")
+        for key in scores
+        if key not in rows
+    }
+    shared, counts = common(scores)
+    sizes = [(test.label, *counts[test.name]) for test in evaluation.sets if test.name in counts]
+    title = (
+        "Table 7: retrieval, fusion and re-ranking. # is how many candidates are re-ranked; latencies are the paper's."
+    )
+    if sampled := [f"{label}: {n} of {whole} queries" for label, n, whole in sizes if n < whole]:
+        title += f" {', '.join(sampled)}, the same for all rows."
+    heads = ("", "First stage", "Re-ranker", "#", "ms")
+    columns = nine_columns(evaluation)
+    within = " under the same re-ranker"
+    return compose(title, heads, filled(rows, shared, settings.systems), columns, printed, evaluation.alpha, within)
+
+
+def common(scores: Scores) -> tuple[dict[str, dict[str, PerQuery]], dict[str, tuple[int, int]]]:
+    """The scores on those queries alone that every measured system has; test set → how many they are, of how many."""
+    queries: dict[str, list[set[str]]] = {}
+    for sets in scores.values():
+        for name, measures in sets.items():
+            queries.setdefault(name, []).append(set(next(iter(measures.values()))))
+    kept = {name: set.intersection(*found) for name, found in queries.items()}
+    shared = {
+        key: {
+            name: {m: {q: v for q, v in values.items() if q in kept[name]} for m, values in measures.items()}
+            for name, measures in sets.items()
+        }
+        for key, sets in scores.items()
+    }
+    return shared, {name: (len(kept[name]), len(set.union(*found))) for name, found in queries.items()}
 
 
 def deviations(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:

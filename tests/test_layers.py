@@ -14,8 +14,8 @@ FLOORS = [
     ["collection"],  # a landing: what a source gave, on disk
     ["search", "encoding", "teachers", "expansion", "reranking", "latency"],  # run: over texts and models
     ["mining", "pretraining", "training", "roofline"],  # run: over those
-    ["systems", "remake", "rows", "paper_claims"],  # row; what is shipped, made again; the paper's rows and claims
-    ["figures", "tables", "cost_tables", "claims", "teaching"],  # tell
+    ["systems", "remake", "rows", "paper_claims", "style"],  # row; what is shipped, made again; the paper's rows, claims
+    ["figures", "curves", "tables", "cost_tables", "claims", "teaching"],  # tell
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 LIBRARY = Path(__file__).parents[1] / "tas_lib"

@@ -219,3 +219,48 @@ def test_an_encoder_is_a_folder_of_the_project_any_folder_or_a_hub_name(load, tm
     wanted = {str(tmp_path): str(tmp_path), "tests": str(profile.ROOT / "tests"), "someone/model": "someone/model"}
     for encoder, path in wanted.items():
         assert settings.model_copy(update={"encoder": encoder}).encoder_path == path
+
+
+# --- fused and re-ranked systems ---------------------------------------------------------------------------------
+
+PIPELINES = """
+  "bm25+2": {kind: fused, of: [bm25, "2"]}
+  "bm25+2>cat": {kind: reranked, first: "bm25+2", by: cat}
+  "2>mono": {kind: reranked, first: "2", by: mono}
+  "2>mono>duo": {kind: reranked, first: "2>mono", by: duo}
+  "2>duo": {kind: reranked, first: "2", by: duo, depth: 10}
+"""
+
+
+def test_pipelines_build_on_other_rows_and_name_them(load):
+    settings = load(WHOLE + PIPELINES.lstrip("\n"))
+    assert settings.systems["bm25+2"].name == "fused-interpolate-bm25-2"
+    assert settings.systems["bm25+2>cat"].name == "reranked-cat-bm25-2"
+    assert settings.systems["2>duo"].name == "reranked-duo10-2"
+    depths = [settings.candidates(settings.systems[key]) for key in ("bm25+2>cat", "2>mono", "2>mono>duo", "2>duo")]
+    assert depths == [1000, 1000, 50, 10]  # the paper's
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('"x": {kind: fused, of: [bm25, "9"]}', "system x: there is no system '9' to build on"),
+        ('"x": {kind: reranked, first: "9"}', "system x: there is no system '9' to build on"),
+        ('"x": {kind: reranked, first: x}', "system x: its candidates come from itself"),
+        ('"x": {kind: fused, of: [bm25]}', "`of` names two or more different systems"),
+        ('"x": {kind: fused, of: ["2", "2"]}', "`of` names two or more different systems"),
+        ('"x": {kind: fused, of: [bm25, "1", "2"]}', "interpolation is of two systems; rrf takes more"),
+        ('"x": {kind: fused}', "`of` is what a fused system is made of"),
+        ('"x": {of: [bm25, "2"]}', "`of` is what a fused system is made of"),
+        ('"x": {kind: reranked}', "`first` is whose candidates"),
+        ('"x": {first: bm25}', "`first` is whose candidates"),
+        ('"x": {kind: reranked, first: bm25, by: t5}', "'cat', 'mono' or 'duo'"),
+        ('"x": {kind: fused, of: [bm25, y]}\n  y: {kind: reranked, first: bm25}', "y is itself made of other runs"),
+        (
+            '"x": {kind: reranked, first: y}\n  y: {kind: reranked, first: x, by: duo}',
+            "its candidates come from itself",
+        ),
+    ],
+)
+def test_a_pipeline_of_nothing_or_of_itself_is_refused(load, line, told):
+    assert told in refused(load, f"{WHOLE}  {line}\n")

@@ -11,9 +11,9 @@ import tiny
 import torch
 from sentence_transformers import SentenceTransformer
 
-from tas_lib import clustering, encoding, models, store
-from tas_lib.profile import Evaluation, Profile, Sampling, StopSet, System, TestSet, Tokens
-from tas_lib.systems import BASELINE, BM25, Experiment
+from tas_lib import clustering, encoding, fusion, metrics, models, reranking, store, teachers
+from tas_lib.profile import Bm25, Evaluation, Profile, Reranking, Sampling, StopSet, System, TestSet, Tokens
+from tas_lib.systems import BASELINE, BM25, Experiment, ndcg
 
 DUAL = System(batch_size=6)
 
@@ -291,3 +291,103 @@ def test_digests_name_the_encoder_and_the_teacher(lab: Experiment):
     note = store.provenance(lab.trained(DUAL))
     assert note["inputs"].keys() == {"collection", "pairs", "encoder", "baseline", "colbert"}
     assert store.provenance(lab.trained(BASELINE))["inputs"].keys() == {"collection", "pairs", "encoder"}
+
+
+# --- pipelines ---------------------------------------------------------------------------------------------------
+
+FUSED = System(kind="fused", of=("bm25", "10"))
+RERANKED = System(kind="reranked", first="bm25", by="cat")
+LISTED = {"10": DUAL, "bm25+10": FUSED, "bm25>cat": RERANKED}
+
+
+@pytest.fixture
+def pipelines(lab: Experiment) -> Experiment:
+    folder = lab.profile.artefacts_folder / "cat"
+    if not folder.exists():
+        models.save(models.BertCat(tiny.bert(len(tiny.tokenizer()), seed=9)), tiny.tokenizer(), folder)
+        tiny.ship(folder)
+    return changed(lab, systems=LISTED, reranking=Reranking(depth=4, dev_sample=2))
+
+
+def test_the_weight_of_a_fusion_is_the_best_on_the_early_stopping_set(pipelines: Experiment):
+    words, dense = (pipelines.run(system, "stop") for system in (BM25, DUAL))
+    qrels = pipelines.collection.sets["stop"].qrels
+    worth = {a: ndcg(fusion.interpolate(dense, words, a), qrels) for a in pipelines.profile.fusion.alphas}
+    alpha = pipelines.alpha(FUSED)
+    assert worth[alpha] == max(worth.values()) > min(worth.values())
+
+
+def test_a_fused_run_is_alpha_times_the_first_and_the_second(pipelines: Experiment):
+    words, dense, both = (pipelines.run(system, "graded") for system in (BM25, DUAL, FUSED))
+    assert both == fusion.interpolate(dense, words, pipelines.alpha(FUSED), depth=10)
+    ranks = pipelines.run(FUSED.model_copy(update={"how": "rrf"}), "graded")
+    assert ranks == fusion.reciprocal_rank([words, dense], 60, depth=10) != both
+
+
+def test_a_reranked_run_is_the_first_stages_with_its_first_candidates_by_score(pipelines: Experiment):
+    queries = pipelines.collection.sets["graded"].queries.ids
+    row = {passage: i for i, passage in enumerate(pipelines.collection.passages.ids)}
+    cat = models.load_cat(str(pipelines.profile.artefacts_folder / "cat"))
+    before, after = (pipelines.run(system, "graded") for system in (BM25, RERANKED))
+    moved = 0
+    for q, query in enumerate(queries):
+        first = metrics.ranking(before.get(query, {}))
+        with torch.inference_mode():
+            scores = {
+                p: teachers.cat_scores(
+                    cat, pipelines.tokens["graded"], pipelines.tokens["passages"], np.array([q]), np.array([row[p]]), 1
+                ).item()
+                for p in first[:4]
+            }
+        wanted = sorted(first[:4], key=lambda p: -scores[p]) + first[4:]
+        assert metrics.ranking(after.get(query, {})) == wanted
+        moved += wanted != first
+    assert moved
+
+
+def test_of_a_set_that_is_not_graded_a_sample_is_reranked_and_evaluated(pipelines: Experiment):
+    asked = pipelines.sample("dev")
+    assert len(asked) == 2 and set(asked) < set(pipelines.collection.sets["dev"].queries.ids)
+    assert pipelines.sample("graded") == pipelines.collection.sets["graded"].queries.ids
+    assert all(set(values) == set(asked) for values in pipelines.evaluate(RERANKED, "dev").values())
+    assert all(len(values) == 6 for values in pipelines.evaluate(FUSED, "dev").values())
+    everything = changed(pipelines, reranking=Reranking(depth=4))
+    assert len(everything.sample("dev")) == 6
+
+
+def test_a_pipeline_whose_model_is_not_shipped_is_not_run_and_says_so(pipelines: Experiment):
+    mono = System(kind="reranked", first="bm25", by="mono")
+    listed = changed(pipelines, systems=LISTED | {"m": mono, "m>duo": System(kind="reranked", first="m", by="duo")})
+    scores = listed.scores(["m", "m>duo", "bm25>cat"])
+    assert scores["m"] == scores["m>duo"] == {} != scores["bm25>cat"]
+    with pytest.raises(ValueError, match="mono re-ranks with the model 't5', and .*tiny has none"):
+        listed.run(mono, "graded")
+
+
+def test_mono_and_duo_rerank_with_the_shipped_t5(pipelines: Experiment, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Experiment, "_reranker", lambda self, by: self.profile.artefacts_folder / "cat")
+    monkeypatch.setattr(reranking, "load_t5", lambda folder: (torch.nn.Identity(), None))
+
+    def by_row(model, tokenizer, queries, passages, query, passage, rival=None):
+        return passage / 80 if rival is None else (passage < rival).astype(float)
+
+    monkeypatch.setattr(reranking, "mono_scores", by_row)
+    monkeypatch.setattr(reranking, "duo_scores", by_row)
+    mono, duo = (System(kind="reranked", first="bm25", by=by, depth=3) for by in ("mono", "duo"))
+    for query, found in pipelines.run(BM25, "graded").items():
+        first = sorted(metrics.ranking(found)[:3], key=lambda p: int(p[1:]))
+        assert metrics.ranking(pipelines.run(duo, "graded")[query])[:3] == first  # lower rows win
+        assert metrics.ranking(pipelines.run(mono, "graded")[query])[:3] == first[::-1]
+
+
+def test_a_fusion_is_made_anew_with_its_parts_and_a_training_never_for_a_pipeline(
+    pipelines: Experiment, caplog: pytest.LogCaptureFixture
+):
+    pipelines.run(FUSED, "graded")
+    retuned = changed(pipelines, bm25=Bm25(k1=2.0))
+    with caplog.at_level(logging.INFO, "tas_lib.store"):
+        retuned.run(FUSED, "graded")
+    anew = [record.message.split(":")[0] for record in caplog.records if "made anew" in record.message]
+    assert f"retrieved/{FUSED.name}/graded" in anew and not any(place.startswith("systems/") for place in anew)
+    kept = store.provenance(pipelines.trained(DUAL))["parameters"]["system"]
+    assert kept.keys() == {"kind", "teacher", "sampling", "loss", "batch_size", "seed", "variant", "source"}

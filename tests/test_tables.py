@@ -414,3 +414,72 @@ def test_the_table_of_deviations_compares_all_choices_with_each_other_and_nothin
     assert {cell.letters for cell in table.cells[2]} == {"a"} and {c.letters for c in table.cells[0]} == {""}
     assert {cell.missing for cell in table.cells[1]} == {"not run"}
     assert "MS MARCO" not in table.caption and not any(cell.paper for cells in table.cells for cell in cells)
+
+
+# --- Table 7 -----------------------------------------------------------------------------------------------------
+
+
+def pipelines() -> profile.Profile:
+    listed = {
+        "2": profile.System(teacher="pairwise", sampling="random"),
+        "18": profile.System(batch_size=96),
+        "bm25+18": profile.System(kind="fused", of=("bm25", "18")),
+        "18>cat": profile.System(kind="reranked", first="18"),
+        "bm25>mono": profile.System(kind="reranked", first="bm25", by="mono"),
+        "bm25>mono>duo": profile.System(kind="reranked", first="bm25>mono", by="duo"),
+    }
+    source = profile.DocsSource(packages=("numpy",))
+    return profile.Profile(name="x", source=source, evaluation=EVALUATION, systems=listed,
+                           reranking=profile.Reranking(depth=50))  # fmt: skip
+
+
+def test_table7_has_all_rows_of_the_paper_in_its_order_and_ours_between_them():
+    table = tables.table7({}, pipelines())
+    paper = list(dict.fromkeys(row for row, _ in paper_table(7)))
+    assert [row.paper for row in table.rows if row.paper] == paper
+    assert [row.key for row in table.rows if not row.paper] == [
+        "5",
+        "2",
+        "bm25+18",
+        "bm25>cat",
+        "18>cat",
+        "bm25+18>cat",
+    ]
+    by_key = {row.key: row for row in table.rows}
+    assert [by_key[key].origin for key in ("bm25", "d2q", "18", "bm25+18", "d2q+18>duo")] == ["not run"] * 5
+    assert by_key["Low latency / DeepCT"].origin == by_key["High latency / BM25 / BERT-Large"].origin == "reported only"
+    assert by_key["18>cat"].names == ("High latency", "TAS-B", "BERT_CAT", "50", "")
+    assert by_key["bm25>mono>duo"].names == ("High latency", "BM25", "mono-duo-T5", "50 (1K)", "(12,800)")
+    assert by_key["18>mono>duo"].names == ("High latency", "TAS-B", "mono-duo-T5", "1K", "(12,800)")  # not listed
+    assert all(cell.value is None for cells in table.cells for cell in cells)
+
+
+def test_letters_of_table7_compare_first_stages_under_the_same_re_ranker():
+    scores = scores_of({"bm25": LOW, "18": HIGH, "bm25+18": HIGH, "bm25>cat": LOW, "18>cat": HIGH})
+    table = tables.table7(scores, pipelines())
+    letters = {row.key: cells[0].letters for row, cells in zip(table.rows, table.cells, strict=True) if row.scores}
+    assert letters == {"bm25": "", "18": "b", "bm25+18": "b", "bm25>cat": "", "18>cat": "b"}
+    assert {row.key: row.origin for row in table.rows if row.scores} == {
+        "bm25": "BM25", "18": "trained here", "bm25+18": "fused", "bm25>cat": "trained here", "18>cat": "re-ranked"
+    }  # fmt: skip
+    assert "the row so marked under the same re-ranker" in table.caption
+
+
+def test_where_one_row_was_measured_on_a_sample_all_rows_are():
+    measured = scores_of({"bm25": LOW, "18>cat": HIGH, "2": {}})
+    few = {"q1": 0.5, "q3": 0.25}
+    measured["18>cat"] = {name: dict.fromkeys(sets, few) for name, sets in measured["18>cat"].items()}
+    shared, sizes = tables.common(measured)
+    name = next(iter(sizes))
+    assert sizes[name] == (2, 8)
+    assert all(values == {"q1": LOW["q1"], "q3": LOW["q3"]} for values in shared["bm25"][name].values())
+    caption = tables.table7(measured, pipelines()).caption
+    assert "2 of 8 queries" in caption and "the same for all rows." in caption
+    assert "of 8 queries" not in tables.table7(scores_of({"bm25": LOW}), pipelines()).caption
+
+
+def test_a_run_made_elsewhere_is_a_row_of_table7_with_a_letter_of_its_own():
+    table = tables.table7(scores_of({"bm25": LOW, "theirs": HIGH, "nothing": {}}), pipelines())
+    last, nothing = table.rows[-2], table.rows[-1]
+    assert (last.names[:2], last.letter, table.cells[-2][0].letters) == (("Added", "theirs"), "a", "b")
+    assert (nothing.letter, nothing.origin) == ("", "not run")

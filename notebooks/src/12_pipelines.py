@@ -1,0 +1,260 @@
+# %% [markdown]
+# # 12 · What is the retriever worth inside a system?
+#
+# *Paper:* §5.3, Figure 3, Table 7, RQ4. *Needs:* systems 2, 5 and 18 (06). *Time on the default profile:* minutes, most
+# of them for the re-ranker.
+#
+# > "How well suited is our TAS-trained dense retriever as a first-stage module in terms of recall and re-ranking
+# > gains?" (RQ4)
+#
+# Two ways to build on it: mix its list with one made by words, or let a slower model look again at its first passages.
+
+# %% tags=["parameters"]
+PROFILE = "docs"  # a file in profiles/
+
+# %% [markdown]
+# Fused and re-ranked systems are rows of the profile like all others, written with the keys of what they are made of:
+# `bm25+18` is BM25 and system 18 fused, `18>cat` is system 18 re-ranked by BERT_CAT. Where a profile lacks system 18,
+# its TAS-Balanced system with the paper's smallest batch takes the place.
+
+# %%
+import numpy as np
+from IPython.display import Markdown
+
+from tas_lib import curves, fusion, metrics, profile, rows, style, systems, tables
+from tas_lib.curves import Curve
+from tas_lib.published import paper_table
+from tas_lib.teaching import check, grid
+
+settings = profile.load(PROFILE)
+lab = systems.Experiment(settings)
+TAS = "18" if "18" in settings.systems else "10"
+BOTH, depth = f"bm25+{TAS}", settings.evaluation.depth
+graded = [t for t in settings.evaluation.sets if t.graded] or list(settings.evaluation.sets)
+qrels = {test.name: lab.collection.sets[test.name].qrels for test in graded}
+[key for key, system in lab.listed.items() if system.parts]
+
+# %% [markdown]
+# ## Recall at every cutoff
+#
+# What the first stage does not find, nothing behind it can put right. How deep must one look?
+#
+# *Before you look:* words find what shares a rare name with the query; vectors find what says the same otherwise. Whose
+# line should be higher at 10, and do the lines come together towards the right?
+
+# %%
+shown = {"bm25": ("BM25", "bm25"), "d2q": ("docT5query", "expanded"), "5": ("TCT (ours)", "in_batch"),
+         "2": ("Margin-MSE (ours)", "pairwise"), TAS: ("TAS-Balanced", "tas_balanced"),
+         BOTH: ("TAS-B + BM25", "fused")}  # fmt: skip
+shown = {key: look for key, look in shown.items() if key in lab.listed and lab.can_run(lab.listed[key])}
+at = curves.cutoffs(depth)
+recall = {
+    test.label: {
+        key: metrics.recall_curve(lab.run(lab.listed[key], test.name), qrels[test.name], at, test.binarise_at)
+        for key in shown
+    }
+    for test in graded
+}
+figure = curves.recall_curves({s: [Curve(*shown[k], r) for k, r in of.items()] for s, of in recall.items()}, at)
+style.save(figure, settings.figures, "figure3")
+figure
+
+# %% [markdown]
+# > "our dense retriever is the first dense retriever to consistently outperform BM25 and docT5query at all examined
+# > cutoffs" (§5.3)
+#
+# At how many of the cutoffs drawn is each line above BM25's here? A count says nothing of chance; that is for the
+# letters of Table 7.
+
+# %%
+above = [
+    [label, shown[key][0], sum(a > b for a, b in zip(values, of_set["bm25"], strict=True)), len(at)]
+    for label, of_set in recall.items()
+    for key, values in of_set.items()
+    if key != "bm25"
+]
+grid(above, ["set", "system", "cutoffs above BM25", "of"])
+
+# %% [markdown]
+# ## Why mix?
+#
+# Two lists of the same quality need not hold the same passages. For every relevant passage of the graded sets: which of
+# the two finds it within the depth of a run? What only one finds is what a mixture could add to the other; what none
+# finds, no mixture finds.
+
+# %%
+found = []
+for test in graded:
+    words, dense = (lab.run(lab.listed[key], test.name) for key in ("bm25", TAS))
+    gold = [
+        (q, p) for q, grades in qrels[test.name].items() for p, grade in grades.items() if grade >= test.binarise_at
+    ]
+    by_words, by_dense = (np.array([p in run.get(q, {}) for q, p in gold]) for run in (words, dense))
+    parts = [by_words & by_dense, by_words & ~by_dense, ~by_words & by_dense, ~by_words & ~by_dense]
+    found.append([test.label, len(gold), *(float(part.mean()) for part in parts)])
+grid(found, ["set", "relevant", "both find", "only BM25", "only dense", "neither"])
+assert all(abs(sum(row[2:]) - 1) < 1e-9 for row in found)
+
+# %% [markdown]
+# The mixture is a sum: the dense score plus $\alpha$ times BM25's, a passage that one list misses getting that list's
+# lowest score. Scores of the two have different scales, so $\alpha$ must be chosen, on the early-stopping set: what it
+# is worth there in nDCG@10. $\alpha = 0$ is the dense ranking.
+
+# %%
+if BOTH in lab.listed:
+    words, dense = (lab.run(lab.listed[key], "stop") for key in settings.systems[BOTH].of)
+    stop = lab.collection.sets["stop"].qrels
+    worth = fusion.qualities(dense, words, stop, settings.fusion.alphas, systems.ndcg)
+    alpha = lab.alpha(settings.systems[BOTH])
+    grid([["nDCG@10", *worth.values()]], ["α", *(f"{a:g}" for a in worth)])
+    print(f"chosen: α = {alpha:g}; BM25 alone has {systems.ndcg(words, stop):.3f}")
+    assert worth[alpha] == max(worth.values())
+
+# %% [markdown]
+# How much of what both lists hold together survives in a list of the same length? The ceiling holds every passage of
+# both, so it may be twice as long. *Before you run:* can the fused list be worse than the better of the two?
+
+# %%
+ceiling = []
+for test in graded if BOTH in lab.listed else []:
+    words, dense, both = (lab.run(lab.listed[key], test.name) for key in ("bm25", TAS, BOTH))
+    union = {query: {**words.get(query, {}), **dense.get(query, {})} for query in qrels[test.name]}
+    values = [
+        metrics.recall_curve(run, qrels[test.name], [cutoff], test.binarise_at)[0]
+        for run, cutoff in ((words, depth), (dense, depth), (both, depth), (union, 2 * depth))
+    ]
+    ceiling.append([test.label, *values])
+    assert values[2] <= values[3] + 1e-9
+grid(ceiling, ["set", "BM25", "TAS-Balanced", "fused", "all of both"])
+
+# %% [markdown]
+# ## Table 7
+#
+# Letters compare first stages under one re-ranker: *b* BM25, *d* docT5query, *t* TAS-B, *q* TAS-B + docT5query; of our
+# own rows *f* is TAS-B + BM25, *c* TCT and *m* Margin-MSE of Table 6. Rows of BERT_CAT are ours: the paper's re-ranker
+# is mono-duo-T5, whose rows stand above them.
+
+# %%
+scores = lab.scores(rows.rows7(paper_table(7), settings, TAS))
+added = {key: system for key, system in settings.systems.items() if system.kind == "run" and key not in scores}
+table = tables.table7(scores | lab.scores(added), settings, TAS)
+tables.write(table, settings.figures, "table7")
+Markdown(tables.markdown(table))
+
+# %% [markdown]
+# ## The steps
+#
+# Bold is significant. The first two lines ask what fusion adds to either of its parts; the others, what the re-ranker
+# adds to each first stage. Recall at the depth of the run cannot move in those: a re-ranker orders what it is given.
+
+# %%
+steps = {"BM25 → fused": ("bm25", BOTH), "TAS-B → fused": (TAS, BOTH)}
+steps |= {
+    f"{name} → re-ranked": (key, f"{key}>cat") for name, key in (("BM25", "bm25"), ("TAS-B", TAS), ("fused", BOTH))
+}
+moved = tables.differences(table, steps)
+reranked = moved[moved.step.str.endswith("re-ranked") & moved["column"].str.contains(" R@")].dropna(subset=["p"])
+assert (reranked.difference.abs() < 1e-9).all()
+Markdown(tables.differences_markdown(moved, settings.evaluation.alpha))
+
+# %% [markdown]
+# ## What a re-ranker can repair
+#
+# For each query, where does its best relevant passage stand in the first stage's list? Among the first ten it needs no
+# repair; among the candidates it can be brought up; below them, or nowhere, the re-ranker never sees it.
+
+# %%
+n, repair = settings.reranking.depth, []
+for test in graded:
+    for key in [key for key in ("bm25", TAS, BOTH) if key in shown]:
+        run, best = lab.run(lab.listed[key], test.name), []
+        for query, grades in qrels[test.name].items():
+            hits = [grades.get(p, 0) >= test.binarise_at for p in metrics.ranking(run.get(query, {}))]
+            best.append(hits.index(True) + 1 if any(hits) else np.inf)
+        place = np.array(best)
+        shares = [place <= 10, (place > 10) & (place <= n), place > max(n, 10)]
+        repair.append([test.label, shown[key][0], *(float(share.mean()) for share in shares)])
+grid(repair, ["set", "first stage", "in the first 10", f"11 to {max(n, 10)}", "out of reach"])
+
+# %% [markdown]
+# The best that any re-ranker could do with these candidates is to put them in the order of their grades. Its nDCG@10
+# stands beside the first stage's own and BERT_CAT's: the room that was there, and what was made of it. A negative share
+# is a re-ranker that made the list worse.
+
+# %%
+room = []
+for test in graded:
+    for key in [key for key in ("bm25", TAS, BOTH) if scores[f"{key}>cat"]]:
+        before, after = (lab.run(lab.listed[name], test.name) for name in (key, f"{key}>cat"))
+        of_set = qrels[test.name]
+        best = {
+            query: {p: of_set[query].get(p, 0) if i < n else -i for i, p in enumerate(metrics.ranking(run))}
+            for query, run in before.items() if query in of_set
+        }  # fmt: skip
+        low, got, high = (systems.ndcg(run, of_set) for run in (before, after, best))
+        room.append([test.label, shown[key][0], low, got, high, (got - low) / (high - low) if high > low else None])
+        assert max(low, got) <= high + 1e-9
+grid(room, ["set", "first stage", "nDCG@10", "by BERT_CAT", "by grades", "share of the room"])
+
+# %% [markdown]
+# ## A better first stage, a better end?
+#
+# > "even though TAS-Balanced shows a higher recall, the mono-duo-T5 re-ranker is (non significantly) better using BM25
+# > & docT5query as retriever" (§5.3)
+#
+# In the paper's numbers, the gain of TAS-B over BM25 before and after mono-duo-T5; and here, before and after BERT_CAT.
+
+# %%
+printed, gaps = {key: cell.number for key, cell in paper_table(7).items()}, []
+for column in ("TREC-DL'19 nDCG@10", "TREC-DL'20 nDCG@10"):
+    first = [printed[f"Low latency / {stage}", column] for stage in ("BM25", "TAS-B")]
+    last = [printed[f"High latency / {stage} / mono-duo-T5", column] for stage in ("BM25", "TAS-B")]
+    gaps.append(["the paper", column, first[1] - first[0], last[1] - last[0]])
+assert all(row[3] < row[2] for row in gaps)
+ours = tables.differences(table, {"before": ("bm25", TAS), "after": ("bm25>cat", f"{TAS}>cat")})
+ours = ours[ours["column"].str.contains("nDCG")].pivot(index="column", columns="step", values="difference")
+gaps += [
+    ["ours", name, *(None if np.isnan(x) else x for x in row)] for name, *row in ours[["before", "after"]].itertuples()
+]
+grid(gaps, ["whose", "column", "before", "after"])
+
+# %% [markdown]
+# ## Answer
+#
+# Figure 3 says how deep each first stage must be read for the same recall; the table of steps says whether fusion adds
+# to *both* of its parts, beyond the chance of the queries. A re-ranker works on the middle column of the table of
+# places: what stands in the last is lost whatever it costs. Where the gap between two first stages shrinks behind the
+# re-ranker, it has repaired the order of the weaker; what is left of the gap is recall, or the re-ranker's own taste.
+#
+# ## Where we differ
+#
+# - The fusion is with BM25, not with docT5query: rows of docT5query are *not run* unless the profile names a run of it.
+# - The re-ranker that is run is BERT_CAT, the teacher of our students; mono and duo are *not run* without a T5 model
+#   among what is shipped. A student and its teacher may err alike: re-ranking TAS-B by BERT_CAT is the milder test.
+# - The number of candidates is the profile's, and of the set without grades only a sample of the queries is re-ranked.
+#   All rows of Table 7 are measured on those queries, so its values there differ from the other tables'.
+# - Collection, encoder and cutoff of recall are the profile's: [D19-D22](../DEVIATIONS.md). Latencies are the paper's.
+#
+# ## Exercises
+#
+# 1. Write the sum for one query: both lists are passage → score, a passage that one misses has its lowest score.
+
+
+# %% tags=["exercise"]
+def my_fusion(dense, sparse, alpha):
+    """passage → α · sparse + dense; in any order."""
+    # TODO
+
+
+check(my_fusion, lambda dense, sparse, alpha: fusion.interpolate({"q": dense}, {"q": sparse}, alpha)["q"],
+      ({"a": 70.0, "b": 68.0}, {"b": 9.0, "c": 5.0}, 0.5))  # fmt: skip
+
+# %% [markdown]
+# 2. Reciprocal rank fusion needs no $\alpha$: add a row `{kind: fused, of: [bm25, "18"], how: rrf}` to the profile.
+#    Which of the two ways looks at how *sure* a retriever is?
+# 3. *Open:* raise `reranking.depth` step by step. From which depth on does the last table's gap stop to move, and which
+#    column of the table of places moves with it?
+#
+# ## Next
+#
+# [13 · What held](13_claims.ipynb) gathers what held and what did not.
