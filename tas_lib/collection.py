@@ -1,5 +1,6 @@
 """A collection on disk: texts, judgements and token ids, made once from a source and memory-mapped from then on."""
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -106,7 +107,10 @@ def _read_set(path: Path) -> QuerySet:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or a hub name; ValueError says what could not be loaded."""
     try:
-        return AutoTokenizer.from_pretrained(name)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+        if len(tokenizer) <= len(tokenizer.all_special_ids):  # what `transformers` makes of a folder without one
+            raise OSError("it knows no words")
+        return tokenizer
     except Exception as error:  # tokenizers and the hub raise their own kinds
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"no tokenizer in {name!r}: {why}") from error
@@ -121,9 +125,24 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], cap: int)
     return Ragged(np.fromiter((i for row in rows for i in row), dtype, offsets[-1]), offsets)
 
 
-def open_tokens(profile: Profile, collection: Collection) -> dict[str, Ragged]:
-    """Token ids of the passages (key `passages`) and of each query set, made once and memory-mapped."""
-    tokenizer = load_tokenizer(shipped.encoder(profile))
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of what decides the ids; where a text is cut and how it is padded is said by whoever asks."""
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    return store.digest({name: part for name, part in parts.items() if name not in ("truncation", "padding")})
+
+
+def open_tokens(
+    profile: Profile, collection: Collection, another: PreTrainedTokenizerBase | None = None
+) -> dict[str, Ragged]:
+    """Token ids of the passages (key `passages`) and of each query set, made once and memory-mapped.
+
+    another: a tokenizer in place of the encoder's; one that gives the same ids shares them.
+    """
+    tokenizer, place = load_tokenizer(shipped.encoder(profile)), "tokens"
+    digest = store.digest(tokenizer.backend_tokenizer.to_str())
+    if another is not None and tokenizer_digest(another) != tokenizer_digest(tokenizer):
+        tokenizer, digest = another, tokenizer_digest(another)
+        place = f"tokens-{digest}"
 
     def make(folder: Path) -> None:
         caps: Tokens = profile.tokens
@@ -134,8 +153,8 @@ def open_tokens(profile: Profile, collection: Collection) -> dict[str, Ragged]:
             tokens = tokenise(tokenizer, texts, cap)
             store.save_arrays(folder, **{f"{name}-ids": tokens.ids, f"{name}-offsets": tokens.offsets})
 
-    inputs = {"collection": collection.digest, "tokenizer": store.digest(tokenizer.backend_tokenizer.to_str())}
-    folder = store.Store(profile.folder).artefact("tokens", profile.tokens.model_dump(), inputs, make)
+    inputs = {"collection": collection.digest, "tokenizer": digest}
+    folder = store.Store(profile.folder).artefact(place, profile.tokens.model_dump(), inputs, make)
     return {
         name: Ragged(store.load_array(folder / f"{name}-ids.npy"), store.load_array(folder / f"{name}-offsets.npy"))
         for name in ("passages", *collection.sets)

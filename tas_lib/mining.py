@@ -1,15 +1,16 @@
 """Training pairs: every query's relevant passages against BM25's negatives, with the pairwise teacher's margins."""
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator, Philox
 
-from tas_lib import shipped, store
-from tas_lib.collection import Collection
-from tas_lib.profile import Profile
+from tas_lib import published, shipped, store
+from tas_lib.collection import Collection, published_pairs
+from tas_lib.profile import DocsSource, Profile, located
 from tas_lib.records import FloatArray, IntArray, Pairs
 from tas_lib.search import Bm25Index
 
@@ -48,35 +49,79 @@ def negatives(profile: Profile, collection: Collection) -> list[IntArray]:
     return [row[row >= 0].astype(np.int64) for row in store.load_array(place / "negatives.npy")]
 
 
-def open_pairs(profile: Profile, collection: Collection, score: Scorer) -> Pairs:
+def open_pairs(profile: Profile, collection: Collection, scorer: Callable[[], Scorer]) -> Pairs:
     """The pair table of the training queries, memory-mapped; made once.
 
-    Scores come from the shipped file, by digests of the two texts; pairs that it does not know (a text has changed)
-    are scored by `score`, and the log says how many.
+    Pairs are the published ones where the collection comes with a file of them, else mined. Their scores stand in that
+    file, or are shipped, by digests of the two texts; all others (a text has changed) come from the teacher that
+    `scorer` loads, and the log says how many.
     """
-    source = shipped.folder(profile, "scores") / "scores.parquet"
+    known = None
+    if isinstance(profile.source, DocsSource) or (profile.artefacts_folder / "scores").is_dir():
+        known = shipped.folder(profile, "scores") / "scores.parquet"
 
     def make(folder: Path) -> None:
-        query, pos, neg = pair_rows(collection.relevant("train"), negatives(profile, collection))
-        keys = shipped.text_keys(collection.sets["train"].queries.texts), shipped.text_keys(collection.passages.texts)
-        known = shipped.read_scores(source)
-        asked = np.unique(np.concatenate([np.stack([query, pos], 1), np.stack([query, neg], 1)]), axis=0)
-        scores = known(keys[0][asked[:, 0]], keys[1][asked[:, 1]])
-        lacking = np.isnan(scores)
-        if lacking.any():
-            log.info("%d of %d pairs are not among the shipped scores, scored now", lacking.sum(), len(asked))
-            scores[lacking] = score(asked[lacking, 0], asked[lacking, 1])
-        width = len(collection.passages.ids)
-        place = asked[:, 0] * width + asked[:, 1]
-        margins = [scores[np.searchsorted(place, query * width + side)] for side in (pos, neg)]
-        table = Pairs.sort(len(keys[0]), query, pos, neg, (margins[0] - margins[1]).astype(np.float32))
+        train, path = collection.sets["train"].queries, published_pairs(profile)
+        scored = path is not None and not math.isnan(next(published.pair_lines(path))[-1])
+        if not scored:  # first of all: a teacher that cannot be loaded is told at once
+            score = _known_first(known, scorer, train.texts, collection.passages.texts) if known else scorer()
+        margins = None
+        if path is None:
+            query, pos, neg = pair_rows(collection.relevant("train"), negatives(profile, collection))
+        else:
+            rows = {query: row for row, query in enumerate(train.ids)}
+            query, pos, neg, margins, left_out = published.read_triples(path, rows, collection.row)
+            log.info("%s: %d pairs; %d more are of queries held out", path.name, len(query), left_out)
+        if margins is None:
+            margins = margins_by(score, query, pos, neg)
+        table = Pairs.sort(len(train.ids), query, pos, neg, margins)
         store.save_arrays(folder, **table._asdict())
 
-    inputs = {"collection": collection.digest, "scores": store.digest(source)}
     place = store.Store(profile.folder).artefact(
-        "pairs", {**profile.pairing.model_dump(), **profile.negatives.model_dump()}, inputs, make
+        "pairs", {**profile.pairing.model_dump(), **profile.negatives.model_dump()}, _inputs(profile, collection), make
     )
     return Pairs(**{name: store.load_array(place / f"{name}.npy") for name in Pairs._fields})
+
+
+def _inputs(profile: Profile, collection: Collection) -> dict[str, str]:
+    """Digests of what pairs and their scores come from."""
+    found = {"collection": collection.digest}
+    known = profile.artefacts_folder / "scores" / "scores.parquet"
+    if known.is_file():
+        found["scores"] = store.digest(known)
+    if not isinstance(profile.source, DocsSource):  # a file of pairs is one of the source's files
+        found["source"] = store.digest(store.provenance(collection.folder)["inputs"])
+    if profile.cross_encoder:
+        found["cross_encoder"] = store.folder_digest(Path(located(profile.cross_encoder)))
+    return found
+
+
+def _known_first(known: Path, scorer: Callable[[], Scorer], queries: list[str], passages: list[str]) -> Scorer:
+    """Shipped scores where there are any, the teacher's for the rest."""
+    look_up = shipped.read_scores(known)
+    keys = shipped.text_keys(queries), shipped.text_keys(passages)
+
+    def score(query: IntArray, passage: IntArray) -> FloatArray:
+        scores = look_up(keys[0][query], keys[1][passage])
+        lacking = np.isnan(scores)
+        if lacking.any():
+            log.info("%d of %d pairs are not among the shipped scores, scored now", lacking.sum(), len(scores))
+            scores[lacking] = scorer()(query[lacking], passage[lacking])
+        return scores
+
+    return score
+
+
+def margins_by(score: Scorer, query: IntArray, pos: IntArray, neg: IntArray) -> FloatArray:
+    """The margins (N,) of pairs; a (query, passage) that stands in several is scored once.
+
+    >>> margins_by(lambda q, p: 10.0 * q + p, np.array([1, 1]), np.array([7, 7]), np.array([2, 3]))
+    array([5., 4.], dtype=float32)
+    """
+    width = 1 + max(pos.max(initial=0), neg.max(initial=0)).astype(np.int64)
+    asked, place = np.unique(np.concatenate([query * width + pos, query * width + neg]), return_inverse=True)
+    scores = score(*np.divmod(asked, width))
+    return (scores[place[: len(query)]] - scores[place[len(query) :]]).astype(np.float32)
 
 
 def pair_rows(positives: list[IntArray], negatives: list[IntArray]) -> tuple[IntArray, IntArray, IntArray]:

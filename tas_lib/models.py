@@ -10,7 +10,16 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import cached_file
 
 from tas_lib.records import IntArray, Ragged
 
@@ -37,16 +46,30 @@ class BertDot(nn.Module):
 class BertCat(nn.Module):
     """BERT_CAT: query and passage read together, the raw CLS vector scored by one linear layer W_s (Eq. 1, D11)."""
 
-    def __init__(self, encoder: PreTrainedModel) -> None:
-        """W_s starts random; `load` brings a trained one."""
+    def __init__(self, encoder: PreTrainedModel, bias: bool = False) -> None:
+        """W_s starts random; `load` brings a trained one. bias: of published ones; it is the same for every pair."""
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(encoder.config.hidden_size, 1, bias=False)
+        self.head = nn.Linear(encoder.config.hidden_size, 1, bias=bias)
 
     def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
         """ids, mask, types: (N, T); types are 0 for the query and 1 for the passage. Returns scores (N,) in fp32."""
         states = _states(self.encoder, ids, mask, types)[:, 0]  # (N, D)
         return _in_fp32(self.head, states).squeeze(-1)
+
+
+class Classifier(nn.Module):
+    """A published cross-encoder, with the pooling and the head that `transformers` has for it (D11)."""
+
+    def __init__(self, encoder: PreTrainedModel) -> None:
+        """encoder: with a head of one label."""
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
+        """ids, mask, types: (N, T), as in `BertCat`. Returns scores (N,) in fp32."""
+        known = {"token_type_ids": types} if _knows_types(self.encoder) else {}
+        return self.encoder(input_ids=ids, attention_mask=mask, **known).logits.float().squeeze(-1)
 
 
 class ColBert(nn.Module):
@@ -86,10 +109,16 @@ def _in_fp32(head: nn.Linear, states: Tensor) -> Tensor:
 
 
 def _states(encoder: PreTrainedModel, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> Tensor:
-    """Last hidden states (N, T, D); token types reach only encoders that know them (DistilBERT does not)."""
-    if types is not None and "token_type_ids" in inspect.signature(encoder.forward).parameters:
+    """Last hidden states (N, T, D); token types reach only encoders that know them."""
+    if types is not None and _knows_types(encoder):
         return encoder(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
     return encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+
+
+def _knows_types(encoder: PreTrainedModel) -> bool:
+    """Whether it tells a first text from a second; DistilBERT does not, nor RoBERTa, which has one type."""
+    takes = inspect.signature(encoder.forward).parameters
+    return "token_type_ids" in takes and getattr(encoder.config, "type_vocab_size", 2) > 1
 
 
 # --- from ragged token ids to tensors ----------------------------------------------------------------------------
@@ -130,17 +159,52 @@ def cat_inputs(
 # --- on disk -----------------------------------------------------------------------------------------------------
 
 
+INSIDE = "bert_model"
+"""In the public code's published teachers: the config's word for the encoder within, and the prefix of its weights."""
+
+
+def load_config(name: str) -> dict[str, Any]:
+    """What `config.json` of a folder or a hub name says; ValueError where there is none."""
+    try:
+        config: dict[str, Any] = PretrainedConfig.get_config_dict(name)[0]
+        if not config:
+            raise OSError("there is no config.json")
+        return config
+    except Exception as error:  # the hub raises its own kinds
+        raise _no("encoder", name, error) from error
+
+
 def load_encoder(name: str) -> PreTrainedModel:
     """A `transformers` encoder from a folder or a hub name; ValueError says what could not be loaded, and why."""
+    inside = load_config(name).get(INSIDE)
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(inside or name)
         kind: Any = MODEL_MAPPING[type(config)]
         takes = inspect.signature(kind).parameters
         unused = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}  # Eq. 4 has no such layer
-        return AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **unused)
+        if not inside:
+            return AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **unused)
+        encoder = AutoModel.from_config(config, dtype=torch.float32, **unused)
+        lacking = encoder.load_state_dict(_part(name, INSIDE), strict=False).missing_keys
+        if lacking:
+            raise OSError(f"{lacking[0]} is missing")
+        return encoder.eval()
     except Exception as error:  # safetensors and the hub raise their own kinds
-        where = "folder" if Path(name).exists() else "hub name (no such folder here, and the hub gave nothing)"
-        raise ValueError(f"no encoder in the {where} {name!r}: {first_line(error)}") from error
+        raise _no("encoder", name, error) from error
+
+
+def _no(what: str, name: str, error: Exception) -> ValueError:
+    where = "folder" if Path(name).exists() else "hub name (no such folder here, and the hub gave nothing)"
+    return ValueError(f"no {what} in the {where} {name!r}: {first_line(error)}")
+
+
+def _part(name: str, prefix: str) -> dict[str, Tensor]:
+    """The weights below a prefix, from a folder or a hub name; of an older file, tensors and nothing else are read."""
+    if path := cached_file(name, "model.safetensors", _raise_exceptions_for_missing_entries=False):
+        weights = load_file(path)
+    else:
+        weights = torch.load(str(cached_file(name, "pytorch_model.bin")), map_location="cpu", weights_only=True)
+    return {k.removeprefix(f"{prefix}."): v.float() for k, v in weights.items() if k.startswith(f"{prefix}.")}
 
 
 def first_line(error: Exception) -> str:
@@ -168,26 +232,51 @@ def load_dot(folder: str, pooling: str = "cls") -> BertDot:
     return BertDot(load_encoder(folder), pooling)
 
 
-def load_cat(folder: str) -> BertCat:
-    """A trained BERT_CAT."""
-    model = BertCat(load_encoder(folder))
-    model.head.load_state_dict(_head(folder))
-    return model.eval()
-
-
-def load_colbert(folder: str) -> ColBert:
-    """A trained ColBERT."""
-    head = _head(folder)
-    model = ColBert(load_encoder(folder), len(head["weight"]))
+def load_cat(name: str) -> BertCat:
+    """A trained BERT_CAT: a folder of ours, or one that the public code published."""
+    encoder, head = load_encoder(name), _head(name, "_classification_layer")
+    if load_config(name).get(INSIDE) and encoder.config.model_type not in ("distilbert", "electra"):
+        raise ValueError(f"{name!r} scores the pooled output of its {encoder.config.model_type}, not the raw CLS (D11)")
+    model = BertCat(encoder, bias="bias" in head)
     model.head.load_state_dict(head)
     return model.eval()
 
 
-def _head(folder: str) -> dict[str, Tensor]:
+def load_cross_encoder(name: str) -> BertCat | Classifier:
+    """Whatever reads query and passage together: a BERT_CAT, or any classifier of `transformers` with one label."""
+    if (Path(name) / "head.safetensors").exists() or load_config(name).get(INSIDE):
+        return load_cat(name)
     try:
-        return {k: v.float() for k, v in load_file(Path(folder) / "head.safetensors").items()}
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True
+        )
+        if info["missing_keys"]:
+            raise OSError(f"it has no trained {min(info['missing_keys'])}")
+        if model.config.num_labels != 1:
+            raise OSError(f"it has {model.config.num_labels} labels where a score is one")
+    except Exception as error:  # safetensors and the hub raise their own kinds
+        raise _no("cross-encoder", name, error) from error
+    return Classifier(model).eval()
+
+
+def load_colbert(name: str) -> ColBert:
+    """A trained ColBERT: a folder of ours, or one that the public code published (D10)."""
+    encoder, head = load_encoder(name), _head(name, "compressor")
+    model = ColBert(encoder, len(head["weight"]))
+    model.head.load_state_dict(head)
+    return model.eval()
+
+
+def _head(name: str, theirs: str) -> dict[str, Tensor]:
+    """The last layer: `head.safetensors` of ours; in a published teacher, the part that the public code calls so."""
+    if load_config(name).get(INSIDE):
+        if head := _part(name, theirs):
+            return head
+        raise ValueError(f"{name!r} is another kind of model: it has no {theirs}")
+    try:
+        return {k: v.float() for k, v in load_file(Path(name) / "head.safetensors").items()}
     except Exception as error:  # safetensors raises its own kinds
-        raise ValueError(f"{folder}/head.safetensors is missing or cut off: {error}") from error
+        raise ValueError(f"{name}/head.safetensors is missing or cut off: {error}") from error
 
 
 def _describe_for_sentence_transformers(folder: Path, model: BertDot) -> None:

@@ -216,11 +216,20 @@ class System(Settings):
     seed: int = Field(1, ge=0)  # of the order
     variant: str = ""  # one of the profile's `variants`
     source: str = ""  # hub name, folder or file of a checkpoint or run
+    pooling: Literal["", "cls", "mean"] = ""  # of a checkpoint whose folder does not state it; "" is the profile's
     of: tuple[str, ...] = ()  # fused: keys of systems, or bm25; α weighs the first of two
     how: Literal["interpolate", "rrf"] = "interpolate"  # fused
     first: str = ""  # reranked: the key of the system whose candidates get a new order
     by: Literal["cat", "mono", "duo"] = "cat"  # reranked
     depth: int = Field(0, ge=0)  # reranked: how many candidates; 0 is the profile's
+
+    @model_validator(mode="after")
+    def _from_somewhere(self) -> "System":
+        if self.kind in ("checkpoint", "run") and not self.source:
+            raise ValueError(f"a system of kind {self.kind!r} needs a source")
+        if self.pooling and self.kind != "checkpoint":
+            raise ValueError(f"pooling is for checkpoints; a system of kind {self.kind!r} has none of its own")
+        return self
 
     @model_validator(mode="after")
     def _parts_fit_the_kind(self) -> "System":
@@ -246,7 +255,7 @@ class System(Settings):
             how = self.how if self.of else f"{self.by}{self.depth or ''}"
             return "-".join([self.kind, how, *re.findall(r"[\w.]+", " ".join(self.parts))])
         if self.kind != "trained":
-            return "-".join(filter(None, [self.kind, *re.findall(r"[\w.]+", self.source)]))
+            return "-".join(filter(None, [self.kind, *re.findall(r"[\w.]+", self.source), self.pooling]))
         loss = "" if self.loss == "margin_mse" else f"-{self.loss}"
         variant = f"-{self.variant}" if self.variant else ""
         return f"{self.teacher}-{self.sampling}{loss}-b{self.batch_size}-s{self.seed}{variant}"
@@ -296,6 +305,8 @@ class Profile(Settings):
     teachers: Teachers = Teachers()
     encoder: str = "data/docs/encoder"  # hub name or folder that every student and ColBERT start from
     pooling: Literal["cls", "mean"] = "cls"  # Eq. 4
+    cross_encoder: str = ""  # hub name or folder of what scores pairs without scores; "" is the shipped BERT_CAT
+    colbert: str = ""  # hub name or folder of the in-batch teacher; "" is the shipped one
     query_masks: int = Field(0, ge=0)  # [MASK]s after ColBERT's query, D10
     tokens: Tokens = Tokens()
     bm25: Bm25 = Bm25()  # the row of the tables; k1 and b are chosen on the tune set (CHANGELOG)
@@ -379,13 +390,19 @@ class Profile(Settings):
 
     @property
     def encoder_path(self) -> str:
-        """The encoder as `transformers` takes it: a folder (of the project, or any other), or a hub name."""
-        return str(ROOT / self.encoder) if (ROOT / self.encoder).is_dir() else self.encoder
+        """The encoder as `transformers` takes it."""
+        return located(self.encoder)
 
     @property
     def figures(self) -> Path:
         """Where figures and tables come out."""
         return Path(os.environ.get("TAS_FIGURES", ROOT / "figures")) / self.name
+
+
+def located(name: str) -> str:
+    """A model as `transformers` takes it: a folder (of the project, or any other), or a hub name."""
+    folder = ROOT / Path(name).expanduser()
+    return str(folder) if folder.is_dir() else name
 
 
 def _changed(settings: Settings, values: dict[str, Any]) -> Settings:

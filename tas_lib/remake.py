@@ -157,8 +157,8 @@ def make_colbert(p: Profile, collection: Collection, tokens: dict[str, Ragged], 
     """The ColBERT teacher, trained on the shipped margins, shipped."""
     settings = p.teachers
 
-    def no_scorer(q: IntArray, _: IntArray) -> FloatArray:
-        raise ValueError(f"{len(q)} training pairs have no shipped score, right after they were made")
+    def no_scorer() -> mining.Scorer:
+        raise ValueError("training pairs have no shipped score, right after they were made")
 
     pairs = mining.open_pairs(p, collection, no_scorer)
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tas_lib import store
-from tas_lib.profile import ROOT, Profile
+from tas_lib.profile import ROOT, Profile, located
 from tas_lib.records import FloatArray, IntArray
 
 Keys = NDArray[np.uint64]
@@ -38,6 +38,19 @@ def encoder(profile: Profile) -> str:
     if path.parent == profile.artefacts_folder:
         folder(profile, path.name)
     return profile.encoder_path
+
+
+def teacher(profile: Profile, name: Literal["cat", "colbert"]) -> str:
+    """The path or hub name of a teacher: the one that the profile names, else the shipped one, its files checked."""
+    setting = {"cat": "cross_encoder", "colbert": "colbert"}[name]
+    if named := getattr(profile, setting):
+        return located(named)
+    if not (profile.artefacts_folder / name).is_dir():
+        raise ValueError(
+            f"profile {profile.name!r} has no {setting} and {profile.artefacts} brings none ({name}/): "
+            f"name one, `{setting}: <hub name or folder>`"
+        )
+    return str(folder(profile, name))
 
 
 def text_keys(texts: Sequence[str]) -> Keys:

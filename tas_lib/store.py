@@ -78,9 +78,13 @@ def digest(*parts: object) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """The digest of what a folder's own provenance says; of its name where it has none (a model from a hub)."""
+    """The digest of what a folder's own provenance says, else of its files; of its name where it is one of a hub."""
     note = folder / "provenance.json"
-    return digest(note) if note.is_file() else digest(str(folder))
+    if note.is_file():
+        return digest(note)
+    if not folder.is_dir():
+        return digest(str(folder))
+    return digest({str(p.relative_to(folder)): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()})
 
 
 @cache

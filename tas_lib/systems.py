@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ir_measures import nDCG
 from numpy.random import Generator, Philox
+from transformers import PreTrainedTokenizerBase
 
 from tas_lib import (
     clustering,
@@ -29,10 +30,17 @@ from tas_lib import (
     training,
 )
 from tas_lib.clustering import Clusters
-from tas_lib.collection import Collection, load_tokenizer, open_collection, open_tokens, tokenise
+from tas_lib.collection import (
+    Collection,
+    load_tokenizer,
+    open_collection,
+    open_tokens,
+    tokenise,
+    tokenizer_digest,
+)
 from tas_lib.metrics import PerQuery
 from tas_lib.models import BertDot
-from tas_lib.profile import Profile, System
+from tas_lib.profile import Profile, System, located
 from tas_lib.records import FloatArray, History, IntArray, Pairs, Qrels, Ragged, Run, as_run
 from tas_lib.training import InBatchTeacher
 
@@ -49,7 +57,7 @@ DECIDE = {
     "hard_margin": TOPICS | {"margin_cap"},
 }
 """Which settings of `profile.Sampling` a strategy looks at; another one's change is no reason to train again."""
-PIPELINE = {"of", "how", "first", "by", "depth"}
+PIPELINE = {"pooling", "of", "how", "first", "by", "depth"}
 """What a trained system does not have; it stands in no provenance of one."""
 RERANKER = {"cat": "cat", "mono": "t5", "duo": "t5"}
 """The shipped folder of the model that re-ranks."""
@@ -96,8 +104,12 @@ class Experiment:
     def collection(self) -> Collection:
         """Passages, query sets, judgements; ValueError where the profile asks for more than there is."""
         found = open_collection(self.profile)
-        n_queries = len(found.sets["train"].queries.ids)
         listed = self.profile.systems | self.profile.deviations
+        for test in self.profile.evaluation.sets:
+            _known(test.name, found.sets)
+        if "train" not in found.sets:  # a folder of test sets: BM25, checkpoints and run files can be rows
+            return found
+        n_queries = len(found.sets["train"].queries.ids)
         clusters = max(
             [self.profile.sampling.clusters, *(self.profile.of(s).sampling.clusters for s in listed.values())]
         )
@@ -110,8 +122,6 @@ class Experiment:
                 raise ValueError(
                     f"profile {self.profile.name!r}: system {number} wants {system.batch_size} of {n_queries} queries"
                 )
-        for test in self.profile.evaluation.sets:
-            _known(test.name, found.sets)
         return found
 
     @cached_property
@@ -122,12 +132,24 @@ class Experiment:
     @cached_property
     def pairs(self) -> Pairs:
         """Training pairs with the pairwise teacher's margins."""
-        return mining.open_pairs(self.profile, self.collection, self._score_changed)
+        return mining.open_pairs(self.profile, self.collection, self._pairwise_teacher)
 
-    def _score_changed(self, q: IntArray, p: IntArray) -> FloatArray:
-        cat = models.load_cat(str(shipped.folder(self.profile, "cat"))).to(encoding.device())
-        with torch.inference_mode():
-            return teachers.score_all(cat, self.tokens["train"], self.tokens["passages"], q, p, 64)
+    def _pairwise_teacher(self) -> mining.Scorer:
+        """What scores pairs that no file has a score for."""
+        source = shipped.teacher(self.profile, "cat")
+        cat, tokenizer = models.load_cross_encoder(source).to(encoding.device()), self._tokenizer(source)
+        texts = self.collection.sets["train"].queries.texts, self.collection.passages.texts
+        return lambda q, p: teachers.score_texts(cat, tokenizer, texts, (q, p), self.profile.tokens)
+
+    def _tokenizer(self, source: str) -> PreTrainedTokenizerBase:
+        """A published model's own; where it was published without one, that of the model it was trained from."""
+        config = models.load_config(source)
+        try:
+            return load_tokenizer(source)
+        except ValueError:
+            start = str(config.get(models.INSIDE) or shipped.encoder(self.profile))
+            log.warning("%s brings no tokenizer, that of %s is taken", source, start)
+            return load_tokenizer(start)
 
     @cached_property
     def bm25(self) -> search.Bm25Index:
@@ -163,21 +185,26 @@ class Experiment:
         return store.load_array(self._clusters(BASELINE) / "vecs.npy")
 
     @cached_property
+    def _colbert(self) -> str:
+        return shipped.teacher(self.profile, "colbert")
+
+    @cached_property
     def in_batch_teacher(self) -> InBatchTeacher:
         """ColBERT's vectors of all passages and training queries, made once (the teacher is frozen)."""
-        source, masks = shipped.folder(self.profile, "colbert"), self.profile.query_masks
-        mask = load_tokenizer(str(source)).mask_token_id
+        source, masks = self._colbert, self.profile.query_masks
+        tokenizer = self._tokenizer(source)
+        found = open_tokens(self.profile, self.collection, tokenizer)
         tokens = {
-            "train": teachers.with_masks(self.tokens["train"], mask, masks),
-            "passages": self.tokens["passages"],
+            "train": teachers.with_masks(found["train"], tokenizer.mask_token_id, masks),
+            "passages": found["passages"],
         }
 
         def make(folder: Path) -> None:
-            model = models.load_colbert(str(source)).to(encoding.device())
+            model = models.load_colbert(source).to(encoding.device())
             for name in tokens:
                 store.save_arrays(folder, **{name: teachers.token_vectors(model, tokens[name])})
 
-        inputs = {"colbert": store.digest(source / "provenance.json"), "collection": self.collection.digest}
+        inputs = {"colbert": store.folder_digest(Path(source)), "collection": self.collection.digest}
         parameters = {**self.profile.tokens.model_dump(), "query_masks": masks}
         folder = self.store.artefact("colbert-vectors", parameters, inputs, make)
         return InBatchTeacher(
@@ -228,6 +255,7 @@ class Experiment:
         settings = wanted.training
         if system.kind != "trained":
             raise ValueError(f"a system of kind {system.kind!r} is not trained here: {system.source or system.name}")
+        _known("train", self.collection.sets)
 
         encoder = shipped.encoder(self.profile)
 
@@ -268,7 +296,7 @@ class Experiment:
         if system.name != BASELINE.name:
             inputs["baseline"] = store.digest_of(self.trained(BASELINE))
         if system.teacher in ("in_batch", "dual"):
-            inputs["colbert"] = store.folder_digest(self.profile.artefacts_folder / "colbert")
+            inputs["colbert"] = store.folder_digest(Path(self._colbert))
         return inputs
 
     def history(self, system: System) -> list[History]:
@@ -276,17 +304,38 @@ class Experiment:
         return [History(*row) for row in json.loads((self.trained(system) / "history.json").read_text())]
 
     def load(self, system: System) -> BertDot:
-        """The trained model, on the device that there is."""
-        return models.load_dot(str(self.trained(system)), self.profile.pooling).to(encoding.device()).eval()
+        """The model, trained here or published, on the device that there is."""
+        published_one = system.kind == "checkpoint"
+        source = located(system.source) if published_one else str(self.trained(system))
+        return models.load_dot(source, system.pooling or self.profile.pooling).to(encoding.device()).eval()
+
+    def _origin(self, system: System) -> dict[str, str]:
+        """What a run depends on besides the collection, by digest: a model, and a published one's own ways."""
+        if system.kind == "trained":
+            return {"model": store.digest_of(self.trained(system))}
+        if system.kind != "checkpoint":
+            return {}
+        source = located(system.source)
+        return {
+            "model": store.folder_digest(Path(source)),
+            "tokenizer": tokenizer_digest(self._tokenizer(source)),
+            "pooling": system.pooling or self.profile.pooling,
+        }
+
+    def _passages(self, system: System) -> Ragged:
+        """Token ids of the collection as the system's model reads it."""
+        if system.kind == "trained":
+            return self.tokens["passages"]
+        return open_tokens(self.profile, self.collection, self._tokenizer(located(system.source)))["passages"]
 
     def vectors(self, system: System) -> torch.Tensor:
         """(P, D) fp16 vectors of the whole collection."""
-        model = self.trained(system)
+        inputs = {**self._origin(system), "collection": self.collection.digest}
         folder = self.store.artefact(
             f"vectors/{system.name}",
             self.profile.tokens.model_dump(),
-            {"model": store.digest_of(model), "collection": self.collection.digest},
-            lambda folder: encoding.write_vectors(self.load(system), self.tokens["passages"], folder),
+            inputs,
+            lambda folder: encoding.write_vectors(self.load(system), self._passages(system), folder),
         )
         return encoding.read_vectors(folder)
 
@@ -294,8 +343,11 @@ class Experiment:
         """Rows and scores (Q, depth) of the whole collection for any queries."""
         if system.kind == "bm25":
             return self.bm25.search(texts, depth)
-        tokens = tokenise(load_tokenizer(self.profile.encoder_path), texts, self.profile.tokens.query)
-        return self._search(encoding.encode(self.load(system), tokens), system, depth)
+        model = self.load(system)
+        ours = system.kind == "trained"
+        tokenizer = load_tokenizer(self.profile.encoder_path) if ours else self._tokenizer(located(system.source))
+        tokens = tokenise(tokenizer, texts, self.profile.tokens.query)
+        return self._search(encoding.encode(model, tokens), system, depth)
 
     def _search(self, vecs: FloatArray, system: System, depth: int) -> tuple[IntArray, FloatArray]:
         """Exact search of the whole collection, on the GPU where there is one."""
@@ -309,7 +361,7 @@ class Experiment:
         if system.kind == "run":
             return Path(system.source.format(set=name))
         parameters: dict[str, Any] = {"depth": self.profile.evaluation.depth}
-        inputs = {"collection": self.collection.digest}
+        inputs = {**self._origin(system), "collection": self.collection.digest}
         inputs |= {key: store.file_digest(self._run_file(self.listed[key], name)) for key in system.parts}
         if system.kind == "fused":
             parameters |= {"how": system.how} | self.profile.fusion.model_dump()
@@ -323,8 +375,6 @@ class Experiment:
             inputs["model"] = store.folder_digest(self._reranker(system.by))
         else:
             parameters["bm25"] = self.profile.bm25.model_dump() if system.kind == "bm25" else {}
-        if system.kind == "trained":
-            inputs["model"] = store.digest_of(self.trained(system))
 
         def make(folder: Path) -> None:
             published.write_run(folder / f"{name}.run.gz", self._ranked(system, name), system.name)
@@ -353,8 +403,13 @@ class Experiment:
     def scores(self, keys: Iterable[str]) -> dict[str, dict[str, PerQuery]]:
         """For rows of a table ("bm25", or a system's number): test set → `evaluate`.
 
-        {} for one that the profile does not list, that is reported only, or whose re-ranker is not shipped.
+        {} for one that the profile does not list, that is reported only, whose re-ranker is not shipped, or that cannot
+        be trained for want of training queries (`open_collection` says so).
         """
+        keys = list(keys)
+        for key in keys:  # before the others' long work
+            if key in self.listed and self.listed[key].kind == "checkpoint":
+                models.load_config(located(self.listed[key].source))
         sets = [test.name for test in self.profile.evaluation.sets]
         return {
             key: {n: self.evaluate(self.listed[key], n) for n in sets}
@@ -369,7 +424,8 @@ class Experiment:
         """Whether there is a run of it: it is not reported only, and the models that re-rank for it are shipped."""
         if system.kind == "reranked" and not (self.profile.artefacts_folder / RERANKER[system.by]).is_dir():
             return False
-        return system.kind != "reported" and all(self.can_run(self.listed[key]) for key in system.parts)
+        cannot = {"reported"} if "train" in self.collection.sets else {"reported", "trained"}
+        return system.kind not in cannot and all(self.can_run(self.listed[key]) for key in system.parts)
 
     def alpha(self, system: System) -> float:
         """The weight of the first of two fused systems: the one with the best nDCG@10 on the early-stopping set."""

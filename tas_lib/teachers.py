@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from numpy.random import Generator, Philox
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tas_lib import losses, models
-from tas_lib.models import BertCat, ColBert
-from tas_lib.profile import Teachers
+from tas_lib.collection import tokenise
+from tas_lib.models import BertCat, Classifier, ColBert
+from tas_lib.profile import Teachers, Tokens
 from tas_lib.records import FloatArray, IntArray, Pairs, Ragged
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,9 @@ def train_cat(
     return model
 
 
-def cat_scores(model: BertCat, queries: Ragged, passages: Ragged, q: IntArray, p: IntArray, chunk: int) -> Tensor:
+def cat_scores(
+    model: BertCat | Classifier, queries: Ragged, passages: Ragged, q: IntArray, p: IntArray, chunk: int
+) -> Tensor:
     """Scores (N,) of N (query row, passage row) pairs, in length-sorted chunks."""
     order = np.argsort(queries.lengths_of(q) + passages.lengths_of(p), kind="stable")
     device = next(model.parameters()).device
@@ -117,7 +120,9 @@ def cat_rerank(
     return scores
 
 
-def score_all(cat: BertCat, queries: Ragged, passages: Ragged, q: IntArray, p: IntArray, chunk: int) -> FloatArray:
+def score_all(
+    cat: BertCat | Classifier, queries: Ragged, passages: Ragged, q: IntArray, p: IntArray, chunk: int
+) -> FloatArray:
     """Scores (N,) of many pairs, with a word on the progress every 16,384."""
     parts, start, stretch = [], time.monotonic(), 16_384
     for s in range(0, len(q), stretch):
@@ -127,6 +132,38 @@ def score_all(cat: BertCat, queries: Ragged, passages: Ragged, q: IntArray, p: I
         done = min(s + stretch, len(q))
         log.info("pairs scored: %d of %d, %.0f s", done, len(q), time.monotonic() - start)
     return np.concatenate(parts)
+
+
+def score_texts(
+    cat: BertCat | Classifier,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: tuple[Sequence[str], Sequence[str]],
+    rows: tuple[IntArray, IntArray],
+    caps: Tokens,
+    chunk: int = 32,
+) -> FloatArray:
+    """Scores (N,) of pairs of texts by a cross-encoder with its own tokenizer.
+
+    texts: of queries and of passages. rows: (N,) of the one and of the other.
+    """
+    extra = 0 if isinstance(cat, BertCat) else separators(tokenizer) - 1
+    tokens, places = [], []
+    for side, wanted, cap in zip(texts, rows, (caps.query, caps.passage), strict=True):
+        distinct, place = np.unique(wanted, return_inverse=True)
+        tokens.append(tokenise(tokenizer, [side[row] for row in distinct], cap))
+        places.append(place)
+    queries = with_masks(tokens[0], tokenizer.sep_token_id, extra)
+    with torch.inference_mode():
+        return score_all(cat, queries, tokens[1], places[0], places[1], chunk)
+
+
+def separators(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many SEPs stand between two texts that are read together: one in BERT, two in RoBERTa."""
+    first, second, both = (tokenizer(*pair)["input_ids"] for pair in (("a",), ("b",), ("a", "b")))
+    between = len(both) - len(first) - len(second) + 1
+    if both != [*first, *[tokenizer.sep_token_id] * between, *second[1:]]:
+        raise ValueError(f"{tokenizer.name_or_path}: pairs are not read as CLS query SEP passage SEP")
+    return between + 1
 
 
 def train_colbert(

@@ -14,7 +14,7 @@ FLOORS = [
     ["collection"],  # a landing: what a source gave, on disk
     ["search", "encoding", "teachers", "expansion", "reranking", "latency"],  # run: over texts and models
     ["mining", "pretraining", "training", "roofline"],  # run: over those
-    ["systems", "remake", "rows", "paper_claims", "style"],  # row; what is shipped, made again; the paper's rows, claims
+    ["systems", "remake", "rows", "paper_claims", "style"],  # row; what is shipped, made again; what the paper has
     ["figures", "curves", "tables", "cost_tables", "claims", "teaching"],  # tell
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -6,9 +7,17 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
-from transformers import AutoModel, PreTrainedModel
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from tas_lib import models
 from tas_lib.collection import load_tokenizer, tokenise
@@ -187,6 +196,82 @@ def test_teachers_come_back_the_same(tmp_path: Path, encoder: Callable[..., PreT
     assert torch.equal(models.load_colbert(str(tmp_path / "colbert"))(*pair[:2]), colbert(*pair[:2]))
 
 
+def publish(folder: Path, model: BertCat | ColBert, head: str, old: bool) -> str:
+    """A teacher as the public code publishes it: the encoder's name in the config, everything in one file."""
+    base = tiny.save_encoder(folder / "base", model.encoder)
+    named = {f"bert_model.{name}": part for name, part in model.encoder.state_dict().items()}
+    named |= {f"{head}.{name}": part for name, part in model.head.state_dict().items()}
+    named["bert_model.embeddings.position_ids"] = torch.arange(64)[None]  # a relic of older versions
+    if old:
+        torch.save(named, folder / "pytorch_model.bin")
+    else:
+        save_file({name: part.contiguous() for name, part in named.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "BERT_Cat", "bert_model": str(base)}))
+    tiny.save_encoder(base, tiny.distilbert(VOCABULARY, seed=9))  # what it was trained from: other weights
+    return str(folder)
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["pytorch_model.bin", "model.safetensors"])
+def test_published_teachers_come_with_their_projection_and_bias(tmp_path: Path, old: bool):
+    encoder = tiny.distilbert(VOCABULARY)
+    cat, colbert = BertCat(encoder, bias=True).eval(), ColBert(encoder, 16).eval()
+    pair = models.cat_inputs([np.array([2, 7, 3])], [np.array([2, 9, 9, 3])])
+    for folder in (tmp_path / "cat", tmp_path / "colbert"):
+        folder.mkdir()
+    theirs = publish(tmp_path / "cat", cat, "_classification_layer", old)
+    assert torch.equal(models.load_cat(theirs)(*pair), cat(*pair))
+    assert torch.equal(models.load_cross_encoder(theirs)(*pair), cat(*pair))
+    assert torch.equal(models.load_dot(theirs)(*pair[:2]), BertDot(encoder)(*pair[:2]))
+    assert "another kind of model: it has no compressor" in one_sentence(refusal(models.load_colbert, theirs))
+    theirs = publish(tmp_path / "colbert", colbert, "compressor", old)
+    assert torch.equal(models.load_colbert(theirs)(*pair[:2]), colbert(*pair[:2]))
+
+
+def test_a_published_cross_encoder_over_the_pooled_output_is_refused(tmp_path: Path):
+    theirs = publish(tmp_path, BertCat(tiny.bert(VOCABULARY), bias=True), "_classification_layer", False)
+    tiny.save_encoder(tmp_path / "base", tiny.bert(VOCABULARY))
+    assert "scores the pooled output of its bert" in one_sentence(refusal(models.load_cat, theirs))
+
+
+def refusal(load: Callable[[str], object], name: str) -> pytest.ExceptionInfo[ValueError]:
+    with pytest.raises(ValueError) as error:
+        load(name)
+    return error
+
+
+def classifier(folder: Path, kind: str = "bert", labels: int = 1) -> PreTrainedModel:
+    """A random cross-encoder as `transformers` has it, in a folder."""
+    torch.manual_seed(3)
+    sizes = dict(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_labels=labels)
+    model = {
+        "bert": lambda: BertForSequenceClassification(BertConfig(**sizes, intermediate_size=32)),
+        "roberta": lambda: RobertaForSequenceClassification(
+            RobertaConfig(**sizes, intermediate_size=32, type_vocab_size=1)
+        ),
+    }[kind]().eval()
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_any_classifier_with_one_label_is_a_cross_encoder(tmp_path: Path, kind: str):
+    theirs = classifier(tmp_path, kind)
+    pair = models.cat_inputs([np.array([2, 7, 3])], [np.array([2, 9, 9, 3])])
+    types = {"token_type_ids": pair[2]} if kind == "bert" else {}
+    scores = models.load_cross_encoder(str(tmp_path))(*pair)
+    assert scores.shape == (1,)
+    torch.testing.assert_close(scores, theirs(input_ids=pair[0], attention_mask=pair[1], **types).logits[:, 0])
+
+
+def test_what_is_no_cross_encoder_is_refused(tmp_path: Path):
+    tiny.save_encoder(tmp_path / "encoder")
+    assert "it has no trained " in one_sentence(refusal(models.load_cross_encoder, str(tmp_path / "encoder")))
+    classifier(tmp_path / "three", labels=3)
+    assert "3 labels where a score is one" in one_sentence(refusal(models.load_cross_encoder, str(tmp_path / "three")))
+    (tmp_path / "empty").mkdir()
+    assert "no encoder in the folder" in one_sentence(refusal(models.load_cross_encoder, str(tmp_path / "empty")))
+
+
 # --- bad input ---------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +325,11 @@ def test_a_head_that_is_cut_off_is_one_sentence(tmp_path: Path, left: int | None
         with pytest.raises(ValueError) as error:
             load(str(tmp_path))
         assert "head.safetensors is missing or cut off" in one_sentence(error)
+
+
+def test_a_folder_with_an_encoder_and_no_tokenizer_is_one_sentence(tmp_path: Path):
+    tiny.distilbert(VOCABULARY).save_pretrained(tmp_path)
+    assert "it knows no words" in one_sentence(refusal(load_tokenizer, str(tmp_path)))
 
 
 def damage(path: Path, left: int | None) -> None:

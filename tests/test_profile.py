@@ -173,6 +173,7 @@ def test_systems_that_differ_have_names_that_differ(load):
     ]
     names = [system.name for system in systems]
     assert len(set(names)) == len(names)
+    assert System(kind="checkpoint", source="someone/one", pooling="mean").name == "checkpoint-someone-one-mean"
     assert System(kind="bm25").name == "bm25"
     assert all("/" not in name and "{" not in name for name in names)
 

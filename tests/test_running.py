@@ -16,6 +16,7 @@ import pytest
 
 from tas_lib import profile as profiles
 from tools import graph, notebooks, progress, setup
+from tools import run as runner
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = """
@@ -311,6 +312,27 @@ def test_table_1_at_full_size_is_another_run_of_the_same_notebook_when_asked_for
     assert (job.notebook, job.parameters["PASSAGES"], job.makes[0]) == ("07_latency", 8_841_823, "table1-full.md")
     assert meant["table1-full"] == ["07_latency-full"] and meant["07_latency"] == meant["table1"] == ["07_latency"]
     assert "07_latency-full" not in meant["everything"]
+
+
+def test_what_ms_marco_would_fetch_is_told_without_a_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_connection(*_: object) -> None:
+        raise AssertionError("a dry run asked for a connection")
+
+    monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path))
+    monkeypatch.setattr("socket.socket.connect", no_connection)
+    monkeypatch.setattr("tools.run.snakemake", lambda *_: 0)
+    scores = tmp_path / "msmarco-passage" / "train" / "bert_cat_ensemble_msmarcopassage_train_scores_ids.tsv"
+    *lines, total = runner.fetched(profiles.load("msmarco"))
+    assert len(lines) == 9 and all(line.startswith("to fetch  ") for line in lines)
+    assert f"{scores.name} (2,400.0 MB)  https://zenodo.org/records/4068216/" in lines[-1]
+    assert lines[-1].endswith(f" -> {scores.parent}")
+    assert total.startswith("To fetch: 3.5 GB in all")
+    scores.parent.mkdir(parents=True)
+    scores.touch()
+    *lines, total = runner.fetched(profiles.load("msmarco"))
+    assert [line.startswith("there") for line in lines] == [False] * 8 + [True]
+    assert total.startswith("To fetch: 1.1 GB in all")
+    assert runner.fetched(profiles.load("docs")) == []
 
 
 def test_reasons_read_well():

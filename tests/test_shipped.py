@@ -8,8 +8,9 @@ import tiny
 
 from tas_lib import mining, profile, shipped, store
 from tas_lib.collection import Collection, open_collection, write
-from tas_lib.profile import DocsSource, Evaluation, Pairing, Profile, TestSet
-from tas_lib.records import FloatArray, IntArray, QuerySet, Source, Texts
+from tas_lib.profile import DocsSource, Evaluation, LocalSource, Pairing, Profile, Sampling, TestSet
+from tas_lib.records import FloatArray, IntArray, Pairs, QuerySet, Source, Texts
+from tas_lib.systems import Experiment
 
 
 @pytest.fixture
@@ -160,8 +161,8 @@ def ship_scores(settings: Profile) -> None:
     tiny.ship(folder)
 
 
-def no_scorer(query: IntArray, passage: IntArray) -> FloatArray:
-    raise AssertionError(f"{len(query)} pairs have no shipped score")
+def no_scorer() -> mining.Scorer:
+    raise AssertionError("there are pairs without a shipped score")
 
 
 def test_shipped_scores_give_margins_and_barred_passages_stand_in_no_pair(settings: Profile, tmp_path: Path):
@@ -202,7 +203,7 @@ def test_pairs_whose_text_changed_are_scored_by_the_model_and_the_log_says_how_m
         return np.full(len(query), 100.0, np.float32)
 
     with caplog.at_level(logging.INFO):
-        pairs = mining.open_pairs(settings, small(changed, tmp_path), score)
+        pairs = mining.open_pairs(settings, small(changed, tmp_path), lambda: score)
     assert asked == [(1, 3)]
     assert "1 of " in caplog.text and "pairs are not among the shipped scores, scored now" in caplog.text
     where = np.flatnonzero(pairs.neg == 3)
@@ -215,6 +216,102 @@ def test_a_scores_file_that_is_cut_off_is_noticed_before_any_work(settings: Prof
     with pytest.raises(ValueError, match=r"scores/scores\.parquet is not the file that was shipped"):
         mining.open_pairs(settings, small(PASSAGES, tmp_path), no_scorer)
     assert not (settings.folder / "pairs").exists() and not (settings.folder / "negatives").exists()
+
+
+# --- training pairs of a folder of files -------------------------------------------------------------------------
+
+
+def folder_of(settings: Profile, tmp_path: Path, pairs: str) -> Profile:
+    """A collection in MS MARCO's layout, of which the queries c and d are held out; no scores are shipped."""
+    place = tmp_path / "files"
+    place.mkdir(exist_ok=True)
+    (place / "collection.tsv").write_text("".join(f"p{i}\t{text}\n" for i, text in enumerate(PASSAGES)))
+    texts = dict(zip("abcd", [*QUERIES, "a matrix", "a line"], strict=True))
+    (place / "queries.train.tsv").write_text("".join(f"{query}\t{text}\n" for query, text in texts.items()))
+    (place / "qrels.train.tsv").write_text("a 0 p0 1\nb 0 p4 1\nc 0 p1 1\nd 0 p3 1\n")
+    (place / "queries.dev.tsv").write_text("x\tan axis\n")
+    (place / "qrels.dev.tsv").write_text("x 0 p0 1\n")
+    if pairs:
+        (place / "pairs.tsv").write_text(pairs)
+    source = LocalSource(folder=str(place), stop_queries=1, tune_queries=1)
+    return settings.model_copy(update={"name": "files", "source": source})
+
+
+SCORED = "9 7 a p0 p2\n5 4.5 a p0 p1\n3 4 b p4 p3\n9 0 c p1 p3\n9 0 d p3 p0\n"
+PLAIN = "a p0 p2\na p0 p1\nb p4 p3\nc p1 p3\nd p3 p0\n"
+
+
+def by_place(query: IntArray, passage: IntArray) -> FloatArray:
+    return (10.0 * query + passage).astype(np.float32)
+
+
+def rows_of(table: Pairs, found: Collection, query: str) -> list[tuple[str, str, float]]:
+    row = found.sets["train"].queries.ids.index(query)
+    ids, where = found.passages.ids, range(table.offsets[row], table.offsets[row + 1])
+    return [(ids[table.pos[i]], ids[table.neg[i]], float(table.margins[i])) for i in where]
+
+
+def test_published_pairs_come_with_their_margins_and_those_of_queries_held_out_are_left(
+    settings: Profile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    mine = folder_of(settings, tmp_path, SCORED)
+    found = open_collection(mine)
+    with caplog.at_level(logging.INFO):
+        table = mining.open_pairs(mine, found, no_scorer)
+    kept = found.sets["train"].queries.ids
+    assert len(kept) == 2
+    wanted = {
+        "a": [("p0", "p1", 0.5), ("p0", "p2", 2.0)],  # 5 - 4.5, 9 - 7
+        "b": [("p4", "p3", -1.0)],
+        "c": [("p1", "p3", 9.0)],
+        "d": [("p3", "p0", 9.0)],
+    }
+    assert {query: rows_of(table, found, query) for query in kept} == {query: wanted[query] for query in kept}
+    assert f"pairs.tsv: {len(table.pos)} pairs; {5 - len(table.pos)} more are of queries held out" in caplog.text
+    folder_of(settings, tmp_path, SCORED.replace("9 7", "8 7").replace("9 0", "8 0").replace("3 4", "2 4"))
+    again = mining.open_pairs(mine, open_collection(mine), no_scorer)
+    assert not np.array_equal(table.margins, again.margins)  # the same texts, other scores
+
+
+@pytest.mark.parametrize("pairs", [PLAIN, ""], ids=["published without scores", "mined"])
+def test_pairs_without_scores_are_scored_by_the_teacher(settings: Profile, tmp_path: Path, pairs: str):
+    mine = folder_of(settings, tmp_path, pairs)
+    found = open_collection(mine)
+    table = mining.open_pairs(mine, found, lambda: by_place)
+    assert len(table.pos) >= 1
+    assert table.margins.tolist() == (table.pos.astype(int) - table.neg).tolist()  # 10 q + pos - (10 q + neg)
+
+
+@pytest.mark.parametrize("pairs", [PLAIN, ""], ids=["published without scores", "mined"])
+def test_a_teacher_that_is_not_there_is_told_before_any_work(settings: Profile, tmp_path: Path, pairs: str):
+    mine = folder_of(settings, tmp_path, pairs)
+    open_collection(mine)
+    before = {path for path in mine.folder.iterdir() if not path.name.startswith(".")}
+    with pytest.raises(ValueError) as error:
+        Experiment(mine.model_copy(update={"sampling": Sampling(clusters=1)})).pairs  # noqa: B018
+    assert str(error.value).startswith("profile 'files' has no cross_encoder and ")
+    assert {path for path in mine.folder.iterdir() if not path.name.startswith(".")} == before
+
+
+def test_a_named_teacher_goes_before_the_shipped_one(settings: Profile, tmp_path: Path, encoder: Path):
+    named = settings.model_copy(update={"colbert": str(encoder), "cross_encoder": "someone/cross-encoder"})
+    assert shipped.teacher(named, "colbert") == str(encoder)
+    assert shipped.teacher(named, "cat") == "someone/cross-encoder"
+    with pytest.raises(ValueError, match=r"^profile 'mine' has no colbert and .* brings none \(colbert/\): name one"):
+        shipped.teacher(settings, "colbert")
+
+
+def test_a_pair_that_stands_twice_is_scored_once_and_rows_of_four_bytes_do_not_overflow():
+    asked: list[tuple[int, int]] = []
+
+    def score(query: IntArray, passage: IntArray) -> FloatArray:
+        asked.extend(zip(query.tolist(), passage.tolist(), strict=True))
+        return passage / 1000
+
+    query, pos, neg = (np.array(rows, np.int32) for rows in ([400_000, 400_000], [8_000_000] * 2, [1_000, 3_000]))
+    margins = mining.margins_by(score, query, pos, neg)
+    assert asked == [(400_000, 1_000), (400_000, 3_000), (400_000, 8_000_000)]
+    assert margins.tolist() == [7_999, 7_997]
 
 
 def test_packages_other_than_the_pins_are_named_and_the_run_goes_on(

@@ -451,9 +451,14 @@ def test_packages_other_than_the_pins_are_named(tmp_path: Path):
     ]
 
 
-def test_a_folders_digest_is_that_of_its_provenance_or_of_its_name(tmp_path: Path):
+def test_a_folders_digest_is_that_of_its_provenance_or_of_its_files_and_a_hub_names_its_own(tmp_path: Path):
+    assert store.folder_digest(Path("someone/model")) == store.digest("someone/model")
+    (tmp_path / "weights").write_text("a")
     bare = store.folder_digest(tmp_path)
-    assert bare == store.digest(str(tmp_path))
+    (tmp_path / "weights").write_text("b")
+    assert store.folder_digest(tmp_path) != bare
+    (tmp_path / "weights").write_text("a")
+    assert store.folder_digest(tmp_path) == bare
     store.write_json(tmp_path / "provenance.json", {"made": 1})
     first = store.folder_digest(tmp_path)
     store.write_json(tmp_path / "provenance.json", {"made": 2})

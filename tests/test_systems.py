@@ -12,6 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from tas_lib import clustering, encoding, fusion, metrics, models, reranking, store, teachers
+from tas_lib.collection import load_tokenizer, tokenise
 from tas_lib.profile import Bm25, Evaluation, Profile, Reranking, Sampling, StopSet, System, TestSet, Tokens
 from tas_lib.systems import BASELINE, BM25, Experiment, ndcg
 
@@ -209,6 +210,87 @@ def test_a_run_made_elsewhere_stands_in_for_ours(lab: Experiment, tmp_path: Path
     assert lab.run(system, "dev") == {q: {"p1": 2.5} for q in queries}
 
 
+# --- published checkpoints ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A DistilBERT with another tokenizer than the profile's encoder, in a folder without a provenance."""
+    folder = tiny.save_encoder(tmp_path / "published", tiny.distilbert(len(tiny.tokenizer()), seed=7))
+    tiny.tokenizer(tiny.WORDS[::-1]).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_checkpoint_reads_with_its_own_tokenizer_and_pooling(lab: Experiment, published: Path, pooling):
+    system = System(kind="checkpoint", source=str(published), pooling=pooling)
+    own, model = load_tokenizer(str(published)), models.load_dot(str(published), pooling)
+    passages, texts = tokenise(own, lab.collection.passages.texts, 16), ["plot the graph", "a mean"]
+    vecs = encoding.encode(model, passages)
+    np.testing.assert_allclose(lab.vectors(system).float(), vecs, atol=2e-3)
+    assert not np.allclose(vecs, encoding.encode(model, lab.tokens["passages"]), atol=2e-3)  # the encoder's tokenizer
+    rows, scores = lab.retrieve(system, texts, 4)
+    every = encoding.encode(model, tokenise(own, texts, 8)) @ lab.vectors(system).float().numpy().T
+    np.testing.assert_allclose(scores, -np.sort(-every, axis=1)[:, :4], atol=1e-4)
+    assert set(lab.run(system, "dev")) == set(lab.collection.sets["dev"].queries.ids)
+
+
+def test_a_checkpoint_without_a_pooling_has_the_profiles(lab: Experiment, published: Path):
+    assert lab.load(System(kind="checkpoint", source=str(published))).pooling == lab.profile.pooling == "mean"
+
+
+def test_a_checkpoint_without_a_tokenizer_has_the_encoders(lab: Experiment, published: Path, caplog):
+    for path in published.glob("tokenizer*"):
+        path.unlink()
+    system = System(kind="checkpoint", source=str(published), pooling="cls")
+    vecs = encoding.encode(models.load_dot(str(published), "cls"), lab.tokens["passages"])
+    np.testing.assert_allclose(lab.vectors(system).float(), vecs, atol=2e-3)
+    assert f"{published} brings no tokenizer, that of {lab.profile.encoder_path} is taken" in caplog.text
+
+
+def test_a_checkpoint_whose_files_change_is_read_again(lab: Experiment, published: Path):
+    system = System(kind="checkpoint", source=str(published))
+    first, run = lab.vectors(system), lab.run(system, "dev")
+    tiny.distilbert(len(tiny.tokenizer()), seed=8).save_pretrained(published)
+    assert not torch.equal(lab.vectors(system), first)
+    assert lab.run(system, "dev") != run
+
+
+def test_an_unknown_checkpoint_is_one_sentence_before_any_work(lab: Experiment, tmp_path: Path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # read once, at its import
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
+    tiny.put_collection(lab.profile, tiny.source())
+    unknown = System(kind="checkpoint", source="nobody/no-such-model")
+    fresh = changed(lab, systems={"2": BASELINE, "19": unknown})
+    for ask in (lambda: fresh.scores(["2", "19"]), lambda: fresh.run(unknown, "dev"), lambda: fresh.vectors(unknown)):
+        with pytest.raises(ValueError, match=r"^no encoder in the hub name .*'nobody/no-such-model'") as error:
+            ask()
+        assert "\n" not in str(error.value)
+    assert {path.name for path in (tmp_path / "runs" / "tiny").iterdir()} == {".locks", "collection"}
+
+
+def test_without_training_queries_trained_rows_are_empty_and_the_log_says_why_once(
+    lab: Experiment, published: Path, tmp_path: Path, monkeypatch, caplog
+):
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
+    made = tiny.source()
+    sets = {name: queries for name, queries in made.sets.items() if name in ("dev", "graded")}
+    tiny.put_collection(lab.profile, made._replace(sets=sets))
+    caplog.clear()
+    bare = changed(lab, systems={"2": BASELINE, "19": System(kind="checkpoint", source=str(published))})
+    found = bare.scores(["bm25", "2", "10", "19"])
+    assert found["2"] == found["10"] == {}
+    assert found["bm25"].keys() == found["19"].keys() == {"dev", "graded"}
+    assert caplog.text.count("has no training queries") == 1
+    with pytest.raises(ValueError, match="there is no query set 'train'; there are: dev, graded"):
+        bare.trained(BASELINE)
+
+
+# --- rows of tables ----------------------------------------------------------------------------------------------
+
+
 def test_scores_are_of_what_the_profile_lists_and_can_be_run(lab: Experiment):
     listed = changed(lab, systems={"2": BASELINE, "x": System(kind="reported", source="someone")})
     found = listed.scores(["bm25", "2", "3", "x"])
@@ -246,7 +328,7 @@ def test_a_test_set_that_the_collection_lacks_is_refused(lab: Experiment):
 @pytest.mark.parametrize("kind", ["checkpoint", "reported"])
 def test_what_is_not_trained_here_is_never_trained_by_mistake(lab: Experiment, kind):
     with pytest.raises(ValueError, match=f"a system of kind '{kind}' is not trained here: someone/model"):
-        lab.run(System(kind=kind, source="someone/model"), "dev")
+        lab.trained(System(kind=kind, source="someone/model"))
 
 
 def damaged(place: Path, tmp_path: Path, profile: Profile) -> Profile:

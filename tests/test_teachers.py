@@ -5,10 +5,11 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from tas_lib import collection, models, pretraining, remake, shipped, store, teachers
-from tas_lib.models import BertCat, ColBert
-from tas_lib.profile import Pretraining, Profile, Teachers
+from tas_lib.models import BertCat, Classifier, ColBert
+from tas_lib.profile import Pretraining, Profile, Teachers, Tokens
 from tas_lib.records import Ragged
 
 QUERIES, PASSAGES = tiny.texts(24, 8, seed=1), tiny.texts(60, 14, seed=2)
@@ -33,6 +34,33 @@ def test_folds_depend_on_the_seed_alone():
 
 
 # --- BERT_CAT ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seps", [1, 2], ids=["as BERT", "as RoBERTa"])
+def test_a_cross_encoder_reads_pairs_as_its_own_tokenizer_joins_them(seps: int):
+    texts = ["the mean of an array", "plot a graph"], ["sum of a matrix", "graph", "linear linear plot of the axis"]
+    tokenizer = tiny.tokenizer(tiny.WORDS[::-1], seps)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_labels=1,
+        type_vocab_size=3 - seps,
+    )  # fmt: skip
+    theirs = BertForSequenceClassification(config).eval()
+    rows = np.array([0, 1, 1, 0]), np.array([2, 0, 2, 1])
+    wanted = []
+    for q, p in zip(*rows, strict=True):
+        ids = torch.tensor([tokenizer(texts[0][q], texts[1][p])["input_ids"]])
+        types = torch.tensor([tokenizer(texts[0][q], texts[1][p], return_token_type_ids=True)["token_type_ids"]])
+        known = {"token_type_ids": types} if config.type_vocab_size > 1 else {}
+        wanted.append(theirs(input_ids=ids, **known).logits.item())
+    found = teachers.score_texts(Classifier(theirs), tokenizer, texts, rows, Tokens(query=30, passage=30))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert teachers.separators(tokenizer) == seps
+
+
+def test_a_cross_encoder_whose_pairs_are_joined_otherwise_is_refused():
+    tokenizer = tiny.tokenizer(seps=0)
+    with pytest.raises(ValueError, match="pairs are not read as CLS query SEP passage SEP"):
+        teachers.separators(tokenizer)
 
 
 def test_scores_of_many_pairs_are_those_of_each_pair_alone():

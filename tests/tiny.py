@@ -62,13 +62,15 @@ def distilbert(vocabulary: int = 40, width: int = 16, seed: int = 0) -> PreTrain
     return DistilBertModel(config).eval()
 
 
-def tokenizer() -> PreTrainedTokenizerBase:
-    """Knows `WORDS`, with BERT's special tokens."""
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *dict.fromkeys(WORDS)])}
+def tokenizer(words: Sequence[str] = WORDS, seps: int = 1) -> PreTrainedTokenizerBase:
+    """Knows these words, with BERT's special tokens; so many SEPs stand between the two texts of a pair."""
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *dict.fromkeys(words)])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+        single="[CLS] $A [SEP]",
+        pair=f"[CLS] $A {'[SEP] ' * seps}$B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     return PreTrainedTokenizerFast(

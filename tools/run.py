@@ -18,7 +18,7 @@ from snakemake import cli
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
 from tas_lib import profile as profiles
-from tas_lib.profile import Profile
+from tas_lib.profile import MsMarcoSource, Profile
 from tools import graph, notebooks, progress, readme
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +50,8 @@ def build(words: list[str], dry_run: bool) -> int:
     profile, targets = request(words)
     notebooks.refuse_edited()
     if dry_run:
+        for line in fetched(profile):
+            print(line, flush=True)
         return 0 if targets == ["teachers"] else snakemake(profile, targets, "--dry-run")
     with alone(profile) as lock:
         if targets == ["teachers"]:
@@ -60,6 +62,18 @@ def build(words: list[str], dry_run: bool) -> int:
             return last_line(failure(profile), status)
         finish(profile, targets)
     return 0
+
+
+def fetched(profile: Profile) -> list[str]:
+    """A line for every file that the source is fetched from, with its size and whether it is there; no connection."""
+    if not isinstance(profile.source, MsMarcoSource):
+        return []
+    from tas_lib.sources import msmarco  # a source imports what only its own profile needs
+
+    files = msmarco.downloads(profile.source)
+    missing = sum(file.size for file in files if not file.there)
+    lines = [f"{'there' if f.there else 'to fetch':8}  {f}  {f.url} -> {f.path.parent}" for f in files]
+    return [*lines, f"To fetch: {missing / 1e9:.1f} GB in all; terms of use: {msmarco.TERMS}"]
 
 
 def request(words: list[str]) -> tuple[Profile, list[str]]:
