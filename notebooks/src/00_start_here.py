@@ -63,9 +63,9 @@ assert [number for number, _ in titles] == [path.name[:2] for path in sources]
 # | [07 latency](07_latency.ipynb) | §2.2, §2.4 | **Tables 1 and 2** |
 # | [08 losses compared](08_losses_compared.ipynb) | §5.1 | **Table 3** |
 # | [09 ablation](09_ablation.ipynb) | §5.1, RQ1 | **Table 4** |
-# | [10 robustness](10_robustness.ipynb) | §5.2, RQ2 | **Table 5** |
-# | [11 dense retrieval compared](11_dense_compared.ipynb) | §5.3, RQ3 | **Table 6** |
-# | 12 recall and pipelines | §5.4, RQ4 | **Figure 3**, **Table 7** |
+# | [10 robustness](10_robustness.ipynb) | §5.1, RQ2 | **Table 5** |
+# | [11 dense retrieval compared](11_dense_compared.ipynb) | §5.2, RQ3 | **Table 6** |
+# | [12 recall and pipelines](12_pipelines.ipynb) | §5.3, RQ4 | **Figure 3**, **Table 7** |
 # | [13 what held](13_claims.ipynb) | all claims | a verdict on each |
 # | [14 deviations](14_deviations.ipynb) | paper against public code | what the other choice changes, when asked for |
 #
