@@ -28,27 +28,15 @@ import numpy as np
 import torch
 from IPython.display import Markdown
 
-from tas_lib import (
-    cost_tables,
-    encoding,
-    latency,
-    models,
-    profile,
-    roofline,
-    search,
-    shipped,
-    store,
-    systems,
-    teachers,
-    training,
-)
+from tas_lib import cost_tables, latency, models, profile, roofline, search, shipped, store, systems, teachers, training
 from tas_lib.collection import load_tokenizer, tokenise
+from tas_lib.encoding import device as find_device
 from tas_lib.published import paper_table
 from tas_lib.teaching import check, grid, show
 
 # %%
 settings = profile.load(PROFILE)
-lab, device = systems.Experiment(settings), encoding.device()
+lab, device = systems.Experiment(settings), find_device()
 hardware, machine = roofline.hardware(device), roofline.roofline(device)
 grid(hardware.items(), ["what", "here"])
 print(f"Reads at most {machine.gb_s:,.1f} GB a second, computes at most {machine.gflop_s:,.0f} · 10⁹ fp32 operations.")
