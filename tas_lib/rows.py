@@ -104,7 +104,7 @@ TABLE6 = {
 
 DEVIATIONS = {
     "10": Row(("", "as it is"), "a"),
-    "D1": Row(("D1", "Eq. 7 as printed: the sum over 2|Q|"), "p"),
+    "D1": Row(("D1", "Eq. 7 as printed, about 31 times the mean"), "p"),
     "D2": Row(("D2", "Euclidean k-means"), "e"),
     "D3": Row(("D3", "cosine learning rate"), "c"),
     "D16": Row(("D16", "hard margin: TAS with a cap on the margin"), "h"),
