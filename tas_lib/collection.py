@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tas_lib import shipped, store
+from tas_lib import models, shipped, store
 from tas_lib.profile import ROOT, DocsSource, LocalSource, Profile, Tokens
 from tas_lib.records import IntArray, QuerySet, Ragged, Source, Texts
 from tas_lib.sources import docs, local, msmarco
@@ -114,6 +114,17 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     except Exception as error:  # tokenizers and the hub raise their own kinds
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"no tokenizer in {name!r}: {why}") from error
+
+
+def tokenizer_of(profile: Profile, source: str) -> PreTrainedTokenizerBase:
+    """A published model's own; where it was published without one, that of the model it was trained from."""
+    config = models.load_config(source)
+    try:
+        return load_tokenizer(source)
+    except ValueError:
+        start = str(config.get(models.INSIDE) or shipped.encoder(profile))
+        log.warning("%s brings no tokenizer, that of %s is taken", source, start)
+        return load_tokenizer(start)
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], cap: int) -> Ragged:

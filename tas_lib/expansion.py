@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,27 +15,17 @@ import torch
 from numpy.random import Philox
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from tas_lib import models, store
+from tas_lib import models, seq2seq, shipped, store
+from tas_lib.collection import Collection
+from tas_lib.encoding import device
+from tas_lib.profile import Expansion, Profile
 from tas_lib.records import IntArray
 
 log = logging.getLogger(__name__)
 
 
-class Writing(NamedTuple):
-    """How queries are written: all that the result depends on beside model and passages. Defaults are docT5query's."""
-
-    queries: int = 40  # a passage
-    top_k: int = 10  # each token is drawn from the so many likeliest
-    longest: int = 64  # tokens of a query
-    cap: int = 512  # tokens of a passage, prompt and special tokens included
-    prompt: str = ""  # before the passage; docT5query reads the passage alone
-    seed: int = 0
-    batch: int = 32  # passages that are written for together; their draws come from one stream
-    shard: int = 2_048  # passages a file
-
-
 def write_queries(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, passages: Sequence[str], folder: Path, how: Writing
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, passages: Sequence[str], folder: Path, how: Expansion
 ) -> None:
     """Queries for every passage in `00000.parquet`, ...; a shard that stands there whole is left alone.
 
@@ -53,6 +42,28 @@ def write_queries(
             log.info("queries written for %d of %d passages, %.0f s", done, len(passages), time.monotonic() - start)
 
 
+def open_queries(profile: Profile, collection: Collection) -> list[list[str]]:
+    """The queries of every passage: the shipped ones, by digests of the passages; for all others written now."""
+    texts, how = collection.passages.texts, profile.expansion
+    source = shipped.model(profile, "expansion")
+    known: list[list[str] | None] = [None] * len(texts)
+    inputs = {"collection": collection.digest, "model": store.folder_digest(Path(source))}
+    if not how.model and (profile.artefacts_folder / "expansions").is_dir():
+        place = shipped.folder(profile, "expansions")
+        inputs["expansions"] = store.folder_digest(place)
+        known = shipped.read_expansions(place / "queries.parquet")(shipped.text_keys(texts))
+    lacking = [row for row, queries in enumerate(known) if queries is None]
+    if lacking:
+        log.info("%d of %d passages have no shipped queries, written now", len(lacking), len(texts))
+
+    def make(folder: Path) -> None:
+        if lacking:
+            write_queries(*seq2seq.load_t5(source, device()), [texts[row] for row in lacking], folder, how)
+
+    written = iter(read_queries(store.Store(profile.folder).artefact("expansions", how.model_dump(), inputs, make)))
+    return [next(written) if queries is None else queries for queries in known]
+
+
 def read_queries(folder: Path) -> list[list[str]]:
     """The queries of every passage, in the passages' order."""
     shards = sorted(folder.glob("[0-9]*.parquet"))
@@ -60,7 +71,7 @@ def read_queries(folder: Path) -> list[list[str]]:
 
 
 def queries_for(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, passages: Sequence[str], how: Writing, first: int = 0
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, passages: Sequence[str], how: Expansion, first: int = 0
 ) -> list[list[str]]:
     """Queries for each of these passages, written in length-sorted batches. first: the row of the first of them."""
     texts = [f"{how.prompt} {passage}".strip() for passage in passages]
@@ -77,7 +88,7 @@ def queries_for(
 
 
 @torch.inference_mode()
-def sample(model: PreTrainedModel, passages: Sequence[IntArray], how: Writing, number: int) -> torch.Tensor:
+def sample(model: PreTrainedModel, passages: Sequence[IntArray], how: Expansion, number: int) -> torch.Tensor:
     """Token ids (N * queries, T) drawn for N passages; the same seed and batch number give the same draws.
 
     passages: token ids of each. The stream of torch is left as it was found.

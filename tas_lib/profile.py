@@ -197,18 +197,34 @@ class Fusion(Settings):
         return self
 
 
+class Expansion(Settings):
+    """How queries are written for passages (§5.3, Table 7). Defaults are docT5query's."""
+
+    model: str = Field("", exclude=True)  # hub name or folder; "" is the shipped model
+    prompt: str = ""  # before the passage; docT5query reads the passage alone
+    queries: PositiveInt = 40  # a passage
+    top_k: PositiveInt = 10  # each token is drawn from the so many likeliest
+    longest: PositiveInt = 64  # tokens of a query
+    cap: PositiveInt = 512  # tokens of a passage, prompt and special tokens included
+    batch: PositiveInt = 32  # passages that are written for together; their draws come from one stream
+    shard: PositiveInt = 2_048  # passages a file
+    seed: int = 0
+
+
 class Reranking(Settings):
-    """How many candidates get a new order, §5.3. Of a query's run the rest stays below them."""
+    """How many candidates get a new order, §5.3, and by what. Of a query's run the rest stays below them."""
 
     depth: PositiveInt = 1_000  # by mono or BERT_CAT; the paper's medium rows have 10
     duo_depth: PositiveInt = 50  # by duo, after mono
     dev_sample: int = Field(0, ge=0)  # queries of a set that is not graded; 0 is all of them
+    mono: str = ""  # hub name or folder of a monoT5; "" is the shipped model
+    duo: str = ""  # likewise of a duoT5
 
 
 class System(Settings):
     """A row of a table: where its run comes from."""
 
-    kind: Literal["trained", "checkpoint", "run", "reported", "bm25", "fused", "reranked"] = "trained"
+    kind: Literal["trained", "checkpoint", "run", "reported", "bm25", "expanded", "fused", "reranked"] = "trained"
     teacher: Teacher = "dual"
     sampling: Strategy = "tas_balanced"
     loss: InBatchLoss = "margin_mse"
@@ -295,6 +311,21 @@ class Teachers(Settings):
     seed: int = 0
 
 
+class Seq2Seq(Settings):
+    """The small model for mono, duo and expansion, made at remake time only (seq2seq_training.py)."""
+
+    layers: PositiveInt = 3  # of the larger model's six
+    steps: PositiveInt = 800
+    mono_steps: int = Field(200, ge=0)  # the first of them, with one task alone
+    queries: PositiveInt = 10  # a step
+    negatives: PositiveInt = 3  # a query in a step
+    reader_rate: PositiveFloat = 5e-5  # as a BERT's
+    writer_rate: PositiveFloat = 5e-4  # of which part starts random
+    expansion_weight: NonNegativeFloat = 0.25
+    bf16: bool = True
+    seed: int = 0
+
+
 class Profile(Settings):
     """Everything that a run depends on, besides code and data."""
 
@@ -303,6 +334,7 @@ class Profile(Settings):
     artefacts: str = "data/docs"  # what is shipped: encoder, teachers, scores
     pretraining: Pretraining = Pretraining()
     teachers: Teachers = Teachers()
+    seq2seq: Seq2Seq = Seq2Seq()
     encoder: str = "data/docs/encoder"  # hub name or folder that every student and ColBERT start from
     pooling: Literal["cls", "mean"] = "cls"  # Eq. 4
     cross_encoder: str = ""  # hub name or folder of what scores pairs without scores; "" is the shipped BERT_CAT
@@ -317,6 +349,7 @@ class Profile(Settings):
     stop: StopSet = StopSet()
     evaluation: Evaluation
     fusion: Fusion = Fusion()
+    expansion: Expansion = Expansion()
     reranking: Reranking = Reranking()
     variants: dict[str, dict[str, Any]] = {}  # other settings for single systems, by a name of ours: {training: {...}}
     systems: dict[str, System]  # the rows, by the number they have in DESIGN.md

@@ -1,12 +1,14 @@
 """What `data/docs/` ships, made again from the installed packages: `./run_all.sh docs teachers`.
 
-Encoder, then BERT_CAT by folds and its scores, then ColBERT; each is an artefact of the store, so that an interrupted
-remake goes on with the first that is not whole, and is copied to `data/docs/` with its provenance when done.
+BERT_CAT by folds and its scores, ColBERT, the small encoder, the sequence-to-sequence model and what it writes: each is
+an artefact of the store, so that an interrupted remake goes on with the first that is not whole, and is copied to
+`data/docs/` with its provenance when done.
 """
 
 import logging
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertModel
 
-from tas_lib import encoding, mining, models, pretraining, profile, search, shipped, store, teachers
+from tas_lib import (
+    encoding,
+    expansion,
+    mining,
+    models,
+    pretraining,
+    profile,
+    reranking,
+    search,
+    seq2seq,
+    seq2seq_training,
+    shipped,
+    store,
+    teachers,
+)
 from tas_lib.collection import Collection, load_tokenizer, open_collection, open_tokens
 from tas_lib.models import BertCat
 from tas_lib.profile import DocsSource, Profile
@@ -37,6 +53,8 @@ def remake(p: Profile) -> None:
     make_scores(p, collection, tokens, cats)
     make_colbert(p, collection, tokens, larger)
     make_encoder(p, collection, tokens, larger)
+    make_seq2seq(p, collection, larger)
+    make_expansions(p, collection)
 
 
 def texts_read(collection: Collection) -> list[str]:
@@ -153,12 +171,14 @@ def scored(cat: BertCat, queries: Ragged, passages: Ragged, q: IntArray, p: IntA
         return teachers.score_all(cat, queries, passages, q, p, settings.chunk)
 
 
+def no_scorer() -> mining.Scorer:
+    """In place of a teacher: nothing is left for it to score."""
+    raise ValueError("training pairs have no shipped score, right after they were made")
+
+
 def make_colbert(p: Profile, collection: Collection, tokens: dict[str, Ragged], larger: Path) -> None:
     """The ColBERT teacher, trained on the shipped margins, shipped."""
     settings = p.teachers
-
-    def no_scorer() -> mining.Scorer:
-        raise ValueError("training pairs have no shipped score, right after they were made")
 
     pairs = mining.open_pairs(p, collection, no_scorer)
 
@@ -178,6 +198,45 @@ def make_colbert(p: Profile, collection: Collection, tokens: dict[str, Ragged], 
 COLBERT_SETTINGS = {"colbert_steps", "colbert_batch", "colbert_rate", "colbert_dim", "colbert_layers", "bf16", "seed"}
 
 
+def make_seq2seq(p: Profile, collection: Collection, larger: Path) -> None:
+    """The small model for mono, duo and expansion, shipped."""
+    settings, small = p.seq2seq, shipped.folder(p, "encoder")
+    tokenizer, pairs = load_tokenizer(str(larger)), mining.open_pairs(p, collection, no_scorer)
+
+    def train(place: Path) -> None:
+        model = seq2seq_training.small_seq2seq(settings, str(larger), str(small), tokenizer)
+        torch.nn.Module.to(model, encoding.device())
+        texts = collection.sets["train"].queries.texts, collection.passages.texts
+        seq2seq_training.train(model, tokenizer, *texts, pairs, settings, p.expansion.prompt)
+        model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+
+    inputs = {"pairs": store.digest(np.asarray(pairs.margins)), "larger": store.digest_of(larger)}
+    inputs["encoder"] = store.folder_digest(small)
+    parameters = {**settings.model_dump(), "prompt": p.expansion.prompt}
+    place = store.Store(p.folder).artefact("remake/seq2seq", parameters, inputs, train)
+    start = f"the reader {start_note(p)}; the writer the small encoder"
+    ship(p, place, "seq2seq", {"start": start} | seq2seq_tune(p, collection, place))
+
+
+def make_expansions(p: Profile, collection: Collection) -> None:
+    """The queries that the shipped model writes for every passage, shipped by the passages' digests."""
+    source, how = shipped.folder(p, "seq2seq"), p.expansion
+
+    def write(place: Path) -> None:
+        model, tokenizer = seq2seq.load_t5(str(source), encoding.device())
+        shards = place / "shards"  # kept while it is interrupted
+        shards.mkdir(exist_ok=True)
+        expansion.write_queries(model, tokenizer, collection.passages.texts, shards, how)
+        keys = shipped.text_keys(collection.passages.texts)
+        shipped.write_expansions(place / "queries.parquet", keys, expansion.read_queries(shards))
+        shutil.rmtree(shards)
+
+    inputs = {"seq2seq": store.folder_digest(source), "collection": collection.digest}
+    place = store.Store(p.folder).artefact("remake/expansions", how.model_dump(), inputs, write)
+    ship(p, place, "expansions", expansion_tune(p, collection, place))
+
+
 # --- measured on the tune set ------------------------------------------------------------------------------------
 
 
@@ -195,7 +254,7 @@ def first_stage(dot: models.BertDot, collection: Collection, tokens: dict[str, R
     relevant = collection.relevant("tune")
     return {
         "MRR@10": mrr(rows, relevant),
-        "R@100": float(np.mean([g[0] in r for r, g in zip(rows, relevant, strict=True)])),
+        "R@100": recall(rows, relevant),
     }
 
 
@@ -231,6 +290,42 @@ def colbert_tune(
     return {
         "tune MRR@10, BM25's first 100 re-ranked by ColBERT": mrr(reorder(found, scores), collection.relevant("tune"))
     }
+
+
+def seq2seq_tune(p: Profile, collection: Collection, folder: Path) -> dict[str, float]:
+    """MRR@10 on the tune set: of BM25's candidates in mono's order, and of the first of those in duo's."""
+    model, tokenizer = seq2seq.load_t5(str(folder), encoding.device())
+    texts = collection.sets["tune"].queries.texts, collection.passages.texts
+    found, relevant, wanted = candidates(p, collection), collection.relevant("tune"), p.reranking
+    ask = (model, tokenizer, *texts)
+    mono = reranking.rerank(found, partial(seq2seq.mono_scores, *ask), wanted.depth)
+    duo = reranking.rerank_pairwise(mono, partial(seq2seq.duo_scores, *ask), wanted.duo_depth)
+    return {
+        "tune MRR@10, BM25": mrr(found, relevant),
+        f"tune MRR@10, the first {wanted.depth} by mono": mrr(mono, relevant),
+        f"tune MRR@10, of those the first {wanted.duo_depth} by duo": mrr(duo, relevant),
+    }
+
+
+def expansion_tune(p: Profile, collection: Collection, folder: Path) -> dict[str, float]:
+    """MRR@10 and R@100 on the tune set: BM25's, and that of BM25 with the written queries indexed too."""
+    known = shipped.read_expansions(folder / "queries.parquet")
+    passages, tune = collection.passages.texts, collection.sets["tune"].queries.texts
+    queries, relevant = known(shipped.text_keys(passages)), collection.relevant("tune")
+    measured = {}
+    for name, texts in (
+        ("BM25", passages),
+        ("docT5query", expansion.expanded(passages, [own or [] for own in queries])),
+    ):
+        rows, _ = search.Bm25Index(texts, p.bm25).search(tune, 100)
+        measured[f"tune MRR@10, {name}"] = mrr(rows, relevant)
+        measured[f"tune R@100, {name}"] = recall(rows, relevant)
+    return measured
+
+
+def recall(rows: IntArray, relevant: list[IntArray]) -> float:
+    """Mean share of the relevant passages among rankings (Q, k)."""
+    return float(np.mean([np.isin(gold, row).mean() for row, gold in zip(rows, relevant, strict=True)]).round(4))
 
 
 def reorder(rows: IntArray, scores: FloatArray) -> IntArray:

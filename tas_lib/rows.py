@@ -12,7 +12,7 @@ from tas_lib.published import Printed
 
 NOT_RUN, REPORTED = "not run", "reported only"
 ORIGIN = {"trained": "trained here", "checkpoint": "checkpoint", "run": "run file", "bm25": "BM25"}
-ORIGIN |= {"fused": "fused", "reranked": "re-ranked"}
+ORIGIN |= {"expanded": "expanded", "fused": "fused", "reranked": "re-ranked"}
 """What the column Run says of each kind of system."""
 
 
@@ -156,11 +156,17 @@ ADDED7 = {
 """Rows that the paper's Table 7 does not have, behind those that it has: key, first stage, letter, re-ranker."""
 
 
-def rows7(printed: Mapping[tuple[str, str], Printed], settings: Profile, tas: str = "18") -> dict[str, Row]:
+def rows7(
+    printed: Mapping[tuple[str, str], Printed],
+    settings: Profile,
+    tas: str = "18",
+    latencies: Mapping[str, float] = {},
+) -> dict[str, Row]:
     """All rows of Table 7 in the paper's order, ours of BERT_CAT and of fusion with BM25 among them.
 
     tas: the key of the TAS-Balanced system. A row's key is its first stage's, with `>` before what re-ranks it.
-    The number of candidates is ours, with the paper's in parentheses where it differs; latencies are the paper's.
+    latencies: key → milliseconds a query, as measured. The paper's stand beside them in parentheses, as does its
+    number of candidates where it is not ours.
     """
     rows = {}
     for paper in dict.fromkeys(row for row, _ in printed):
@@ -172,13 +178,23 @@ def rows7(printed: Mapping[tuple[str, str], Printed], settings: Profile, tas: st
         missing = NOT_RUN if letter else REPORTED
         ours = _candidates(settings, key)
         shown = candidates if ours in ("", candidates) else f"{ours} ({candidates})"
-        names = (group, stage, model, shown, f"({latency})")
+        names = (group, stage, model, shown, _beside(latencies.get(key), latency))
         rows[key] = Row(names, letter, paper=paper, missing=missing, block=model if letter else "reported")
         for template, stage, letter, model in ADDED7.get(paper, []):
             key = template.format(tas=tas)
-            names = (group, stage, model or "–", _candidates(settings, key) or "–", "")
+            names = (group, stage, model or "–", _candidates(settings, key) or "–", _beside(latencies.get(key)))
             rows[key] = Row(names, letter, block=model or "–")
     return rows
+
+
+def _beside(ms: float | None, paper: str = "") -> str:
+    """A measured latency, and the paper's in parentheses.
+
+    >>> _beside(5.3, "64"), _beside(1234.5), _beside(None, "64")
+    ('5.3 (64)', '1,234', '(64)')
+    """
+    ours = "" if ms is None else f"{ms:,.0f}" if ms >= 100 else f"{ms:.1f}"
+    return " ".join(filter(None, [ours, f"({paper})" if paper else ""]))
 
 
 def _candidates(settings: Profile, key: str) -> str:

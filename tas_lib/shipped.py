@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,17 +41,33 @@ def encoder(profile: Profile) -> str:
     return profile.encoder_path
 
 
-def teacher(profile: Profile, name: Literal["cat", "colbert"]) -> str:
-    """The path or hub name of a teacher: the one that the profile names, else the shipped one, its files checked."""
-    setting = {"cat": "cross_encoder", "colbert": "colbert"}[name]
-    if named := getattr(profile, setting):
+ROLES = {
+    "cat": ("cat", "cross_encoder"),
+    "colbert": ("colbert", "colbert"),
+    "mono": ("seq2seq", "reranking.mono"),
+    "duo": ("seq2seq", "reranking.duo"),
+    "expansion": ("seq2seq", "expansion.model"),
+}
+"""What a model is for → the shipped folder that serves, and the setting that names another model."""
+
+
+def model(profile: Profile, role: str) -> str:
+    """The path or hub name of a model: the one that the profile names, else the shipped one, its files checked."""
+    place, setting = ROLES[role]
+    if named := attrgetter(setting)(profile):
         return located(named)
-    if not (profile.artefacts_folder / name).is_dir():
+    if not has(profile, role):
         raise ValueError(
-            f"profile {profile.name!r} has no {setting} and {profile.artefacts} brings none ({name}/): "
+            f"profile {profile.name!r} has no {setting} and {profile.artefacts} brings none ({place}/): "
             f"name one, `{setting}: <hub name or folder>`"
         )
-    return str(folder(profile, name))
+    return str(folder(profile, place))
+
+
+def has(profile: Profile, role: str) -> bool:
+    """Whether there is a model for it, named or shipped."""
+    place, setting = ROLES[role]
+    return bool(attrgetter(setting)(profile)) or (profile.artefacts_folder / place).is_dir()
 
 
 def text_keys(texts: Sequence[str]) -> Keys:
@@ -87,6 +104,21 @@ def read_scores(path: Path) -> Callable[[Keys, Keys], FloatArray]:
         return np.where(keys[place] == wanted, scores[place], np.float32("nan"))
 
     return look_up
+
+
+def write_expansions(path: Path, passage: Keys, queries: Sequence[Sequence[str]]) -> None:
+    """Written queries as parquet, one row a distinct passage, by its text key."""
+    kept, first = np.unique(passage, return_index=True)
+    table = pa.table({"passage": kept, "queries": pa.array([queries[row] for row in first], pa.list_(pa.string()))})
+    with store.atomic_write(path, "wb") as f:
+        pq.write_table(table, f, compression="zstd")
+
+
+def read_expansions(path: Path) -> Callable[[Keys], list[list[str] | None]]:
+    """A function passage keys → written queries, None for a passage that the file does not hold."""
+    table = pq.read_table(path)
+    known = dict(zip(table["passage"].to_pylist(), table["queries"].to_pylist(), strict=True))
+    return lambda passage: [known.get(key) for key in passage.tolist()]
 
 
 def mixed(query: Keys, passage: Keys) -> Keys:

@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from ir_measures import nDCG
 from numpy.random import Generator, Philox
-from transformers import PreTrainedTokenizerBase
 
 from tas_lib import (
     clustering,
     encoding,
+    expansion,
     fusion,
     metrics,
     mining,
     models,
     published,
-    reranking,
     sampling,
     search,
     shipped,
@@ -37,11 +36,13 @@ from tas_lib.collection import (
     open_tokens,
     tokenise,
     tokenizer_digest,
+    tokenizer_of,
 )
 from tas_lib.metrics import PerQuery
 from tas_lib.models import BertDot
 from tas_lib.profile import Profile, System, located
 from tas_lib.records import FloatArray, History, IntArray, Pairs, Qrels, Ragged, Run, as_run
+from tas_lib.rerankers import Rerankers
 from tas_lib.training import InBatchTeacher
 
 Found = TypeVar("Found")
@@ -59,8 +60,8 @@ DECIDE = {
 """Which settings of `profile.Sampling` a strategy looks at; another one's change is no reason to train again."""
 PIPELINE = {"pooling", "of", "how", "first", "by", "depth"}
 """What a trained system does not have; it stands in no provenance of one."""
-RERANKER = {"cat": "cat", "mono": "t5", "duo": "t5"}
-"""The shipped folder of the model that re-ranks."""
+LEXICAL = ("bm25", "expanded")
+"""Kinds of first stage that look at words."""
 
 
 class Candidates:
@@ -98,7 +99,6 @@ class Experiment:
         self.profile = profile
         self.store = store.Store(profile.folder)
         self.listed = {"bm25": BM25} | profile.systems | profile.deviations
-        self._scorers: dict[tuple[str, str], reranking.Remembered] = {}
 
     @cached_property
     def collection(self) -> Collection:
@@ -132,29 +132,32 @@ class Experiment:
     @cached_property
     def pairs(self) -> Pairs:
         """Training pairs with the pairwise teacher's margins."""
-        return mining.open_pairs(self.profile, self.collection, self._pairwise_teacher)
-
-    def _pairwise_teacher(self) -> mining.Scorer:
-        """What scores pairs that no file has a score for."""
-        source = shipped.teacher(self.profile, "cat")
-        cat, tokenizer = models.load_cross_encoder(source).to(encoding.device()), self._tokenizer(source)
-        texts = self.collection.sets["train"].queries.texts, self.collection.passages.texts
-        return lambda q, p: teachers.score_texts(cat, tokenizer, texts, (q, p), self.profile.tokens)
-
-    def _tokenizer(self, source: str) -> PreTrainedTokenizerBase:
-        """A published model's own; where it was published without one, that of the model it was trained from."""
-        config = models.load_config(source)
-        try:
-            return load_tokenizer(source)
-        except ValueError:
-            start = str(config.get(models.INSIDE) or shipped.encoder(self.profile))
-            log.warning("%s brings no tokenizer, that of %s is taken", source, start)
-            return load_tokenizer(start)
+        return mining.open_pairs(self.profile, self.collection, lambda: self.rerankers.scorer("cat", "train"))
 
     @cached_property
     def bm25(self) -> search.Bm25Index:
         """BM25 over the collection, with the profile's tuned k1 and b."""
         return search.Bm25Index(self.collection.passages.texts, self.profile.bm25)
+
+    @cached_property
+    def expanded(self) -> search.Bm25Index:
+        """The same, each passage with the queries that were written for it behind it (docT5query)."""
+        texts = expansion.expanded(self.collection.passages.texts, self.written)
+        return search.Bm25Index(texts, self.profile.bm25)
+
+    @cached_property
+    def written(self) -> list[list[str]]:
+        """The queries that were written for each passage."""
+        return expansion.open_queries(self.profile, self.collection)
+
+    @cached_property
+    def _written_digest(self) -> str:
+        return store.digest(self.written)
+
+    @cached_property
+    def rerankers(self) -> Rerankers:
+        """BERT_CAT, mono and duo."""
+        return Rerankers(self.profile, self.collection)
 
     def _clusters(self, system: System) -> Path:
         wanted = self.profile.of(system).sampling
@@ -179,6 +182,11 @@ class Experiment:
         """The topics of all systems without a variant."""
         return self.clusters_of(BASELINE)
 
+    @property
+    def clustering_s(self) -> float:
+        """Seconds that encoding and clustering the training queries took, once for all systems without a variant."""
+        return float(store.provenance(self._clusters(BASELINE))["seconds"])
+
     @cached_property
     def query_vecs(self) -> FloatArray:
         """(Q, D) the baseline's vectors of the training queries, as they were clustered."""
@@ -186,13 +194,13 @@ class Experiment:
 
     @cached_property
     def _colbert(self) -> str:
-        return shipped.teacher(self.profile, "colbert")
+        return shipped.model(self.profile, "colbert")
 
     @cached_property
     def in_batch_teacher(self) -> InBatchTeacher:
         """ColBERT's vectors of all passages and training queries, made once (the teacher is frozen)."""
         source, masks = self._colbert, self.profile.query_masks
-        tokenizer = self._tokenizer(source)
+        tokenizer = tokenizer_of(self.profile, source)
         found = open_tokens(self.profile, self.collection, tokenizer)
         tokens = {
             "train": teachers.with_masks(found["train"], tokenizer.mask_token_id, masks),
@@ -227,7 +235,7 @@ class Experiment:
             rows, _ = self.bm25.search(texts, wanted.depth)
         else:
             vecs = encoding.encode(self.load(BASELINE), self.tokens["stop"], queries)
-            rows, _ = self._search(vecs, BASELINE, wanted.depth)
+            rows, _ = _search(vecs, self.vectors(BASELINE), wanted.depth)
         relevant = self.collection.relevant("stop")
         missing = [np.setdiff1d(relevant[q], row) for q, row in zip(queries, rows, strict=True)]
         width = max(map(len, missing))
@@ -318,7 +326,7 @@ class Experiment:
         source = located(system.source)
         return {
             "model": store.folder_digest(Path(source)),
-            "tokenizer": tokenizer_digest(self._tokenizer(source)),
+            "tokenizer": tokenizer_digest(tokenizer_of(self.profile, source)),
             "pooling": system.pooling or self.profile.pooling,
         }
 
@@ -326,7 +334,9 @@ class Experiment:
         """Token ids of the collection as the system's model reads it."""
         if system.kind == "trained":
             return self.tokens["passages"]
-        return open_tokens(self.profile, self.collection, self._tokenizer(located(system.source)))["passages"]
+        return open_tokens(self.profile, self.collection, tokenizer_of(self.profile, located(system.source)))[
+            "passages"
+        ]
 
     def vectors(self, system: System) -> torch.Tensor:
         """(P, D) fp16 vectors of the whole collection."""
@@ -341,17 +351,21 @@ class Experiment:
 
     def retrieve(self, system: System, texts: list[str], depth: int) -> tuple[IntArray, FloatArray]:
         """Rows and scores (Q, depth) of the whole collection for any queries."""
-        if system.kind == "bm25":
-            return self.bm25.search(texts, depth)
-        model = self.load(system)
-        ours = system.kind == "trained"
-        tokenizer = load_tokenizer(self.profile.encoder_path) if ours else self._tokenizer(located(system.source))
-        tokens = tokenise(tokenizer, texts, self.profile.tokens.query)
-        return self._search(encoding.encode(model, tokens), system, depth)
+        return self.retriever(system)(texts, depth)
 
-    def _search(self, vecs: FloatArray, system: System, depth: int) -> tuple[IntArray, FloatArray]:
-        """Exact search of the whole collection, on the GPU where there is one."""
-        return search.dense(torch.from_numpy(vecs).to(encoding.device()), self.vectors(system), depth)
+    def retriever(self, system: System) -> Callable[[list[str], int], tuple[IntArray, FloatArray]]:
+        """`retrieve` of a first stage, with everything loaded."""
+        if system.kind in LEXICAL:
+            return (self.bm25 if system.kind == "bm25" else self.expanded).search
+        model, ours = self.load(system), system.kind == "trained"
+        source = self.profile.encoder_path if ours else located(system.source)
+        tokenizer = tokenizer_of(self.profile, source)
+        passages, cap = self.vectors(system), self.profile.tokens.query
+
+        def find(texts: list[str], depth: int) -> tuple[IntArray, FloatArray]:
+            return _search(encoding.encode(model, tokenise(tokenizer, texts, cap)), passages, depth)
+
+        return find
 
     def run(self, system: System, name: str) -> Run:
         """A system's run on a query set, kept as a TREC run file."""
@@ -371,10 +385,12 @@ class Experiment:
                 }
         elif system.kind == "reranked":
             parameters |= {"by": system.by, "candidates": self.profile.candidates(system)}
-            parameters |= {"queries": len(self.sample(name)), "tokens": self.profile.tokens.model_dump()}
-            inputs["model"] = store.folder_digest(self._reranker(system.by))
+            parameters |= {"queries": len(self.rerankers.sample(name)), "tokens": self.profile.tokens.model_dump()}
+            inputs["model"] = store.folder_digest(Path(shipped.model(self.profile, system.by)))
         else:
-            parameters["bm25"] = self.profile.bm25.model_dump() if system.kind == "bm25" else {}
+            parameters["bm25"] = self.profile.bm25.model_dump() if system.kind in LEXICAL else {}
+        if system.kind == "expanded":
+            inputs["written"] = self._written_digest
 
         def make(folder: Path) -> None:
             published.write_run(folder / f"{name}.run.gz", self._ranked(system, name), system.name)
@@ -384,20 +400,34 @@ class Experiment:
     def _ranked(self, system: System, name: str) -> Run:
         """A system's run on a query set, made now."""
         if system.kind == "fused":
-            return self._fused(system, name)
+            return self.mixer(system)([self.run(self.listed[key], name) for key in system.of])
         if system.kind == "reranked":
-            return self._reordered(system, name)
+            asked = self.rerankers.sample(name)
+            return self.rerankers.reorder(self.run(self.listed[system.first], name), system, name, asked)
         queries = self.collection.sets[name].queries
         rows, scores = self.retrieve(system, queries.texts, self.profile.evaluation.depth)
         return as_run(queries.ids, self.collection.passages.ids, rows, scores)
 
+    def answerer(self, system: System, name: str) -> Callable[[str], Run]:
+        """From the id of a query of a set to its run, everything loaded, nothing remembered: as a user waits for it."""
+        queries, passages = self.collection.sets[name].queries, self.collection.passages.ids
+        place, depth = {query: row for row, query in enumerate(queries.ids)}, self.profile.evaluation.depth
+        parts = [self.answerer(self.listed[key], name) for key in system.parts]
+        if system.kind == "fused":
+            mix = self.mixer(system)
+            return lambda query: mix([answer(query) for answer in parts])
+        if system.kind == "reranked":
+            return lambda query: self.rerankers.reorder(parts[0](query), system, name, [query], remember=False)
+        find = self.retriever(system)
+        return lambda query: as_run([query], passages, *find([queries.texts[place[query]]], depth))
+
     def evaluate(self, system: System, name: str) -> PerQuery:
-        """The paper's measures of a system on a test set, per query; of a re-ranked one, of the queries of `sample`."""
+        """The paper's measures of a system on a test set, per query; of a re-ranked one, of its sample."""
         test = _known(name, {test.name: test for test in self.profile.evaluation.sets})
         wanted = metrics.paper_measures(test.binarise_at, self.profile.evaluation.depth)
         qrels = self.collection.sets[name].qrels
         if system.kind == "reranked":
-            qrels = {query: qrels[query] for query in self.sample(name) if query in qrels}
+            qrels = {query: qrels[query] for query in self.rerankers.sample(name) if query in qrels}
         return metrics.evaluate(self.run(system, name), qrels, wanted)
 
     def scores(self, keys: Iterable[str]) -> dict[str, dict[str, PerQuery]]:
@@ -418,11 +448,10 @@ class Experiment:
             for key in keys
         }
 
-    # --- pipelines: §5.3 ---------------------------------------------------------------------------------------
-
     def can_run(self, system: System) -> bool:
-        """Whether there is a run of it: it is not reported only, and the models that re-rank for it are shipped."""
-        if system.kind == "reranked" and not (self.profile.artefacts_folder / RERANKER[system.by]).is_dir():
+        """Whether there is a run of it: it is not reported only, and the models that it needs are named or shipped."""
+        role = {"reranked": system.by, "expanded": "expansion"}.get(system.kind)
+        if role and not shipped.has(self.profile, role):
             return False
         cannot = {"reported"} if "train" in self.collection.sets else {"reported", "trained"}
         return system.kind not in cannot and all(self.can_run(self.listed[key]) for key in system.parts)
@@ -432,60 +461,18 @@ class Experiment:
         sparse, dense = (self.run(self.listed[key], "stop") for key in system.of)
         return fusion.choose_alpha(dense, sparse, self.collection.sets["stop"].qrels, self.profile.fusion.alphas, ndcg)
 
-    def _fused(self, system: System, name: str) -> Run:
-        runs, wanted = [self.run(self.listed[key], name) for key in system.of], self.profile.fusion
-        depth = self.profile.evaluation.depth
+    def mixer(self, system: System) -> Callable[[list[Run]], Run]:
+        """How the runs of a fused system's parts become one (§5.3)."""
+        wanted, depth = self.profile.fusion, self.profile.evaluation.depth
         if system.how == "rrf":
-            return fusion.reciprocal_rank(runs, wanted.k, depth)
-        sparse, dense = runs
-        return fusion.interpolate(dense, sparse, self.alpha(system), depth)
+            return lambda runs: fusion.reciprocal_rank(runs, wanted.k, depth)
+        alpha = self.alpha(system)
+        return lambda runs: fusion.interpolate(runs[1], runs[0], alpha, depth)
 
-    def sample(self, name: str) -> list[str]:
-        """The queries of a set that are re-ranked: all of a graded one, of another a sample, the same for all rows."""
-        ids, wanted = self.collection.sets[name].queries.ids, self.profile.reranking.dev_sample
-        if not wanted or any(test.name == name and test.graded for test in self.profile.evaluation.sets):
-            return ids
-        rows = Generator(Philox(key=[0, 1])).permutation(len(ids))[:wanted]
-        return [ids[row] for row in np.sort(rows)]
 
-    def _reordered(self, system: System, name: str) -> Run:
-        """The run of the first stage with its first candidates in the order of the re-ranker."""
-        passages, asked = self.collection.passages.ids, self.sample(name)
-        place = {query: row for row, query in enumerate(self.collection.sets[name].queries.ids)}
-        queries = np.array([place[query] for query in asked])
-        found, score = self.run(self.listed[system.first], name), self._scorer(system.by, name)
-        row, depth = {passage: i for i, passage in enumerate(passages)}, self.profile.evaluation.depth
-        candidates = reranking.candidates_of(found, asked, row, depth)
-        reorder = reranking.rerank_pairwise if system.by == "duo" else reranking.rerank
-        ranked = reorder(candidates, lambda q, *p: score(queries[q], *p), self.profile.candidates(system))
-        return reranking.ranked_run(asked, passages, ranked)
-
-    def _reranker(self, by: str) -> Path:
-        """The shipped folder of the model; ValueError where it is not shipped."""
-        if not (self.profile.artefacts_folder / RERANKER[by]).is_dir():
-            raise ValueError(f"{by} re-ranks with the model {RERANKER[by]!r}, and {self.profile.artefacts} has none")
-        return shipped.folder(self.profile, RERANKER[by])
-
-    def _scorer(self, by: str, name: str) -> reranking.Remembered:
-        """Scores of rows of a query set and passages; what one first stage asked for, another one gets for nothing."""
-        if (by, name) not in self._scorers:
-            self._scorers[by, name] = reranking.Remembered(self._score(by, name), len(self.collection.passages.ids))
-        return self._scorers[by, name]
-
-    def _score(self, by: str, name: str) -> Callable[..., FloatArray]:
-        folder, queries, passages = (
-            str(self._reranker(by)),
-            self.collection.sets[name].queries,
-            self.collection.passages,
-        )
-        if by == "cat":
-            cat = models.load_cat(folder).to(encoding.device())
-            of_set, of_all = self.tokens[name], self.tokens["passages"]
-            return torch.inference_mode()(lambda q, p: teachers.score_all(cat, of_set, of_all, q, p, 64))
-        model, tokenizer = reranking.load_t5(folder)
-        torch.nn.Module.to(model, encoding.device())
-        score = reranking.mono_scores if by == "mono" else reranking.duo_scores
-        return lambda *rows: score(model, tokenizer, queries.texts, passages.texts, *rows)
+def _search(vecs: FloatArray, passages: torch.Tensor, depth: int) -> tuple[IntArray, FloatArray]:
+    """Exact search of the whole collection, on the GPU where there is one."""
+    return search.dense(torch.from_numpy(vecs).to(encoding.device()), passages, depth)
 
 
 def ndcg(run: Run, qrels: Qrels) -> float:

@@ -107,14 +107,15 @@ def table6(
     return compose(title, heads, filled(rows, scores, systems), nine_columns(evaluation), printed, evaluation.alpha)
 
 
-def table7(scores: Scores, settings: Profile, tas: str = "18") -> Table:
+def table7(scores: Scores, settings: Profile, tas: str = "18", latencies: Mapping[str, float] = {}) -> Table:
     """Table 7: pipelines. Letters compare first stages under the same re-ranker; `tas` is the TAS-Balanced system.
 
+    latencies: key → milliseconds a query, as measured.
     Where some rows were measured on a sample of a set's queries, all rows are: on the queries that all of them have.
     Further keys of `scores` are rows below, among the first stages.
     """
     printed, evaluation = paper_table(7), settings.evaluation
-    rows = rows7(printed, settings, tas)
+    rows = rows7(printed, settings, tas, latencies)
     free = iter(sorted(set(ascii_lowercase) - {row.letter for row in rows.values()}))
     rows |= {
         key: Row(("Added", key, "–", "–", ""), next(free) if scores[key] else "", block="–")
@@ -123,9 +124,7 @@ def table7(scores: Scores, settings: Profile, tas: str = "18") -> Table:
     }
     shared, counts = common(scores)
     sizes = [(test.label, *counts[test.name]) for test in evaluation.sets if test.name in counts]
-    title = (
-        "Table 7: retrieval, fusion and re-ranking. # is how many candidates are re-ranked; latencies are the paper's."
-    )
+    title = "Table 7: retrieval, fusion and re-ranking. # is how many candidates are re-ranked; ms, a query's latency."
     if sampled := [f"{label}: {n} of {whole} queries" for label, n, whole in sizes if n < whole]:
         title += f" {', '.join(sampled)}, the same for all rows."
     heads = ("", "First stage", "Re-ranker", "#", "ms")

@@ -6,7 +6,7 @@ that it was trained on: three folds of training queries, each scored by the mode
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -28,10 +28,23 @@ def folds(n_queries: int, n_folds: int, seed: int) -> IntArray:
     return Generator(Philox(key=[seed, 0])).permutation(n_queries) % n_folds
 
 
-def fit(model: nn.Module, loss_of: Callable[[int], Tensor], steps: int, rate: float, bf16: bool, name: str) -> None:
-    """Adam with a linear warm-up over a tenth of the steps and a linear way down."""
+def fit(
+    model: nn.Module,
+    loss_of: Callable[[int], Tensor],
+    steps: int,
+    rates: Mapping[str, float],
+    bf16: bool,
+    name: str,
+) -> None:
+    """Adam with a linear warm-up over a tenth of the steps and a linear way down.
+
+    rates: how a parameter's name begins → the learning rate of all such; the first that fits counts, "" fits all.
+    """
     device = next(model.parameters()).device
-    adam = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    groups: dict[str, list[nn.Parameter]] = {start: [] for start in rates}
+    for parameter, weight in model.named_parameters():
+        groups[next(start for start in rates if parameter.startswith(start))].append(weight)
+    adam = torch.optim.AdamW([{"params": groups[start], "lr": rates[start]} for start in rates], weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         adam, lambda s: min(10 * (s + 1) / steps, (steps - s) / (0.9 * steps), 1)
     )
@@ -83,7 +96,7 @@ def train_cat(
             scores.view(-1, group), torch.zeros(len(asked), dtype=torch.long, device=scores.device)
         )
 
-    fit(model, loss_of, settings.cat_steps, settings.cat_rate, settings.bf16, name)
+    fit(model, loss_of, settings.cat_steps, {"": settings.cat_rate}, settings.bf16, name)
     return model
 
 
@@ -146,6 +159,8 @@ def score_texts(
 
     texts: of queries and of passages. rows: (N,) of the one and of the other.
     """
+    if not len(rows[0]):  # a query without candidates
+        return np.empty(0, np.float32)
     extra = 0 if isinstance(cat, BertCat) else separators(tokenizer) - 1
     tokens, places = [], []
     for side, wanted, cap in zip(texts, rows, (caps.query, caps.passage), strict=True):
@@ -187,7 +202,7 @@ def train_colbert(
             scores = models.late_interaction(q_vecs, q_mask, p_vecs, mask)  # (B, 2B)
             return losses.margin_mse(scores, torch.from_numpy(np.asarray(batch.margins, np.float32)).to(device))
 
-    fit(model, loss_of, settings.colbert_steps, settings.colbert_rate, settings.bf16, "ColBERT")
+    fit(model, loss_of, settings.colbert_steps, {"": settings.colbert_rate}, settings.bf16, "ColBERT")
     return model
 
 

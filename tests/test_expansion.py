@@ -12,38 +12,16 @@ import pytest
 import tiny
 import torch
 from numpy.random import Philox
-from transformers import (
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    T5Config,
-    T5ForConditionalGeneration,
-    T5Tokenizer,
-)
+from tiny import t5
+from tiny import t5_tokenizer as tokenizer
+from transformers import GenerationConfig, PreTrainedModel
 
 from tas_lib import expansion, models, search
-from tas_lib.expansion import Writing
-from tas_lib.profile import Bm25
+from tas_lib.profile import Bm25, Expansion
 from tas_lib.store import Store, provenance
 
-HOW = Writing(queries=3, top_k=4, longest=6, cap=12, batch=4, shard=8)
+HOW = Expansion(queries=3, top_k=4, longest=6, cap=12, batch=4, shard=8)
 PASSAGES = [" ".join(np.random.default_rng(i).choice(tiny.WORDS, 2 + 5 * i % 9)) for i in range(30)]
-
-
-def tokenizer() -> PreTrainedTokenizerBase:
-    """T5's, with a few words and single characters as its pieces."""
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"▁{word}", -3.0) for word in tiny.WORDS)]
-    return T5Tokenizer(
-        vocab=[*pieces, *((character, -8.0) for character in "▁:abcdefghijklmnopqrstuvwxyz")], extra_ids=0
-    )
-
-
-def t5() -> PreTrainedModel:
-    """One layer, two heads, random weights."""
-    torch.manual_seed(0)
-    shape = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
-    config = T5Config(vocab_size=len(tokenizer()), decoder_start_token_id=0, initializer_factor=2.0, **shape)
-    return T5ForConditionalGeneration(config).eval()
 
 
 def rows(texts: list[str]) -> list[np.ndarray]:
@@ -63,12 +41,12 @@ def test_sampling_is_that_of_transformers():
         max_new_tokens=6,
         num_return_sequences=3,
     )
-    found = expansion.sample(t5(), rows(PASSAGES[:5]), HOW._replace(seed=7), number=40)
+    found = expansion.sample(t5(), rows(PASSAGES[:5]), HOW.model_copy(update=dict(seed=7)), number=40)
     assert found.shape == (15, 7) and found.tolist() == wanted.tolist()
 
 
 @torch.inference_mode()
-def literally(model: PreTrainedModel, passages: list[np.ndarray], how: Writing, seed: int) -> torch.Tensor:
+def literally(model: PreTrainedModel, passages: list[np.ndarray], how: Expansion, seed: int) -> torch.Tensor:
     """Token by token: the `top_k` likeliest, drawn by their shares; `</s>` (1) ends a query, padding (0) follows it."""
     torch.manual_seed(seed)
     ids, mask = (part.repeat_interleave(how.queries, 0) for part in models.pad(passages))
@@ -86,7 +64,7 @@ def literally(model: PreTrainedModel, passages: list[np.ndarray], how: Writing, 
 
 @pytest.mark.parametrize("top_k", [1, 3, 10])
 def test_sampling_equals_the_literal_loop(top_k: int):
-    how = HOW._replace(top_k=top_k, longest=9)
+    how = HOW.model_copy(update=dict(top_k=top_k, longest=9))
     wanted = literally(t5(), rows(PASSAGES[:5]), how, expansion.stream(0, 3))
     assert expansion.sample(t5(), rows(PASSAGES[:5]), how, number=3).tolist() == wanted.tolist()
 
@@ -101,7 +79,7 @@ def test_a_models_own_settings_do_not_count():
 
 def test_draws_depend_on_seed_and_number_and_on_nothing_before():
     def draw(seed: int, number: int) -> list[list[int]]:
-        return expansion.sample(t5(), rows(PASSAGES[:5]), HOW._replace(seed=seed), number).tolist()
+        return expansion.sample(t5(), rows(PASSAGES[:5]), HOW.model_copy(update=dict(seed=seed)), number).tolist()
 
     once = draw(0, 1)
     torch.rand(3)
@@ -123,7 +101,7 @@ def test_the_stream_of_torch_is_left_as_it_was():
 
 def test_queries_stand_with_their_passages():
     # in batches of one, the passage at place s of the order by length is written with stream first + s
-    how = HOW._replace(batch=1, cap=8)
+    how = HOW.model_copy(update=dict(batch=1, cap=8))
     found = expansion.queries_for(t5(), tokenizer(), PASSAGES[:6], how, first=100)
     ids = rows(PASSAGES[:6])
     ids = [row if len(row) <= 8 else np.array([*row[:7], 1]) for row in ids]  # cut, </s> kept
@@ -135,7 +113,7 @@ def test_queries_stand_with_their_passages():
 
 def test_a_prompt_stands_before_the_passage_and_both_are_cut_at_the_cap():
     def write(passages: list[str], prompt: str = "") -> list[list[str]]:
-        return expansion.queries_for(t5(), tokenizer(), passages, HOW._replace(prompt=prompt))
+        return expansion.queries_for(t5(), tokenizer(), passages, HOW.model_copy(update=dict(prompt=prompt)))
 
     assert write(["mean of"], prompt="sum product") == write(["sum product mean of"]) != write(["mean of"])
     long = "mean " * 11
@@ -184,7 +162,10 @@ def write_slowly(folder: Path) -> None:
 
     expansion.sample = slowly
     Store(folder).artefact(
-        "expansion", HOW._asdict(), {}, lambda draft: expansion.write_queries(t5(), tokenizer(), PASSAGES, draft, HOW)
+        "expansion",
+        HOW.model_dump(),
+        {},
+        lambda draft: expansion.write_queries(t5(), tokenizer(), PASSAGES, draft, HOW),
     )
 
 

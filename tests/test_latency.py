@@ -54,6 +54,19 @@ def test_what_takes_longer_than_the_limit_is_timed_once():
     assert latency.time_boxed(lambda: None, 0, 0.5, 100, reading(0.0, 60.0)).ms == [60_000]
 
 
+def test_the_shortest_time_of_each_batch_counts():
+    asked: list[list[str]] = []
+
+    def answer(texts: list[str]) -> Iterator[str]:
+        asked.append(texts)
+        yield "done"
+
+    # two batches of two (the fifth query is left over), three rounds; a look at the clock before and after each
+    clock = reading(0, 5, 10, 12, 20, 21, 30, 37, 40, 43, 50, 54)  # 5 and 2; 1 and 7; 3 and 4 seconds
+    assert latency.least(answer, list("abcde"), 2, 3, clock).ms == [1000, 2000]
+    assert asked == [["a", "b"], ["c", "d"]] * 3
+
+
 @pytest.mark.parametrize(
     ("n", "tail", "name"),
     [

@@ -12,8 +12,9 @@ FLOORS = [
     ["sources", "shipped"]  # the data, and beside it
     + ["models", "losses", "clustering", "sampling", "metrics", "fusion"],  # the paper: neighbours that do not meet
     ["collection"],  # a landing: what a source gave, on disk
-    ["search", "encoding", "teachers", "expansion", "reranking", "latency"],  # run: over texts and models
-    ["mining", "pretraining", "training", "roofline"],  # run: over those
+    ["search", "encoding", "teachers", "seq2seq", "latency", "reranking"],  # run: over texts and models
+    ["mining", "expansion", "rerankers", "pretraining", "training", "roofline"],
+    ["seq2seq_training"],  # run: over those
     ["systems", "remake", "rows", "paper_claims", "style"],  # row; what is shipped, made again; what the paper has
     ["figures", "curves", "tables", "cost_tables", "claims", "teaching"],  # tell
 ]

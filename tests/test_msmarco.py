@@ -189,8 +189,7 @@ def packed(files: dict[str, str]) -> bytes:
 def library() -> Path:
     """Where ir_datasets is installed, found without importing it: that would make a folder in the real home."""
     spec = importlib.util.find_spec("ir_datasets")
-    if spec is None or spec.origin is None:
-        pytest.skip("ir_datasets is not installed")
+    assert spec and spec.origin
     return Path(spec.origin).parent
 
 

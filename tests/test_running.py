@@ -282,7 +282,7 @@ def test_standalone_needs_the_baseline_and_only_tas_needs_topics(tree: Path, mon
     assert jobs["06_training-dual-tas_balanced-b32-s1"].needs == ("01_collection", baseline, "04_clustering")
     assert len(jobs["09_ablation"].needs) == 3
     assert jobs["08_losses_compared"].needs == ("06_training-dual-tas_balanced-b32-s1",)  # of four the profile has one
-    assert jobs["13_claims"].needs == ("05_sampling", *jobs["09_ablation"].needs)
+    assert jobs["13_claims"].needs == ("05_sampling", "12_pipelines", *jobs["09_ablation"].needs)
 
 
 def test_deviations_are_made_when_asked_for_and_not_with_everything(tree: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,7 +8,7 @@ import tiny
 
 from tas_lib import mining, profile, shipped, store
 from tas_lib.collection import Collection, open_collection, write
-from tas_lib.profile import DocsSource, Evaluation, LocalSource, Pairing, Profile, Sampling, TestSet
+from tas_lib.profile import DocsSource, Evaluation, LocalSource, Pairing, Profile, Reranking, Sampling, TestSet
 from tas_lib.records import FloatArray, IntArray, Pairs, QuerySet, Source, Texts
 from tas_lib.systems import Experiment
 
@@ -84,11 +84,19 @@ def test_an_encoder_from_elsewhere_needs_no_provenance(settings: Profile, tmp_pa
 
 def test_what_data_docs_holds_is_what_was_shipped():
     docs = profile.load("docs")
-    for name in ("encoder", "cat", "colbert", "scores"):
-        if (docs.artefacts_folder / name).is_dir():
-            shipped.folder(docs, name)
+    for name in ("encoder", "cat", "colbert", "scores", "seq2seq", "expansions"):
+        shipped.folder(docs, name)
     size = sum(path.stat().st_size for path in docs.artefacts_folder.rglob("*") if path.is_file())
     assert size <= 80e6
+
+
+def test_written_queries_come_back_by_the_text_of_their_passage(tmp_path: Path):
+    texts = ["a sum", "a mean", "a sum", "a plot"]
+    queries = [["add", "total"], [], ["add", "total"], ["draw a line"]]
+    shipped.write_expansions(tmp_path / "queries.parquet", shipped.text_keys(texts), queries)
+    known = shipped.read_expansions(tmp_path / "queries.parquet")
+    asked = known(shipped.text_keys(["a plot", "a changed text", "a mean", "a sum"]))
+    assert asked == [["draw a line"], None, [], ["add", "total"]]
 
 
 # --- scores ------------------------------------------------------------------------------------------------------
@@ -295,10 +303,15 @@ def test_a_teacher_that_is_not_there_is_told_before_any_work(settings: Profile, 
 
 def test_a_named_teacher_goes_before_the_shipped_one(settings: Profile, tmp_path: Path, encoder: Path):
     named = settings.model_copy(update={"colbert": str(encoder), "cross_encoder": "someone/cross-encoder"})
-    assert shipped.teacher(named, "colbert") == str(encoder)
-    assert shipped.teacher(named, "cat") == "someone/cross-encoder"
+    assert shipped.model(named, "colbert") == str(encoder)
+    assert shipped.model(named, "cat") == "someone/cross-encoder"
     with pytest.raises(ValueError, match=r"^profile 'mine' has no colbert and .* brings none \(colbert/\): name one"):
-        shipped.teacher(settings, "colbert")
+        shipped.model(settings, "colbert")
+    duo = settings.model_copy(update={"reranking": Reranking(duo="someone/duo")})
+    assert shipped.model(duo, "duo") == "someone/duo"
+    assert [shipped.has(duo, role) for role in ("duo", "mono", "expansion")] == [True, False, False]
+    with pytest.raises(ValueError, match=r"has no reranking\.mono and .* brings none \(seq2seq/\)"):
+        shipped.model(duo, "mono")
 
 
 def test_a_pair_that_stands_twice_is_scored_once_and_rows_of_four_bytes_do_not_overflow():

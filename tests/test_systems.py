@@ -3,6 +3,8 @@
 import gzip
 import logging
 import math
+import shutil
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,22 @@ import tiny
 import torch
 from sentence_transformers import SentenceTransformer
 
-from tas_lib import clustering, encoding, fusion, metrics, models, reranking, store, teachers
+from tas_lib import (
+    clustering,
+    encoding,
+    expansion,
+    fusion,
+    metrics,
+    models,
+    search,
+    seq2seq,
+    shipped,
+    store,
+    teachers,
+)
 from tas_lib.collection import load_tokenizer, tokenise
-from tas_lib.profile import Bm25, Evaluation, Profile, Reranking, Sampling, StopSet, System, TestSet, Tokens
+from tas_lib.profile import Bm25, Evaluation, Expansion, Profile, Reranking, Sampling, StopSet, System, TestSet, Tokens
+from tas_lib.records import as_run
 from tas_lib.systems import BASELINE, BM25, Experiment, ndcg
 
 DUAL = System(batch_size=6)
@@ -158,6 +173,8 @@ def test_clusters_are_of_the_baselines_vectors(lab: Experiment):
     assert sorted(np.concatenate(lab.clusters.topics).tolist()) == list(range(40))
     again = clustering.kmeans(vecs, 3)
     assert lab.clusters.assignment.tolist() == again.assignment.tolist()
+    made = lab.profile.folder / "clusters" / "3-spherical"
+    assert lab.clustering_s == store.provenance(made)["seconds"]
 
 
 # --- runs --------------------------------------------------------------------------------------------------------
@@ -428,13 +445,13 @@ def test_a_reranked_run_is_the_first_stages_with_its_first_candidates_by_score(p
 
 
 def test_of_a_set_that_is_not_graded_a_sample_is_reranked_and_evaluated(pipelines: Experiment):
-    asked = pipelines.sample("dev")
+    asked = pipelines.rerankers.sample("dev")
     assert len(asked) == 2 and set(asked) < set(pipelines.collection.sets["dev"].queries.ids)
-    assert pipelines.sample("graded") == pipelines.collection.sets["graded"].queries.ids
+    assert pipelines.rerankers.sample("graded") == pipelines.collection.sets["graded"].queries.ids
     assert all(set(values) == set(asked) for values in pipelines.evaluate(RERANKED, "dev").values())
     assert all(len(values) == 6 for values in pipelines.evaluate(FUSED, "dev").values())
     everything = changed(pipelines, reranking=Reranking(depth=4))
-    assert len(everything.sample("dev")) == 6
+    assert len(everything.rerankers.sample("dev")) == 6
 
 
 def test_a_pipeline_whose_model_is_not_shipped_is_not_run_and_says_so(pipelines: Experiment):
@@ -442,24 +459,89 @@ def test_a_pipeline_whose_model_is_not_shipped_is_not_run_and_says_so(pipelines:
     listed = changed(pipelines, systems=LISTED | {"m": mono, "m>duo": System(kind="reranked", first="m", by="duo")})
     scores = listed.scores(["m", "m>duo", "bm25>cat"])
     assert scores["m"] == scores["m>duo"] == {} != scores["bm25>cat"]
-    with pytest.raises(ValueError, match="mono re-ranks with the model 't5', and .*tiny has none"):
+    assert listed.scores(["d2q"]) == {"d2q": {}}
+    with pytest.raises(ValueError, match=r"profile 'tiny' has no reranking\.mono and .*tiny brings none \(seq2seq/\)"):
         listed.run(mono, "graded")
 
 
-def test_mono_and_duo_rerank_with_the_shipped_t5(pipelines: Experiment, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Experiment, "_reranker", lambda self, by: self.profile.artefacts_folder / "cat")
-    monkeypatch.setattr(reranking, "load_t5", lambda folder: (torch.nn.Identity(), None))
+@pytest.fixture
+def with_t5(pipelines: Experiment, tmp_path: Path) -> Experiment:
+    """The same with a T5 by its name, and all that it serves for."""
+    tiny.t5().save_pretrained(tmp_path / "t5")
+    tiny.t5_tokenizer().save_pretrained(tmp_path / "t5")
+    named = str(tmp_path / "t5")
+    more = {
+        "d2q": System(kind="expanded"),
+        "d2q+10": System(kind="fused", of=("d2q", "10")),
+        "d2q>mono": System(kind="reranked", first="d2q", by="mono"),
+        "d2q>mono>duo": System(kind="reranked", first="d2q>mono", by="duo"),
+    }
+    expand = Expansion(model=named, queries=2, longest=5, batch=16, shard=32)
+    asked = Reranking(depth=4, duo_depth=3, dev_sample=2, mono=named, duo=named)
+    return changed(pipelines, systems=LISTED | more, expansion=expand, reranking=asked)
 
-    def by_row(model, tokenizer, queries, passages, query, passage, rival=None):
-        return passage / 80 if rival is None else (passage < rival).astype(float)
 
-    monkeypatch.setattr(reranking, "mono_scores", by_row)
-    monkeypatch.setattr(reranking, "duo_scores", by_row)
-    mono, duo = (System(kind="reranked", first="bm25", by=by, depth=3) for by in ("mono", "duo"))
-    for query, found in pipelines.run(BM25, "graded").items():
-        first = sorted(metrics.ranking(found)[:3], key=lambda p: int(p[1:]))
-        assert metrics.ranking(pipelines.run(duo, "graded")[query])[:3] == first  # lower rows win
-        assert metrics.ranking(pipelines.run(mono, "graded")[query])[:3] == first[::-1]
+def test_docT5query_is_bm25_with_the_written_queries_behind_each_passage(with_t5: Experiment):
+    found, texts = with_t5.collection, with_t5.collection.passages.texts
+    written = expansion.queries_for(
+        tiny.t5(), tiny.t5_tokenizer(), texts[32:64], with_t5.profile.expansion, first=32
+    )  # the second shard
+    assert with_t5.written[32:64] == written
+    longer = [" ".join([t, *q]) for t, q in zip(texts, with_t5.written, strict=True)]
+    queries = found.sets["graded"].queries
+    rows, scores = search.Bm25Index(longer, with_t5.profile.bm25).search(queries.texts, 10)
+    wanted = as_run(queries.ids, found.passages.ids, rows, scores)
+    assert with_t5.run(with_t5.listed["d2q"], "graded") == {query: ranked for query, ranked in wanted.items() if ranked}
+    assert with_t5.run(with_t5.listed["d2q"], "graded") != with_t5.run(BM25, "graded")
+
+
+def test_shipped_queries_are_taken_and_only_others_written(with_t5: Experiment, tmp_path: Path):
+    texts, p = with_t5.collection.passages.texts, with_t5.profile
+    shutil.copytree(p.expansion.model, tmp_path / "data" / "seq2seq")
+    (tmp_path / "data" / "expansions").mkdir()
+    keys, queries = shipped.text_keys(texts[5:]), [[f"word{row}"] for row in range(5, 80)]
+    shipped.write_expansions(tmp_path / "data" / "expansions" / "queries.parquet", keys, queries)
+    for name in ("seq2seq", "expansions"):
+        tiny.ship(tmp_path / "data" / name)
+    ours = p.model_copy(
+        update={"artefacts": str(tmp_path / "data"), "expansion": p.expansion.model_copy(update={"model": ""})}
+    )
+    found = expansion.open_queries(ours, with_t5.collection)
+    known = dict(zip(texts[5:], queries, strict=True))  # some passages may stand there twice
+    assert [found[row] for row in range(80) if texts[row] in known] == [known[t] for t in texts if t in known]
+    others = [row for row in range(5) if texts[row] not in known]
+    assert others and all(len(found[row]) == 2 for row in others)
+    lacking = expansion.queries_for(tiny.t5(), tiny.t5_tokenizer(), [texts[row] for row in others], p.expansion)
+    assert [found[row] for row in others] == lacking
+
+
+def test_mono_then_duo_order_by_the_scores_of_the_model(with_t5: Experiment):
+    texts = {"graded": with_t5.collection.sets["graded"].queries, "passages": with_t5.collection.passages}
+    row = with_t5.collection.row
+    first, mono, duo = (with_t5.run(with_t5.listed[key], "graded") for key in ("d2q", "d2q>mono", "d2q>mono>duo"))
+    ask = (tiny.t5(), tiny.t5_tokenizer(), texts["graded"].texts, texts["passages"].texts)
+    moved = 0
+    for q, query in enumerate(texts["graded"].ids):
+        found = metrics.ranking(first.get(query, {}))
+        top = np.array([row[p] for p in found[:4]], int)
+        scores = seq2seq.mono_scores(*ask, np.full(len(top), q), top)
+        by_mono = [found[i] for i in np.argsort(-scores, kind="stable")] + found[4:]
+        assert metrics.ranking(mono.get(query, {})) == by_mono
+        pairs = list(permutations([row[p] for p in by_mono[:3]], 2))
+        i, j = np.array(pairs, int).reshape(-1, 2).T
+        wins = dict(zip(pairs, seq2seq.duo_scores(*ask, np.full(len(i), q), i, j), strict=True))
+        total = {p: sum(wins[row[p], r] + 1 - wins[r, row[p]] for _, r in pairs if r != row[p]) for p in by_mono[:3]}
+        assert metrics.ranking(duo.get(query, {})) == sorted(by_mono[:3], key=lambda p: -total[p]) + by_mono[3:]
+        moved += metrics.ranking(duo.get(query, {})) != found
+    assert moved
+
+
+@pytest.mark.parametrize("key", ["bm25", "10", "d2q+10", "bm25>cat", "d2q>mono>duo"])
+def test_a_single_answer_is_that_of_the_run(with_t5: Experiment, key: str):
+    answer, run = with_t5.answerer(with_t5.listed[key], "graded"), with_t5.run(with_t5.listed[key], "graded")
+    for query in with_t5.collection.sets["graded"].queries.ids:
+        found = answer(query)
+        assert found.keys() <= {query} and metrics.ranking(found.get(query, {})) == metrics.ranking(run.get(query, {}))
 
 
 def test_a_fusion_is_made_anew_with_its_parts_and_a_training_never_for_a_pipeline(

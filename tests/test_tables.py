@@ -423,6 +423,7 @@ def pipelines() -> profile.Profile:
     listed = {
         "2": profile.System(teacher="pairwise", sampling="random"),
         "18": profile.System(batch_size=96),
+        "d2q": profile.System(kind="expanded"),
         "bm25+18": profile.System(kind="fused", of=("bm25", "18")),
         "18>cat": profile.System(kind="reranked", first="18"),
         "bm25>mono": profile.System(kind="reranked", first="bm25", by="mono"),
@@ -452,6 +453,13 @@ def test_table7_has_all_rows_of_the_paper_in_its_order_and_ours_between_them():
     assert by_key["bm25>mono>duo"].names == ("High latency", "BM25", "mono-duo-T5", "50 (1K)", "(12,800)")
     assert by_key["18>mono>duo"].names == ("High latency", "TAS-B", "mono-duo-T5", "1K", "(12,800)")  # not listed
     assert all(cell.value is None for cells in table.cells for cell in cells)
+
+
+def test_a_measured_latency_stands_before_the_papers():
+    table = tables.table7(scores_of({"d2q": LOW}), pipelines(), latencies={"d2q": 5.26, "18": 1234.4, "18>cat": 99.96})
+    by_key = {row.key: row for row in table.rows}
+    assert [by_key[key].names[-1] for key in ("d2q", "18", "18>cat")] == ["5.3 (64)", "1,234 (64)", "100.0"]
+    assert by_key["bm25"].names[-1] == "(55)" and by_key["d2q"].origin == "expanded"
 
 
 def test_letters_of_table7_compare_first_stages_under_the_same_re_ranker():

@@ -14,6 +14,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Tokenizer,
 )
 
 from tas_lib import collection, shipped, store
@@ -32,6 +35,15 @@ from tas_lib.profile import (
 from tas_lib.records import Pairs, QuerySet, Ragged, Source, Texts
 
 WORDS = ["the", "mean", "of", "an", "array", "along", "axis", "sum", "product", "matrix", "linear", "plot", "graph"]
+QUERIES = ["the mean of an array", "plot", "a linear product"]
+PASSAGES = [
+    "sum along the axis",
+    "the product of a matrix and an array, true or false",
+    "graph",
+    "the mean along an axis " * 3,
+    "",
+    "plot: a graph of the sum",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -62,7 +74,7 @@ def distilbert(vocabulary: int = 40, width: int = 16, seed: int = 0) -> PreTrain
     return DistilBertModel(config).eval()
 
 
-def tokenizer(words: Sequence[str] = WORDS, seps: int = 1) -> PreTrainedTokenizerBase:
+def tokenizer(words: Sequence[str] = (*WORDS, "true", "false"), seps: int = 1) -> PreTrainedTokenizerBase:
     """Knows these words, with BERT's special tokens; so many SEPs stand between the two texts of a pair."""
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *dict.fromkeys(words)])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -76,6 +88,23 @@ def tokenizer(words: Sequence[str] = WORDS, seps: int = 1) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, model_max_length=64, model_input_names=["input_ids", "attention_mask"], **names
     )
+
+
+def t5_tokenizer(words: Sequence[str] = ("true", "false", "Query", "Document", "Relevant", *WORDS)) -> T5Tokenizer:
+    """T5's own, with these words and single characters as its pieces."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces += [(f"▁{word}", -3.0) for word in words]
+    pieces += [(character, -8.0) for character in "▁:,01abcdefghijklmnopqrstuvwxyz"]
+    return T5Tokenizer(vocab=pieces, extra_ids=0)
+
+
+def t5(seed: int = 0, vocabulary: int = len(t5_tokenizer())) -> PreTrainedModel:
+    """One layer, two heads, random weights, large enough for answers to differ and small enough not to saturate."""
+    torch.manual_seed(seed)
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    config = T5Config(vocab_size=vocabulary, initializer_factor=2.0, **shape)
+    config.decoder_start_token_id = 0
+    return T5ForConditionalGeneration(config).eval()
 
 
 def ragged(rows: Sequence[Sequence[int]]) -> Ragged:

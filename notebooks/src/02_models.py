@@ -140,7 +140,7 @@ def late_interaction_in_loops(query, passage):
 
 # %%
 show(models.late_interaction)
-colbert = models.load_colbert(shipped.teacher(settings, "colbert"))
+colbert = models.load_colbert(shipped.model(settings, "colbert"))
 with torch.inference_mode():
     q_vecs, p_vecs = colbert(query_ids, query_mask), colbert(ids[1:], mask[1:])  # (1, M, D), (3, N, D)
 fast = models.late_interaction(q_vecs, query_mask, p_vecs, mask[1:])  # (1, 3)

@@ -181,7 +181,7 @@ assert all(0.3 < mean / pair < 3 and printed / pair > b / 4 for b, pair, mean, p
 lab = systems.Experiment(settings)
 batch = lab.sampler(System(sampling="random", seed=SEED)).batch(0)
 untrained = models.load_dot(settings.encoder_path, settings.pooling).eval()
-colbert = models.load_colbert(shipped.teacher(settings, "colbert"))
+colbert = models.load_colbert(shipped.model(settings, "colbert"))
 texts = lab.tokens["train"], lab.tokens["passages"]
 rows = batch.queries, np.concatenate([batch.pos, batch.neg])  # (B,), (2B,)
 padded = [models.pad([t.row(r) for r in some]) for t, some in zip(texts, rows, strict=True)]

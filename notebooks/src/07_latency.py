@@ -224,8 +224,8 @@ assert np.allclose(every[rows[0]], scores[0], atol=1e-6) and len(set(rows[0])) =
 
 # %%
 batch, train, passages = lab.sampler(settings.systems["10"]).batch(0), lab.tokens["train"], lab.tokens["passages"]
-cat = models.load_cross_encoder(shipped.teacher(settings, "cat")).to(device)
-colbert = models.load_colbert(shipped.teacher(settings, "colbert")).to(device)
+cat = models.load_cross_encoder(shipped.model(settings, "cat")).to(device)
+colbert = models.load_colbert(shipped.model(settings, "colbert")).to(device)
 asked, shown = np.tile(batch.queries, 2), np.concatenate([batch.pos, batch.neg])
 with torch.inference_mode():
     calls = {"pairwise": partial(teachers.cat_scores, cat, train, passages, asked, shown, 32),
