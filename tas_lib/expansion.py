@@ -58,7 +58,7 @@ def open_queries(profile: Profile, collection: Collection) -> list[list[str]]:
 
     def make(folder: Path) -> None:
         if lacking:
-            write_queries(*seq2seq.load_t5(source, device()), [texts[row] for row in lacking], folder, how)
+            write_queries(*seq2seq.load(source, device()), [texts[row] for row in lacking], folder, how)
 
     written = iter(read_queries(store.Store(profile.folder).artefact("expansions", how.model_dump(), inputs, make)))
     return [next(written) if queries is None else queries for queries in known]

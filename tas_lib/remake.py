@@ -224,7 +224,7 @@ def make_expansions(p: Profile, collection: Collection) -> None:
     source, how = shipped.folder(p, "seq2seq"), p.expansion
 
     def write(place: Path) -> None:
-        model, tokenizer = seq2seq.load_t5(str(source), encoding.device())
+        model, tokenizer = seq2seq.load(str(source), encoding.device())
         shards = place / "shards"  # kept while it is interrupted
         shards.mkdir(exist_ok=True)
         expansion.write_queries(model, tokenizer, collection.passages.texts, shards, how)
@@ -294,7 +294,7 @@ def colbert_tune(
 
 def seq2seq_tune(p: Profile, collection: Collection, folder: Path) -> dict[str, float]:
     """MRR@10 on the tune set: of BM25's candidates in mono's order, and of the first of those in duo's."""
-    model, tokenizer = seq2seq.load_t5(str(folder), encoding.device())
+    model, tokenizer = seq2seq.load(str(folder), encoding.device())
     texts = collection.sets["tune"].queries.texts, collection.passages.texts
     found, relevant, wanted = candidates(p, collection), collection.relevant("tune"), p.reranking
     ask = (model, tokenizer, *texts)

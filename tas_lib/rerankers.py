@@ -64,4 +64,4 @@ class Rerankers:
             cat, tokenizer = models.load_cross_encoder(source).to(encoding.device()), tokenizer_of(self.profile, source)
             return lambda q, p: teachers.score_texts(cat, tokenizer, texts, (q, p), caps)
         score = seq2seq.mono_scores if by == "mono" else seq2seq.duo_scores
-        return torch.inference_mode()(partial(score, *seq2seq.load_t5(source, encoding.device()), *texts))
+        return torch.inference_mode()(partial(score, *seq2seq.load(source, encoding.device()), *texts))

@@ -22,7 +22,7 @@ DUO = ("Query:", "Document0:", "Document1:", "Relevant:")
 STRETCH = 16_384  # prompts in memory at a time
 
 
-def load_t5(name: str, device: torch.device | str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(name: str, device: torch.device | str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence-to-sequence model and its tokenizer from a folder or a hub name; ValueError says what is wrong."""
     try:
         model, told = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)

@@ -69,7 +69,7 @@ def test_it_loads_by_its_folder_and_ends_what_it_writes(small, tmp_path: Path):
     made = small().eval()
     made.save_pretrained(tmp_path)
     TOKENIZER.save_pretrained(tmp_path)
-    model, tokenizer = seq2seq.load_t5(str(tmp_path))
+    model, tokenizer = seq2seq.load(str(tmp_path))
     assert model.config.decoder_start_token_id == tokenizer.cls_token_id
     assert model.generation_config.eos_token_id == tokenizer.sep_token_id
     assert logit(model, "Query: sum Relevant:") == pytest.approx(logit(made, "Query: sum Relevant:"), abs=1e-5)
