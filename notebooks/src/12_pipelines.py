@@ -30,6 +30,7 @@ from tas_lib.curves import Curve
 from tas_lib.published import paper_table
 from tas_lib.teaching import check, grid
 
+# %%
 settings = profile.load(PROFILE)
 lab = systems.Experiment(settings)
 TAS = "18" if "18" in settings.systems else "10"
@@ -53,6 +54,8 @@ shown = {"bm25": ("BM25", "bm25"), "d2q": ("docT5query", "expanded"), "5": ("TCT
 shown = {key: look for key, look in shown.items() if key in lab.listed and lab.can_run(lab.listed[key])}
 drawn = [key for key in shown if key != BOTH or EXPANDED not in shown]  # the paper's fusion where there is one
 at = curves.cutoffs(depth)
+
+# %%
 recall = {
     test.label: {
         key: metrics.recall_curve(lab.run(lab.listed[key], test.name), qrels[test.name], at, test.binarise_at)
@@ -226,18 +229,14 @@ for test in graded:
     of_set = qrels[test.name]
     for key in [key for key in ("bm25", TAS) if key in shown]:
         before = lab.run(lab.listed[key], test.name)
-        best = {
-            query: {p: of_set[query].get(p, 0) if i < n else -i for i, p in enumerate(metrics.ranking(run))}
-            for query, run in before.items() if query in of_set
-        }  # fmt: skip
+        best = {q: {p: of_set[q].get(p, 0) if i < n else -i for i, p in enumerate(metrics.ranking(run))}
+                for q, run in before.items() if q in of_set}  # fmt: skip
         low, high = systems.ndcg(before, of_set), systems.ndcg(best, of_set)
-        after = [name for name in (f"{key}>mono>duo", f"{key}>cat") if scores[name]]
-        got = {name: systems.ndcg(lab.run(lab.listed[name], test.name), of_set) for name in after}
-        shares = {name: (value - low) / (high - low) if high > low else None for name, value in got.items()}
-        for name in after:
-            by = "mono and duo" if name.endswith("duo") else "BERT_CAT"
-            room.append([test.label, shown[key][0], by, low, got[name], high, shares[name]])
-        assert max([low, *got.values()]) <= high + 1e-9
+        ends = {f"{key}>mono>duo": "mono and duo", f"{key}>cat": "BERT_CAT"}
+        for name in filter(scores.get, ends):
+            got = systems.ndcg(lab.run(lab.listed[name], test.name), of_set)
+            room.append([test.label, shown[key][0], ends[name], low, got, high, (got - low) / max(high - low, 1e-9)])
+            assert max(low, got) <= high + 1e-9
 grid(room, ["set", "first stage", "by", "nDCG@10 before", "after", "by grades", "share of the room"])
 
 # %% [markdown]
