@@ -58,7 +58,7 @@ NOTEBOOKS = {
     "09_ablation": Notebook(needs=_numbers((1, 10)), makes=_table("table4"), seconds=30),
     "10_robustness": Notebook(needs=_numbers((1, 10), (14, 17)), makes=_table("table5"), seconds=20),
     "11_dense_compared": Notebook(needs=("2", "5", *_numbers((10, 10), (18, 19))), makes=_table("table6"), seconds=20),
-    "12_pipelines": Notebook(needs=("2", "5", "18"), makes=(*_figure("figure3"), *_table("table7")), seconds=300),
+    "12_pipelines": Notebook(needs=("2", "5", "18"), makes=(*_figure("figure3"), *_table("table7")), seconds=880),
     "13_claims": Notebook(
         needs=("05_sampling", "12_pipelines", *_numbers((1, 21))), makes=("claims.md", "claims.csv"), seconds=60
     ),
