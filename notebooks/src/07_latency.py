@@ -186,7 +186,7 @@ assert 4e-9 * numbers > 24 > 2e-9 * numbers
 
 # %% [markdown]
 # `./run_all.sh docs table1-full` runs it: 13.6 GB of vectors are written once, and mapped into memory, so that the
-# system's page cache holds them and 24 GB are enough. It takes a quarter of an hour on two cores.
+# system's page cache holds them and 24 GB are enough. It takes long without a GPU.
 #
 # ## Why one query uses all cores
 #
