@@ -5,6 +5,7 @@ an artefact of the store, so that an interrupted remake goes on with the first t
 `data/docs/` with its provenance when done.
 """
 
+import json
 import logging
 import shutil
 import sys
@@ -351,6 +352,8 @@ def ship(p: Profile, source: Path, name: str, measured: dict[str, Any]) -> None:
         save_file(
             {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}, path, {"format": "pt"}
         )
+    for path in draft.glob("config.json"):
+        path.write_text(json.dumps(_without_places(store.read_json(path)), indent=2) + "\n", encoding="utf-8")
     made = store.provenance(source)
     files = {str(f.relative_to(draft)): store.file_digest(f) for f in sorted(draft.rglob("*")) if f.is_file()}
     note = {k: made[k] for k in ("parameters", "inputs", "versions", "seconds")} | {
@@ -361,6 +364,13 @@ def ship(p: Profile, source: Path, name: str, measured: dict[str, Any]) -> None:
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
     log.info("shipped %s: %s", target.name, measured)
+
+
+def _without_places(config: Any) -> Any:
+    """A model's config without the folders, of the machine that made it, that its parts were loaded from."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _without_places(value) for key, value in config.items() if key != "_name_or_path"}
 
 
 if __name__ == "__main__":

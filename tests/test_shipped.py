@@ -86,6 +86,8 @@ def test_what_data_docs_holds_is_what_was_shipped():
     docs = profile.load("docs")
     for name in ("encoder", "cat", "colbert", "scores", "seq2seq", "expansions"):
         shipped.folder(docs, name)
+    for path in docs.artefacts_folder.rglob("*config.json"):
+        assert "_name_or_path" not in path.read_text(), path  # a folder of the machine that made it
     size = sum(path.stat().st_size for path in docs.artefacts_folder.rglob("*") if path.is_file())
     assert size <= 80e6
 

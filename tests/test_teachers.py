@@ -228,10 +228,13 @@ def test_shipped_weights_are_halves_of_the_made_ones_and_load(tmp_path: Path, mo
     made = store.Store(p.folder).artefact(
         "remake/cat-0", {}, {}, lambda place: models.save(cat, tiny.tokenizer(), place)
     )
+    config = store.read_json(made / "config.json")
+    store.write_json(made / "config.json", config | {"_name_or_path": "/a", "encoder": {"_name_or_path": "/b", "n": 1}})
     for measured in ({"MRR@10": 0.1}, {"MRR@10": 0.2}):  # twice: what stood there gives way
         remake.ship(p, made, "cat", measured)
     place = shipped.folder(p, "cat")
     assert store.provenance(place)["measured"] == {"MRR@10": 0.2}
+    assert store.read_json(place / "config.json") == config | {"encoder": {"n": 1}}
     assert (place / "model.safetensors").stat().st_size < 0.6 * (made / "model.safetensors").stat().st_size
     pair = models.cat_inputs([np.array([2, 7, 3])], [np.array([2, 9, 9, 3])])
     torch.testing.assert_close(models.load_cat(str(place))(*pair), cat(*pair), atol=1e-2, rtol=1e-2)
