@@ -314,14 +314,14 @@ class Teachers(Settings):
 class Seq2Seq(Settings):
     """The small model for mono, duo and expansion, made at remake time only (seq2seq_training.py)."""
 
-    layers: PositiveInt = 3  # of the larger model's six
-    steps: PositiveInt = 800
-    mono_steps: int = Field(200, ge=0)  # the first of them, with one task alone
+    layers: PositiveInt = 3  # of BERT_CAT's six
+    steps: PositiveInt = 3_200
+    mono_steps: int = Field(1_000, ge=0)  # the first of them, with one task alone
     queries: PositiveInt = 10  # a step
     negatives: PositiveInt = 3  # a query in a step
-    reader_rate: PositiveFloat = 5e-5  # as a BERT's
-    writer_rate: PositiveFloat = 5e-4  # of which part starts random
-    expansion_weight: NonNegativeFloat = 0.25
+    reader_rate: PositiveFloat = 1e-4  # as a BERT's
+    writer_rate: PositiveFloat = 1e-3  # of which part starts random
+    expansion_weight: NonNegativeFloat = 1.0
     bf16: bool = True
     seed: int = 0
 

@@ -54,7 +54,7 @@ def remake(p: Profile) -> None:
     make_scores(p, collection, tokens, cats)
     make_colbert(p, collection, tokens, larger)
     make_encoder(p, collection, tokens, larger)
-    make_seq2seq(p, collection, larger)
+    make_seq2seq(p, collection)
     make_expansions(p, collection)
 
 
@@ -199,24 +199,24 @@ def make_colbert(p: Profile, collection: Collection, tokens: dict[str, Ragged], 
 COLBERT_SETTINGS = {"colbert_steps", "colbert_batch", "colbert_rate", "colbert_dim", "colbert_layers", "bf16", "seed"}
 
 
-def make_seq2seq(p: Profile, collection: Collection, larger: Path) -> None:
+def make_seq2seq(p: Profile, collection: Collection) -> None:
     """The small model for mono, duo and expansion, shipped."""
-    settings, small = p.seq2seq, shipped.folder(p, "encoder")
-    tokenizer, pairs = load_tokenizer(str(larger)), mining.open_pairs(p, collection, no_scorer)
+    settings, cat, small = p.seq2seq, shipped.folder(p, "cat"), shipped.folder(p, "encoder")
+    tokenizer, pairs = load_tokenizer(str(cat)), mining.open_pairs(p, collection, no_scorer)
 
     def train(place: Path) -> None:
-        model = seq2seq_training.small_seq2seq(settings, str(larger), str(small), tokenizer)
+        model = seq2seq_training.small_seq2seq(settings, str(cat), str(small), tokenizer)
         torch.nn.Module.to(model, encoding.device())
         texts = collection.sets["train"].queries.texts, collection.passages.texts
         seq2seq_training.train(model, tokenizer, *texts, pairs, settings, p.expansion.prompt)
         model.save_pretrained(place)
         tokenizer.save_pretrained(place)
 
-    inputs = {"pairs": store.digest(np.asarray(pairs.margins)), "larger": store.digest_of(larger)}
-    inputs["encoder"] = store.folder_digest(small)
+    inputs = {"pairs": store.digest(np.asarray(pairs.margins))}
+    inputs |= {"cat": store.folder_digest(cat), "encoder": store.folder_digest(small)}
     parameters = {**settings.model_dump(), "prompt": p.expansion.prompt}
     place = store.Store(p.folder).artefact("remake/seq2seq", parameters, inputs, train)
-    start = f"the reader {start_note(p)}; the writer the small encoder"
+    start = f"the reader the first {settings.layers} layers of the shipped BERT_CAT; the writer the small encoder"
     ship(p, place, "seq2seq", {"start": start} | seq2seq_tune(p, collection, place))
 
 

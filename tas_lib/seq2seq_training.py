@@ -18,16 +18,16 @@ from tas_lib.profile import Seq2Seq
 from tas_lib.records import FloatArray, IntArray, Pairs
 
 
-def small_seq2seq(settings: Seq2Seq, larger: str, small: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A stock encoder-decoder: some layers of the larger model read, the small encoder, given cross-attention, writes.
+def small_seq2seq(settings: Seq2Seq, cat: str, small: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A stock encoder-decoder: some layers of a BERT_CAT read, the small encoder, given cross-attention, writes.
 
-    larger, small: folders of BERTs with one vocabulary, the tokenizer's. A T5 can start from no BERT's layers, and from
+    cat, small: folders of BERTs with one vocabulary, the tokenizer's. A T5 can start from no BERT's layers, and from
     random ones it had learnt nothing after 600 steps (CHANGELOG).
     """
     torch.manual_seed(settings.seed)  # of the cross-attention
     without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model: Any = EncoderDecoderModel.from_encoder_decoder_pretrained(
-        larger,
+        cat,
         small,
         encoder_attn_implementation="eager",  # as in `remake.start`
         **{f"encoder_{name}": value for name, value in without.items()},
