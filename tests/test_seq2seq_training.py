@@ -13,7 +13,7 @@ from numpy.random import Generator, Philox
 from transformers import BertConfig, BertModel
 
 from tas_lib import remake, seq2seq, seq2seq_training, shipped, store
-from tas_lib.profile import Expansion, Profile, Reranking, Seq2Seq, System
+from tas_lib.profile import Expansion, Reranking, Seq2Seq, System
 from tas_lib.systems import Experiment
 
 ASKED = ["true", "false", "Query", "Document", "Document0", "Document1", "Relevant", "Passage", ":", "0", "1"]
@@ -156,11 +156,6 @@ def test_training_learns_all_three_tasks_and_twice_the_same(small):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-def larger_of(p: Profile) -> Path:
-    """What stands in for the larger model; its vocabulary is the shipped encoder's."""
-    return store.Store(p.folder).artefact("remake/larger", {}, {}, lambda place: tiny.save_encoder(place) and None)
-
-
 def test_what_is_remade_serves_mono_duo_and_expansion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
@@ -178,8 +173,9 @@ def test_what_is_remade_serves_mono_duo_and_expansion(
         reranking=Reranking(depth=4, duo_depth=3),
     )
     tiny.put_shipped(p, SOURCE)
+    tiny.ship(tiny.save_encoder(p.artefacts_folder / "cat"))  # its head is not read
     found = tiny.put_collection(p, SOURCE)
-    remake.make_seq2seq(p, found, larger_of(p))
+    remake.make_seq2seq(p, found)
     remake.make_expansions(p, found)
     measured = store.provenance(shipped.folder(p, "seq2seq"))["measured"]
     names = ["start", "BM25", "the first 4 by mono", "of those the first 3 by duo"]
