@@ -340,6 +340,7 @@ class Profile(Settings):
     cross_encoder: str = ""  # hub name or folder of what scores pairs without scores; "" is the shipped BERT_CAT
     colbert: str = ""  # hub name or folder of the in-batch teacher; "" is the shipped one
     query_masks: int = Field(0, ge=0)  # [MASK]s after ColBERT's query, D10
+    kept_vectors_gb: NonNegativeFloat = 8.0  # ColBERT's token vectors stay on disk up to so many; else made anew a step
     tokens: Tokens = Tokens()
     bm25: Bm25 = Bm25()  # the row of the tables; k1 and b are chosen on the tune set (CHANGELOG)
     negatives: Bm25 = Bm25()  # what the training negatives are drawn from, untuned as in §4.1

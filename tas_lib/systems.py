@@ -198,7 +198,9 @@ class Experiment:
 
     @cached_property
     def in_batch_teacher(self) -> InBatchTeacher:
-        """ColBERT's vectors of all passages and training queries, made once (the teacher is frozen)."""
+        """ColBERT's vectors of all passages and training queries: the teacher is frozen, so they are made once if they
+        fit (`kept_vectors_gb`), and otherwise for every batch.
+        """
         source, masks = self._colbert, self.profile.query_masks
         tokenizer = tokenizer_of(self.profile, source)
         found = open_tokens(self.profile, self.collection, tokenizer)
@@ -207,8 +209,12 @@ class Experiment:
             "passages": found["passages"],
         }
 
+        model = models.load_colbert(source).to(encoding.device())
+        width = 2e-9 * model.head.out_features  # GB a token
+        if width * sum(int(texts.offsets[-1]) for texts in tokens.values()) > self.profile.kept_vectors_gb:
+            return InBatchTeacher(*(teachers.FreshVectors(model, texts) for texts in tokens.values()))
+
         def make(folder: Path) -> None:
-            model = models.load_colbert(source).to(encoding.device())
             for name in tokens:
                 store.save_arrays(folder, **{name: teachers.token_vectors(model, tokens[name])})
 

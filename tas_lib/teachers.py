@@ -225,6 +225,23 @@ class TokenVectors:
         return torch.from_numpy(np.asarray(vecs)).to(device).float(), torch.from_numpy(mask).to(device)
 
 
+class FreshVectors:
+    """The same vectors, made when they are asked for: those of 8.8 million passages would fill a terabyte."""
+
+    def __init__(self, model: ColBert, tokens: Ragged) -> None:
+        """model: frozen. tokens: of every text."""
+        self.model, self.tokens = model.eval(), tokens
+
+    @torch.no_grad()
+    def rows(self, rows: IntArray, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Vectors (N, T, D), rounded to fp16 as kept ones are, and mask (N, T) of these texts."""
+        ids, mask = models.pad([self.tokens.row(row) for row in rows], device)
+        return self.model(ids, mask).half().float(), mask.bool()
+
+
+TextVectors = TokenVectors | FreshVectors
+
+
 def with_masks(queries: Ragged, mask: int, n: int) -> Ragged:
     """Queries with n [MASK] tokens behind each, as the published ColBERT was trained (D10).
 

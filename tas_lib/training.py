@@ -22,7 +22,7 @@ from tas_lib.models import BertDot
 from tas_lib.profile import System, Training
 from tas_lib.records import Batch, History, Ragged
 from tas_lib.sampling import Sampler
-from tas_lib.teachers import TokenVectors
+from tas_lib.teachers import TextVectors
 
 log = logging.getLogger(__name__)
 Objective = Callable[[Tensor, Batch], Dual]
@@ -32,8 +32,8 @@ Objective = Callable[[Tensor, Batch], Dual]
 class InBatchTeacher(NamedTuple):
     """A frozen ColBERT's token vectors; it scores every query of a batch against every passage."""
 
-    queries: TokenVectors
-    passages: TokenVectors
+    queries: TextVectors
+    passages: TextVectors
 
     def scores(self, batch: Batch, device: torch.device) -> Tensor:
         """(B, 2B), columns as in losses.py."""

@@ -30,6 +30,7 @@ from tas_lib.collection import load_tokenizer, tokenise
 from tas_lib.profile import Bm25, Evaluation, Expansion, Profile, Reranking, Sampling, StopSet, System, TestSet, Tokens
 from tas_lib.records import as_run
 from tas_lib.systems import BASELINE, BM25, Experiment, ndcg
+from tas_lib.teachers import FreshVectors
 
 DUAL = System(batch_size=6)
 
@@ -90,6 +91,14 @@ def test_masks_behind_the_query_change_the_in_batch_teacher(lab: Experiment):
     plain, masked = (changed(lab, query_masks=n).in_batch_teacher.scores(batch, torch.device("cpu")) for n in (0, 8))
     assert plain.shape == masked.shape == (6, 12)
     assert not torch.allclose(plain, masked)
+
+
+def test_token_vectors_that_would_fill_the_disk_are_made_for_every_batch(lab: Experiment):
+    batch = lab.sampler(DUAL).batch(0)
+    little = changed(lab, kept_vectors_gb=0).in_batch_teacher
+    assert isinstance(little.passages, FreshVectors)
+    found, wanted = (teacher.scores(batch, torch.device("cpu")) for teacher in (little, lab.in_batch_teacher))
+    torch.testing.assert_close(found, wanted, atol=0.02, rtol=0.01)
 
 
 def test_candidates_are_bm25s_for_the_baseline_and_the_baselines_for_the_others(lab: Experiment):

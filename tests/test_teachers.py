@@ -130,6 +130,15 @@ def test_cached_token_vectors_score_as_colbert_itself_does(colbert: ColBert):
     assert direct.std() > 0.1
 
 
+def test_vectors_made_when_asked_for_are_those_that_are_kept(colbert: ColBert):
+    rows = np.array([59, 4, 4, 30, 0])
+    kept = teachers.TokenVectors(teachers.token_vectors(colbert, PASSAGES, chunk=5), PASSAGES).rows(rows)
+    fresh = teachers.FreshVectors(colbert, PASSAGES).rows(rows)
+    assert fresh[0].dtype == torch.float32 and not fresh[0].requires_grad
+    assert torch.equal(fresh[1], kept[1])
+    torch.testing.assert_close(fresh[0][fresh[1]], kept[0][kept[1]], atol=2e-3, rtol=2e-3)  # of other paddings, in fp16
+
+
 def test_cached_vectors_lie_where_their_tokens_do(colbert: ColBert):
     vectors = teachers.token_vectors(colbert, PASSAGES, chunk=7)
     assert vectors.dtype == np.float16 and len(vectors) == PASSAGES.offsets[-1]
