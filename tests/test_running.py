@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from tas_lib import profile as profiles
-from tools import graph, notebooks, progress, setup
+from tas_lib.roofline import Roofline
+from tools import estimate, graph, notebooks, progress, setup
 from tools import run as runner
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -370,3 +371,18 @@ def test_every_requirement_is_pinned():
     names = [line.partition("==")[0].lower() for line in pins]
     assert len(names) == len(set(names))
     assert "torch==2.13.0" in pins
+
+
+def test_what_full_size_would_take_is_estimated_for_this_machine(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(estimate, "roofline", lambda device: Roofline(gb_s=10, gflop_s=13_000))
+    head, columns, *lines = runner.expected(profiles.load("msmarco"))
+    assert "13,000 GFLOP/s" in head and columns.split() == ["target", "time", "disk", "memory"]
+    hours = {line.split()[0]: line.split()[1:3] for line in lines}
+    wanted = {f"table{n}" for n in range(1, 8)} | {f"figure{n}" for n in (1, 2, 3)} | {"everything"}
+    assert set(hours) == wanted
+    # the baseline alone: 800K steps of 32 × 160 tokens three times, 200 validations of 3,200 × 7,510 tokens, and the
+    # collection's 663M tokens; 85M operations a token at 6.5 TFLOP/s, are 1.0e18 + .41e18 + .06e18 over 6.5e12
+    assert hours["figure1"] == ["2.7", "days"]
+    published = {line.split()[0]: line.split()[1:3] for line in runner.expected(profiles.load("checkpoints"))[2:]}
+    assert published["table6"] == ["9.6", "hours"]  # four systems encode the collection
+    assert runner.expected(profiles.load("docs")) == []

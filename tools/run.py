@@ -50,7 +50,7 @@ def build(words: list[str], dry_run: bool) -> int:
     profile, targets = request(words)
     notebooks.refuse_edited()
     if dry_run:
-        for line in fetched(profile):
+        for line in [*fetched(profile), *expected(profile)]:
             print(line, flush=True)
         return 0 if targets == ["teachers"] else snakemake(profile, targets, "--dry-run")
     with alone(profile) as lock:
@@ -74,6 +74,15 @@ def fetched(profile: Profile) -> list[str]:
     missing = sum(file.size for file in files if not file.there)
     lines = [f"{'there' if f.there else 'to fetch':8}  {f}  {f.url} -> {f.path.parent}" for f in files]
     return [*lines, f"To fetch: {missing / 1e9:.1f} GB in all; terms of use: {msmarco.TERMS}"]
+
+
+def expected(profile: Profile) -> list[str]:
+    """What each figure and table of a profile at full size would take on this machine."""
+    if not isinstance(profile.source, MsMarcoSource):
+        return []
+    from tools import estimate  # measures, and imports torch
+
+    return estimate.lines(profile)
 
 
 def request(words: list[str]) -> tuple[Profile, list[str]]:
