@@ -15,6 +15,8 @@ InBatchLoss = Literal["margin_mse", "margin_mse_as_printed", "kldiv_as_published
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+PAPERS_SETS = ("TREC-DL'19", "TREC-DL'20", "MSMARCO DEV")
+"""The paper's names of its test sets. A set under one of these labels is that set, and is compared with it."""
 VARIED = {"sampling", "training"}
 """The sections of a profile that a variant may change; all others are shared by the systems."""
 
@@ -169,6 +171,11 @@ class Evaluation(Settings):
     sets: tuple[TestSet, ...]
     depth: PositiveInt = 1_000  # passages a query in a run; the cutoff of recall
     alpha: Share = 0.05  # of the paired t-test
+
+    @property
+    def on_the_papers_sets(self) -> bool:
+        """Whether any set is one of the paper's: then others' figures can be set beside ours (compared.py)."""
+        return any(test.label in PAPERS_SETS for test in self.sets)
 
 
 class Fusion(Settings):

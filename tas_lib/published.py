@@ -225,6 +225,12 @@ def paper_table(number: int) -> dict[tuple[str, str], Printed]:
         return {(cell["row"], cell["column"]): Printed(cell["value"], cell["markers"]) for cell in csv.DictReader(f)}
 
 
+def independent_figures() -> dict[tuple[str, str, str], str]:
+    """(source, row, column) → what others than the paper's authors measured on MS MARCO, as they printed it."""
+    with open(ROOT / "data" / "paper" / "independent.csv", newline="", encoding="utf-8") as f:
+        return {(cell["source"], cell["row"], cell["column"]): cell["value"] for cell in csv.DictReader(f)}
+
+
 def line_of(path: Path, query: str) -> int:
     """The first line of a file of columns that begins with this query's id; for a sentence on what is wrong with it."""
     return next(line for line, text in _text(path) if text.split()[0] == query)

@@ -62,10 +62,16 @@ TABLE3 = {
 
 PAIRWISE, IN_BATCH, DUAL = "Pairwise (BERT_CAT)", "In-Batch Neg. (ColBERT)", "Pairwise + In-Batch"
 LETTERS = {"Random": "r", "TAS": "t", "TAS-Balanced": "b"}
+HARD_MARGIN = "TAS-B-HM"
+"""The 2023 study's word for the public code's hard-margin mode (D16)."""
 
 
 def _sampled(teacher: str, sampling: str) -> Row:
     return Row((teacher, sampling), LETTERS[sampling], paper=f"{teacher} / {sampling}", block=teacher)
+
+
+def _hard_margin(teacher: str) -> Row:
+    return Row((teacher, HARD_MARGIN), "h", block=teacher)
 
 
 TABLE4 = {
@@ -74,14 +80,17 @@ TABLE4 = {
     "2": _sampled(PAIRWISE, "Random"),
     "3": _sampled(PAIRWISE, "TAS"),
     "4": _sampled(PAIRWISE, "TAS-Balanced"),
+    f"Pairwise / {HARD_MARGIN}": _hard_margin(PAIRWISE),
     "5": _sampled(IN_BATCH, "Random"),
     "6": _sampled(IN_BATCH, "TAS"),
     "7": _sampled(IN_BATCH, "TAS-Balanced"),
+    f"In-Batch / {HARD_MARGIN}": _hard_margin(IN_BATCH),
     "8": _sampled(DUAL, "Random"),
     "9": _sampled(DUAL, "TAS"),
     "10": _sampled(DUAL, "TAS-Balanced"),
+    f"Both / {HARD_MARGIN}": _hard_margin(DUAL),
 }
-"""Samplings within teachers; and BM25, which the paper has in Table 7."""
+"""Samplings within teachers; and BM25, which the paper has in Table 7. Hard margins: see `ADDED`."""
 
 TABLE5 = {
     number: Row((instance,), instance.lower(), paper=instance)
@@ -99,8 +108,18 @@ TABLE6 = {
     "10": Row(("Ours", "TAS-Balanced"), "3", paper="Ours / TAS-Balanced / DistilBERT / 32"),
     "18": Row(("Ours", "TAS-Balanced"), "9", paper="Ours / TAS-Balanced / DistilBERT / 96"),
     "19": Row(("Ours", "TAS-Balanced"), "2", paper="Ours / TAS-Balanced / DistilBERT / 256"),
+    "Margin-MSE, published": Row(("Added", "Margin-MSE, published", "", "", "")),
 }
 """What is run for the table of dense retrieval, under the paper's letters; "ours" is the paper's word."""
+
+ADDED = {key for key, row in (TABLE4 | TABLE6).items() if not row.paper}
+"""Rows that the paper does not have and others do: they stand in a table where the profile lists such a system."""
+
+
+def listed(rows: Mapping[str, Row], systems: Mapping[str, System]) -> dict[str, Row]:
+    """The rows without those of `ADDED` that the profile does not list."""
+    return {key: row for key, row in rows.items() if key in systems or key not in ADDED}
+
 
 DEVIATIONS = {
     "10": Row(("", "as it is"), "a"),
@@ -244,3 +263,31 @@ def six_columns(evaluation: Evaluation) -> list[Column]:
     """Tables 3 and 5: nDCG@10 and recall on graded sets, MRR@10 and recall on the others."""
     shown = {test.name: ("nDCG" if test.graded else "RR", "R") for test in evaluation.sets}
     return [column for column in nine_columns(evaluation) if column.measure.NAME in shown[column.test_set]]
+
+
+# --- numbers and words in a cell ------------------------------------------------------------------------------------
+
+
+def decimals(value: float, digits: int = 3) -> str:
+    """A number as the paper prints it, without the leading zero.
+
+    >>> decimals(0.7123), decimals(1.0), decimals(-0.05)
+    ('.712', '1.000', '-.050')
+    """
+    return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A difference as `decimals`, with its sign.
+
+    >>> signed(0.0123), signed(-0.05)
+    ('+.012', '-.050')
+    """
+    return ("+" if value >= 0 else "-") + decimals(abs(value), digits)
+
+
+def tex(text: str) -> str:
+    """`text` with what TeX would read as a command made harmless."""
+    for special in "&%#_$":
+        text = text.replace(special, "\\" + special)
+    return text.replace("–", "--").replace("<", "$<$")

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from tas_lib import compared
 from tas_lib.metrics import PerQuery, better_than, mean, paired_t, printed_name
 from tas_lib.profile import Evaluation, Profile, System
-from tas_lib.published import Printed, paper_table
+from tas_lib.published import Printed, independent_figures, paper_table
 from tas_lib.rows import (
     DEVIATIONS,
     LABELS6,
@@ -24,11 +25,15 @@ from tas_lib.rows import (
     TABLE6,
     Column,
     Row,
+    decimals,
     filled,
+    listed,
     nine_columns,
     rows6,
     rows7,
+    signed,
     six_columns,
+    tex,
 )
 from tas_lib.store import atomic_write
 
@@ -46,13 +51,17 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A composed table: `cells[i][j]` is row i in column j; `heads` name the label columns."""
+    """A composed table: `cells[i][j]` is row i in column j; `heads` name the label columns.
+
+    beside: the lines of its companion, where others measured the same (compared.py).
+    """
 
     caption: str
     heads: tuple[str, ...]
     rows: list[Row]
     columns: list[Column]
     cells: list[list[Cell]]
+    beside: Sequence[compared.Line] = ()
 
 
 # --- the paper's tables --------------------------------------------------------------------------------------------
@@ -71,9 +80,10 @@ def table4(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System]
     title = (
         "Table 4: samplings and teachers. BM25 is not in the paper's Table 4; its numbers there are those of Table 7."
     )
-    rows, columns = filled(TABLE4, scores, systems), nine_columns(evaluation)
+    rows, columns = filled(listed(TABLE4, systems), scores, systems), nine_columns(evaluation)
     within = " of the same teacher"
-    return compose(title, ("Teacher", "Sampling"), rows, columns, printed, evaluation.alpha, within)
+    table = compose(title, ("Teacher", "Sampling"), rows, columns, printed, evaluation.alpha, within)
+    return with_others(table, printed)
 
 
 def table5(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:
@@ -95,7 +105,8 @@ def table6(
     """
     printed = paper_table(6)
     rows = rows6(printed, systems, encoder, layers)
-    rows |= {key: Row(("Added", key, "", "", "")) for key in scores if key not in rows}
+    further = {key: TABLE6.get(key, Row(("Added", key, "", "", ""))) for key in scores if key not in rows}
+    rows |= listed(further, systems)
     free = iter(sorted(set(ascii_lowercase) - {row.letter for row in rows.values()}))
     rows = {key: row._replace(letter=row.letter or next(free)) if scores.get(key) else row for key, row in rows.items()}
     batches = [key for key, row in TABLE6.items() if row.names[0] == "Ours" and key in systems]
@@ -104,7 +115,8 @@ def table6(
     if moved := [f"{ours} beside {theirs}" for ours, theirs in sizes if str(ours) != theirs]:
         title += f" TAS-Balanced batches stand in the paper's order, under its letters: {', '.join(moved)}."
     heads = ("", "Training Type", *LABELS6)
-    return compose(title, heads, filled(rows, scores, systems), nine_columns(evaluation), printed, evaluation.alpha)
+    table = compose(title, heads, filled(rows, scores, systems), nine_columns(evaluation), printed, evaluation.alpha)
+    return with_others(table, printed)
 
 
 def table7(scores: Scores, settings: Profile, tas: str = "18", latencies: Mapping[str, float] = {}) -> Table:
@@ -186,6 +198,12 @@ def compose(
     ]
     cells = [list(row) for row in zip(*by_column, strict=True)]
     return Table(" ".join(filter(None, caption)), heads, list(rows), list(columns), cells)
+
+
+def with_others(table: Table, printed: Mapping[tuple[str, str], Printed]) -> Table:
+    """The table with its companion's lines: none where no test set is the paper's. printed: as in `compose`."""
+    means = [[cell.value for cell in cells] for cells in table.cells]
+    return table._replace(beside=compared.lines(table.rows, table.columns, means, printed, independent_figures()))
 
 
 def beside(columns: Sequence[Column]) -> str:
@@ -280,31 +298,22 @@ def spread(scores: Scores, columns: Iterable[Column]) -> pd.Series:
 
 
 def write(table: Table, folder: Path, name: str) -> list[Path]:
-    """`name`.md, .csv and .tex in `folder`; returns their paths."""
-    texts = {"md": markdown(table), "csv": frame(table).to_csv(index=False, lineterminator="\n"), "tex": latex(table)}
-    paths = [folder / f"{name}.{ending}" for ending in texts]
+    """`name`.md, .csv and .tex in `folder`, and of the companion, if there is one; returns their paths."""
+    texts = {".md": markdown(table), ".csv": _csv(frame(table)), ".tex": latex(table)}
+    if table.beside:
+        title = table.caption.partition(":")[0]
+        texts["-compared.md"] = compared.markdown(title, table.beside)
+        texts["-compared.csv"] = _csv(compared.frame(table.beside))
+        texts["-compared.tex"] = compared.latex(title, table.beside)
+    paths = [folder / f"{name}{ending}" for ending in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         with atomic_write(path) as f:
             f.write(text)
     return paths
 
 
-def decimals(value: float, digits: int = 3) -> str:
-    """A number as the paper prints it, without the leading zero.
-
-    >>> decimals(0.7123), decimals(1.0), decimals(-0.05)
-    ('.712', '1.000', '-.050')
-    """
-    return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
-
-
-def signed(value: float) -> str:
-    """A difference as `decimals`, with its sign.
-
-    >>> signed(0.0123), signed(-0.05)
-    ('+.012', '-.050')
-    """
-    return ("+" if value >= 0 else "-") + decimals(abs(value))
+def _csv(lines: pd.DataFrame) -> str:
+    return lines.to_csv(index=False, lineterminator="\n")
 
 
 def bold(table: Table) -> list[list[bool]]:
@@ -370,18 +379,18 @@ def latex(table: Table) -> str:
     n_labels = 1 + len(table.heads)
     sets = [(label, len(list(group))) for label, group in groupby(column.label for column in table.columns)]
     lines = [
-        [""] * n_labels + [rf"\multicolumn{{{n}}}{{c}}{{{_tex(label)}}}" for label, n in sets] + [""],
-        ["", *map(_tex, table.heads), *(printed_name(column.measure) for column in table.columns), "Run"],
+        [""] * n_labels + [rf"\multicolumn{{{n}}}{{c}}{{{tex(label)}}}" for label, n in sets] + [""],
+        ["", *map(tex, table.heads), *(printed_name(column.measure) for column in table.columns), "Run"],
     ]
     for row, cells, marks in zip(table.rows, table.cells, bold(table), strict=True):
-        lines.append([row.letter, *map(_tex, row.names), *map(shown, cells, marks), _tex(row.origin)])
+        lines.append([row.letter, *map(tex, row.names), *map(shown, cells, marks), tex(row.origin)])
         if any(cell.paper for cell in cells):
-            theirs = [rf"\scriptsize ({_tex(cell.paper.value)})" if cell.paper else "" for cell in cells]
+            theirs = [rf"\scriptsize ({tex(cell.paper.value)})" if cell.paper else "" for cell in cells]
             lines.append([""] * n_labels + theirs + [""])
     first, second, *rest = (" & ".join(line) + r" \\" for line in lines)
     body = "\n".join(rest)
     return f"""\\begin{{table*}}
-\\caption{{{_tex(table.caption)}}}
+\\caption{{{tex(table.caption)}}}
 \\begin{{tabular}}{{{"l" * n_labels}{"r" * len(table.columns)}l}}
 \\toprule
 {first}
@@ -392,10 +401,3 @@ def latex(table: Table) -> str:
 \\end{{tabular}}
 \\end{{table*}}
 """
-
-
-def _tex(text: str) -> str:
-    """`text` with what TeX would read as a command made harmless."""
-    for special in "&%#_$":
-        text = text.replace(special, "\\" + special)
-    return text.replace("–", "--").replace("<", "$<$")

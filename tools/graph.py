@@ -64,6 +64,8 @@ NOTEBOOKS = {
     ),
     "14_deviations": Notebook(needs=("10", "D1", "D2", "D3", "D16"), makes=_table("deviations"), asked=True),
 }
+COMPARED = {"09_ablation": "table4", "11_dense_compared": "table6"}
+"""Notebooks whose table has a companion, `-compared`, where the test sets are the paper's."""
 
 
 class Job(NamedTuple):
@@ -103,7 +105,10 @@ def jobs(profile: Profile) -> dict[str, Job]:
         if notebook.needs and not needs:
             needs = ("01_collection",)
         asked = {"PROFILE": profile.name}
-        found[name] = Job(name, name, asked, needs, notebook.makes, notebook.seconds, notebook.asked, first=True)
+        makes = notebook.makes
+        if name in COMPARED and profile.evaluation.on_the_papers_sets:
+            makes += _table(f"{COMPARED[name]}-compared")
+        found[name] = Job(name, name, asked, needs, makes, notebook.seconds, notebook.asked, first=True)
     small = found[FULL.removesuffix("-full")]
     large = small.parameters | {"PASSAGES": MSMARCO_PASSAGES}
     found[FULL] = small._replace(name=FULL, parameters=large, makes=_table("table1-full"), seconds=2_400, asked=True)
@@ -143,7 +148,9 @@ def inputs(job: Job, profile: Profile) -> list[str]:
     settings = Path(os.environ.get("TAS_PROFILES", ROOT / "profiles")) / f"{profile.name}.yaml"
     shipped = sorted((ROOT / profile.artefacts).glob("*/provenance.json"))
     pins = [ROOT / "requirements.txt"] if job.notebook == "01_collection" else []
-    paper = sorted({ROOT / "data" / "paper" / f"{Path(made).stem}.csv" for made in job.makes})
+    made = {Path(made).stem for made in job.makes}
+    numbers = made | ({"independent"} if any(name.endswith("-compared") for name in made) else set())
+    paper = sorted(ROOT / "data" / "paper" / f"{name}.csv" for name in numbers)
     paper = [path for path in paper if path.is_file()]
     return [str(path) for path in (job.source, settings, *library(job.source), *shipped, *pins, *paper)]
 
