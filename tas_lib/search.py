@@ -1,8 +1,10 @@
 """First-stage retrieval: exact search over dense vectors, and BM25 (bm25s, Lucene's variant)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import bm25s
+import faiss
 import numpy as np
 import Stemmer
 import torch
@@ -12,6 +14,11 @@ from tas_lib.records import FloatArray, IntArray
 
 HELD = 2**25  # scores in memory at a time (134 MB)
 CACHED = 2**19  # numbers of passages that each core widens and multiplies at a time (2 MB)
+COPIED = 2**17  # passages that are copied to a card at a time
+WORKSPACE = 3 * 2**30  # bytes of a GPU that are left to what else is done there
+FAISS_DEPTH = 2_048  # FAISS on a GPU finds no more
+Search = Callable[[torch.Tensor, int], tuple[IntArray, FloatArray]]
+"""From queries (Q, D) and a depth to rows and scores (Q, depth) by falling score; equal scores in any order."""
 
 
 class Bm25Index:
@@ -62,6 +69,78 @@ def top(scores: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
         best = np.concatenate([np.setdiff1d(best, ties), ties])
     order = np.lexsort((best, -scores[best]))[:k]
     return best[order], scores[best[order]]
+
+
+# --- dense vectors, with what the machine has ---------------------------------------------------------------------
+
+
+def searcher(passages: torch.Tensor) -> Search:
+    """Exact search of these passages (P, D), loaded once: on GPUs if there are any, by FAISS as in the paper or torch.
+
+    The CPU scores what is stored in fp32. FAISS rounds queries to fp16 too, so that near ties may change places (D17).
+    """
+    cards = range(torch.cuda.device_count())
+    free = [max(torch.cuda.mem_get_info(card)[0] - WORKSPACE, 0) for card in cards]
+    return chosen(passages.nbytes, faiss.get_num_gpus(), free)(passages)
+
+
+def chosen(size: int, faiss_gpus: int, free: Sequence[int]) -> Callable[[torch.Tensor], Search]:
+    """How vectors of so many bytes are searched where FAISS sees so many GPUs and torch as many free bytes on each.
+
+    FAISS on all GPUs where they can hold the vectors together, else torch's blocked product, on one if there is any.
+
+    >>> [chosen(13, *gpus).__name__ for gpus in [(1, [24]), (2, [8, 8]), (1, [8]), (0, [24]), (0, [])]]
+    ['by_faiss', 'by_faiss', 'by_torch_on_gpu', 'by_torch_on_gpu', 'by_torch']
+    """
+    if faiss_gpus and (not free or size <= sum(free)):
+        return by_faiss
+    return by_torch_on_gpu if free else by_torch
+
+
+def by_torch(passages: torch.Tensor) -> Search:
+    """`dense` where the passages are."""
+    return lambda queries, depth: dense(queries, passages, depth)
+
+
+def by_torch_on_gpu(passages: torch.Tensor) -> Search:
+    """`dense` on a GPU, which keeps the passages if it can hold them and else is handed one block after the other."""
+    device = torch.device("cuda")
+    if passages.nbytes <= torch.cuda.mem_get_info(device)[0] - WORKSPACE:
+        passages = passages.to(device)
+    return lambda queries, depth: dense(queries.to(device), passages, depth)
+
+
+def by_faiss(passages: torch.Tensor) -> Search:
+    """FAISS on all GPUs as in the paper (§2.2): flat, inner product, fp16, each GPU with a part of the passages."""
+    cards = [flat_on_gpu(card, passages.shape[1]) for card in range(faiss.get_num_gpus())]
+    return partial(faiss_search, sharded(passages, cards))
+
+
+def flat_on_gpu(card: int, width: int) -> faiss.Index:
+    """An empty index of vectors (P, width) on one GPU."""
+    config = faiss.GpuIndexFlatConfig()
+    config.device, config.useFloat16 = card, True
+    return faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), width, config)
+
+
+def sharded(passages: torch.Tensor, cards: Sequence[faiss.Index]) -> faiss.Index:
+    """One index over empty ones, each filled with its part of the passages (P, D), of which few are held twice."""
+    whole = faiss.IndexShards(passages.shape[1], True)  # all at the same time; rows are counted through
+    for card, part in zip(cards, passages.tensor_split(len(cards)), strict=True):
+        for block in part.split(COPIED):
+            card.add(block.float().numpy())
+        whole.add_shard(card)
+    return whole
+
+
+def faiss_search(index: faiss.Index, queries: torch.Tensor, depth: int) -> tuple[IntArray, FloatArray]:
+    """`dense` of the passages in an index; ValueError for a depth that a GPU cannot search to."""
+    if depth > FAISS_DEPTH:
+        raise ValueError(
+            f"FAISS on a GPU finds {FAISS_DEPTH:,} passages a query at most: ask for that depth, not {depth:,}"
+        )
+    scores, rows = index.search(queries.float().cpu().numpy(), min(depth, index.ntotal))
+    return rows, scores
 
 
 def dense(

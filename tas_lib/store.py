@@ -156,8 +156,7 @@ class Store:
         holds `provenance.json`. Interrupted, it finds what it had written when it is called again for the same thing.
         Raises ValueError where another process is making the same artefact, OSError where the disk is full.
         """
-        place = self.root / name
-        wanted = {"parameters": json.loads(json.dumps(parameters, default=str)), "inputs": dict(inputs)}
+        place, draft, wanted = self.root / name, self._draft(name), _wanted(parameters, inputs)
         why = self._stale(place, wanted)
         if why is None:
             return place
@@ -165,7 +164,6 @@ class Store:
             if self._stale(place, wanted) is None:
                 return place
             log.info("%s: %s", name, why)
-            draft = place.with_name(f".{place.name}.draft")
             if self._stale(draft, wanted) is not None:  # else killed when whole, but not yet in place
                 try:
                     self._fill(draft, wanted, make)
@@ -184,13 +182,42 @@ class Store:
             shutil.rmtree(old, ignore_errors=True)
         return place
 
+    @contextmanager
+    def parts(self, name: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> Iterator[Path]:
+        """The folder where `artefact` will look for what there is already of this artefact, while a part is put there.
+
+        For processes that each make some of its files, by `atomic_write`, before `artefact` is asked for the whole;
+        they hold the name together. What a draft of something else had left is removed. If the artefact is whole, it is
+        the artefact's own folder.
+        Raises ValueError where another process is making the artefact, or begins a draft of something else.
+        """
+        place, draft, wanted = self.root / name, self._draft(name), _wanted(parameters, inputs)
+        if self._stale(place, wanted) is None:
+            yield place
+            return
+        if not _is_draft_of(wanted, draft):
+            with self.lock(name):
+                self._begin(draft, wanted)
+        with self.lock(name, fcntl.LOCK_SH):
+            if not _is_draft_of(wanted, draft):
+                raise ValueError(f"another run began {name} in {self.root.name} from something else just now; stop it")
+            yield draft
+
+    def _draft(self, name: str) -> Path:
+        place = self.root / name
+        return place.with_name(f".{place.name}.draft")
+
+    def _begin(self, draft: Path, wanted: Mapping[str, Any]) -> None:
+        """An empty draft, unless there is one of the same thing."""
+        if not _is_draft_of(wanted, draft):
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            (draft / MARK).write_text(json.dumps(wanted), encoding="utf-8")
+
     def _fill(self, draft: Path, wanted: Mapping[str, Any], make: Callable[[Path], None]) -> None:
         """Make the artefact in `draft`, going on from what a killed run for the same thing left there."""
         mark = draft / MARK
-        if not (mark.exists() and mark.read_text() == json.dumps(wanted)):
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-            mark.write_text(json.dumps(wanted))
+        self._begin(draft, wanted)
         (draft / "provenance.json").unlink(missing_ok=True)
         for path in draft.rglob(".*"):  # what `atomic_write` had begun when it was killed
             if re.search(r"\.\d+$", path.name) and path.is_file():
@@ -226,21 +253,32 @@ class Store:
         return f"made anew, {broken[0]} is missing or cut off" if broken else None
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Hold `name` for this process alone; the system lets go of it when the process ends, however it ends.
+    def lock(self, name: str, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+        """Hold `name` for this process alone, or (LOCK_SH) for all who hold it so; the system lets go of it when the
+        process ends, however it ends.
 
         A record lock: forked workers do not inherit it, so that one who outlives a killed run holds up nobody.
         """
         path = self.root / ".locks" / name.replace("/", "--")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", encoding="utf-8") as f:
+        with open(path, "a+", encoding="utf-8") as f:
             try:
-                fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(f, kind | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 raise ValueError(
                     f"another run is making {name} in {self.root.name} just now; wait for it, or stop it"
                 ) from None
             yield
+
+
+def _wanted(parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What a provenance says an artefact was made from."""
+    return {"parameters": json.loads(json.dumps(parameters, default=str)), "inputs": dict(inputs)}
+
+
+def _is_draft_of(wanted: Mapping[str, Any], draft: Path) -> bool:
+    mark = draft / MARK
+    return mark.exists() and mark.read_text(encoding="utf-8") == json.dumps(wanted)
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

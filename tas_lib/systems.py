@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -241,7 +241,7 @@ class Experiment:
             rows, _ = self.bm25.search(texts, wanted.depth)
         else:
             vecs = encoding.encode(self.load(BASELINE), self.tokens["stop"], queries)
-            rows, _ = _search(vecs, self.vectors(BASELINE), wanted.depth)
+            rows, _ = search.searcher(self.vectors(BASELINE))(torch.from_numpy(vecs), wanted.depth)
         relevant = self.collection.relevant("stop")
         missing = [np.setdiff1d(relevant[q], row) for q, row in zip(queries, rows, strict=True)]
         width = max(map(len, missing))
@@ -345,15 +345,26 @@ class Experiment:
         ]
 
     def vectors(self, system: System) -> torch.Tensor:
-        """(P, D) fp16 vectors of the whole collection."""
-        inputs = {**self._origin(system), "collection": self.collection.digest}
+        """(P, D) fp16 vectors of the whole collection, memory-mapped; what `encode_shards` made is taken over."""
         folder = self.store.artefact(
-            f"vectors/{system.name}",
-            self.profile.tokens.model_dump(),
-            inputs,
+            *self._vectors_from(system),
             lambda folder: encoding.write_vectors(self.load(system), self._passages(system), folder),
         )
         return encoding.read_vectors(folder)
+
+    def encode_shards(self, system: System, numbers: Sequence[int]) -> tuple[Path, list[int]]:
+        """Make these shards of `vectors`: for several processes and machines that bring some each (tools/encode.py).
+
+        Returns the folder where they stand, and the numbers of those that are not there yet.
+        """
+        with self.store.parts(*self._vectors_from(system)) as folder:
+            encoding.write_shards(self.load(system), self._passages(system), folder, numbers)
+            return folder, encoding.missing(folder, len(self.collection.passages.ids))
+
+    def _vectors_from(self, system: System) -> tuple[str, dict[str, Any], dict[str, str]]:
+        """Name, parameters and inputs of the artefact `vectors`."""
+        inputs = {**self._origin(system), "collection": self.collection.digest}
+        return f"vectors/{system.name}", self.profile.tokens.model_dump(), inputs
 
     def retrieve(self, system: System, texts: list[str], depth: int) -> tuple[IntArray, FloatArray]:
         """Rows and scores (Q, depth) of the whole collection for any queries."""
@@ -366,10 +377,11 @@ class Experiment:
         model, ours = self.load(system), system.kind == "trained"
         source = self.profile.encoder_path if ours else located(system.source)
         tokenizer = tokenizer_of(self.profile, source)
-        passages, cap = self.vectors(system), self.profile.tokens.query
+        search_all, cap = search.searcher(self.vectors(system)), self.profile.tokens.query
 
         def find(texts: list[str], depth: int) -> tuple[IntArray, FloatArray]:
-            return _search(encoding.encode(model, tokenise(tokenizer, texts, cap)), passages, depth)
+            vecs = encoding.encode(model, tokenise(tokenizer, texts, cap))
+            return search_all(torch.from_numpy(vecs), depth)
 
         return find
 
@@ -474,11 +486,6 @@ class Experiment:
             return lambda runs: fusion.reciprocal_rank(runs, wanted.k, depth)
         alpha = self.alpha(system)
         return lambda runs: fusion.interpolate(runs[1], runs[0], alpha, depth)
-
-
-def _search(vecs: FloatArray, passages: torch.Tensor, depth: int) -> tuple[IntArray, FloatArray]:
-    """Exact search of the whole collection, on the GPU where there is one."""
-    return search.dense(torch.from_numpy(vecs).to(encoding.device()), passages, depth)
 
 
 def ndcg(run: Run, qrels: Qrels) -> float:

@@ -1,5 +1,6 @@
 import math
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -141,3 +142,57 @@ def test_scores_of_half_precision_vectors_are_summed_in_full():
     passages = torch.full((1, 2049), 2.0**-12, dtype=torch.float16)
     passages[0, 0] = 1
     assert search.dense(torch.ones(1, 2049), passages, 1)[1].tolist() == [[1.5]]
+
+
+# --- with what the machine has -----------------------------------------------------------------------------------
+
+
+def test_a_searcher_finds_what_dense_search_finds():
+    rng = torch.Generator().manual_seed(0)
+    queries, passages = torch.randn(5, 8, generator=rng), torch.randn(100, 8, generator=rng).half()
+    found = search.searcher(passages)(queries, 10)
+    assert found[0].tolist() == search.dense(queries, passages, 10)[0].tolist()
+
+
+@pytest.mark.parametrize("cards", [1, 3, 7])
+@pytest.mark.parametrize("depth", [1, 10, 150])
+def test_parts_of_the_passages_in_several_indexes_are_searched_as_one(
+    monkeypatch: pytest.MonkeyPatch, cards: int, depth: int
+):
+    monkeypatch.setattr(search, "COPIED", 6)
+    rng = torch.Generator().manual_seed(0)
+    queries, passages = torch.randn(5, 8, generator=rng), torch.randn(100, 8, generator=rng).half()
+    parts = [faiss.IndexFlatIP(8) for _ in range(cards)]  # on a GPU: flat_on_gpu
+    index = search.sharded(passages, parts)
+    assert [part.ntotal for part in parts] == [len(part) for part in passages.tensor_split(cards)]
+    rows, scores = search.faiss_search(index, queries, depth)
+    wanted, theirs = search.dense(queries, passages, depth)
+    assert rows.tolist() == wanted.tolist()
+    np.testing.assert_allclose(scores, theirs, atol=1e-5)
+
+
+def test_an_index_in_parts_of_fp16_finds_what_dense_search_finds():
+    rng = torch.Generator().manual_seed(0)
+    queries, passages = torch.randn(5, 8, generator=rng), torch.randn(100, 8, generator=rng).half()
+    kind = faiss.ScalarQuantizer.QT_fp16  # flat, in fp16, on a CPU
+    parts = [faiss.IndexScalarQuantizer(8, kind, faiss.METRIC_INNER_PRODUCT) for _ in range(2)]
+    rows, _ = search.faiss_search(search.sharded(passages, parts), queries, 10)
+    assert rows.tolist() == search.dense(queries, passages, 10)[0].tolist()
+
+
+def test_faiss_on_a_gpu_has_a_deepest_depth():
+    index = search.sharded(torch.zeros(4, 8), [faiss.IndexFlatIP(8)])
+    assert search.faiss_search(index, torch.zeros(1, 8), 2048)[0].shape == (1, 4)
+    with pytest.raises(ValueError, match="FAISS on a GPU finds 2,048 passages a query at most, not 2,049"):
+        search.faiss_search(index, torch.zeros(1, 8), 2049)
+
+
+@pytest.mark.skipif(not hasattr(faiss, "GpuIndexFlatIP"), reason="faiss-cpu, where there is no wheel for GPUs")
+def test_the_installed_faiss_knows_all_that_a_gpu_is_asked_for():
+    config = faiss.GpuIndexFlatConfig()
+    assert (config.device, config.useFloat16) == (0, False)  # names that there are: others can be set as well
+    if faiss.get_num_gpus():
+        assert search.flat_on_gpu(0, 8).d == 8
+    else:
+        with pytest.raises(RuntimeError, match="Invalid GPU device 0"):  # not before all arguments were right
+            search.flat_on_gpu(0, 8)

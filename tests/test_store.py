@@ -329,6 +329,54 @@ def test_a_worker_that_outlives_a_killed_run_holds_up_nobody(tmp_path: Path):
         os.kill(int((tmp_path / "worker").read_text()), signal.SIGKILL)
 
 
+# --- parts made beforehand ---------------------------------------------------------------------------------------
+
+
+def test_parts_made_beforehand_are_taken_over(tmp_path: Path):
+    place = Store(tmp_path)
+    with place.parts("numbers", {"n": 4}, {}) as folder:
+        store.save_arrays(folder, first=np.arange(2))
+    with place.parts("numbers", {"n": 4}, {}) as folder:
+        assert os.path.exists(folder / "first.npy")
+    made = place.artefact("numbers", {"n": 4}, {}, numbers(4))
+    assert sorted(os.listdir(made)) == ["first.npy", "numbers.npy", "provenance.json"]
+    with place.parts("numbers", {"n": 4}, {}) as folder:
+        assert folder == made
+
+
+def test_parts_of_something_else_are_not_taken_over(tmp_path: Path):
+    place = Store(tmp_path)
+    with place.parts("numbers", {"n": 4}, {}) as folder:
+        store.save_arrays(folder, first=np.arange(2))
+    with place.parts("numbers", {"n": 4}, {"model": "another"}) as folder:
+        assert os.listdir(folder) == [store.MARK]
+    assert sorted(os.listdir(place.artefact("numbers", {"n": 5}, {}, numbers(5)))) == ["numbers.npy", "provenance.json"]
+
+
+def test_several_bring_parts_at_a_time_and_nobody_makes_the_whole_meanwhile(tmp_path: Path):
+    def brings_a_part() -> None:
+        with Store(tmp_path).parts("numbers", {"n": 4}, {}):
+            (tmp_path / "begun").touch()
+            time.sleep(60)
+
+    other = fork.Process(target=brings_a_part)
+    other.start()
+    try:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        with Store(tmp_path).parts("numbers", {"n": 4}, {}) as folder:
+            store.save_arrays(folder, first=np.arange(2))
+        for other_n in (4, 5):
+            with pytest.raises(ValueError, match="another run is making numbers"):
+                Store(tmp_path).artefact("numbers", {"n": other_n}, {}, unused)
+        with pytest.raises(ValueError, match="another run is making numbers"), Store(tmp_path).parts("numbers", {}, {}):
+            pass
+    finally:
+        other.kill()
+        other.join()
+    assert (Store(tmp_path).artefact("numbers", {"n": 4}, {}, numbers(4)) / "first.npy").exists()
+
+
 # --- a full disk -------------------------------------------------------------------------------------------------
 
 

@@ -381,18 +381,10 @@ def test_a_shipped_encoder_that_is_not_the_one_shipped_stops_before_any_work(
 # --- vectors -----------------------------------------------------------------------------------------------------
 
 
-def test_vectors_come_in_shards_and_an_interrupted_run_makes_no_shard_twice(lab: Experiment, tmp_path: Path):
-    model, tokens = lab.load(BASELINE), lab.tokens["passages"]
-    encoding.write_vectors(model, tokens, tmp_path, shard=30)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.npy", "00001.npy", "00002.npy"]
-    whole = encoding.read_vectors(tmp_path)
+def test_vectors_are_those_that_encode_gives(lab: Experiment):
+    whole = lab.vectors(BASELINE)
     assert (whole.shape, whole.dtype) == ((80, 16), torch.float16)
-    np.testing.assert_allclose(whole.float(), encoding.encode(model, tokens), atol=2e-3)
-    (tmp_path / "00001.npy").unlink()
-    kept = (tmp_path / "00000.npy").stat().st_mtime_ns
-    encoding.write_vectors(model, tokens, tmp_path, shard=30)
-    assert (tmp_path / "00000.npy").stat().st_mtime_ns == kept
-    assert torch.equal(encoding.read_vectors(tmp_path), whole)
+    np.testing.assert_allclose(whole.float(), encoding.encode(lab.load(BASELINE), lab.tokens["passages"]), atol=2e-3)
 
 
 def test_digests_name_the_encoder_and_the_teacher(lab: Experiment):
