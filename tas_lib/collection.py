@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,14 @@ import pyarrow.parquet as pq
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tas_lib import models, shipped, store
+from tas_lib.columns import Held, Rows, stored
+from tas_lib.growing import Growing
 from tas_lib.profile import ROOT, DocsSource, LocalSource, Profile, Tokens
 from tas_lib.records import IntArray, QuerySet, Ragged, Source, Texts
 from tas_lib.sources import docs, local, msmarco
 
+GROUP = 1 << 14  # passages that are read at a time, some 6 MB
+PASSAGE = pa.schema([("id", pa.string()), ("title", pa.string()), ("text", pa.string())])
 log = logging.getLogger(__name__)
 
 
@@ -26,21 +31,21 @@ class Collection:
         """Open the artefact `collection`."""
         self.folder = folder
         self.digest = store.digest_of(folder)
-        table = pq.read_table(folder / "passages.parquet")
-        self.passages = Texts(table["id"].to_pylist(), table["text"].to_pylist())
-        self.titles: list[str] = table["title"].to_pylist()
-        self.row = {passage: row for row, passage in enumerate(self.passages.ids)}
+        path = folder / "passages.parquet"
+        self.passages = Texts(Held(pq.read_table(path, columns=["id"])["id"]), stored(path, "text"))
+        self.titles = stored(path, "title")
+        self.row = Rows(self.passages.ids)
         self.sets = {path.stem: _read_set(path) for path in sorted((folder / "queries").glob("*.parquet"))}
         self.barred: IntArray = np.array(store.load_array(folder / "barred.npy"))
         self.report: dict[str, dict[str, int]] = store.read_json(folder / "report.json")
 
     def relevant(self, name: str, grade: int = 1) -> list[IntArray]:
         """For each query of a set, the rows of its passages judged `grade` or higher."""
-        queries = self.sets[name]
-        return [
-            np.array([self.row[p] for p, g in queries.qrels[query].items() if g >= grade and p in self.row], np.int64)
-            for query in queries.queries.ids
-        ]
+        ids, _ = self.sets[name].queries
+        judged = [[p for p, g in self.sets[name].qrels[query].items() if g >= grade] for query in ids]
+        rows = self.row.of([p for passages in judged for p in passages]).astype(np.int64)
+        ends = np.cumsum([len(passages) for passages in judged])
+        return [of_one[of_one >= 0] for of_one in np.split(rows, ends[:-1])] if judged else []
 
 
 def open_collection(profile: Profile) -> Collection:
@@ -80,9 +85,14 @@ def published_pairs(profile: Profile) -> Path | None:
 
 
 def write(source: Source, folder: Path) -> None:
-    """A source as parquet (texts), npy and JSON; the same source gives the same bytes."""
-    ids, texts = source.passages
-    pq.write_table(pa.table({"id": ids, "title": source.titles, "text": texts}), folder / "passages.parquet")
+    """A source as parquet (texts), npy and JSON; the same source gives the same bytes.
+
+    Passages go through memory `GROUP` at a time, and can be read back so.
+    """
+    passages = zip(source.passages.ids, source.titles, source.passages.texts, strict=True)
+    with pq.ParquetWriter(folder / "passages.parquet", PASSAGE) as file:
+        while group := [*islice(passages, GROUP)]:
+            file.write_table(pa.table([*zip(*group, strict=True)], PASSAGE))
     (folder / "queries").mkdir(exist_ok=True)
     for name, queries in source.sets.items():
         qrels = [[{"id": p, "grade": g} for p, g in queries.qrels[q].items()] for q in queries.queries.ids]
