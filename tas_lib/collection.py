@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tas_lib import models, shipped, store
+from tas_lib import blocks, models, shipped, store
+from tas_lib.columns import Held, Rows, stored
+from tas_lib.growing import Growing
 from tas_lib.profile import ROOT, DocsSource, LocalSource, Profile, Tokens
 from tas_lib.records import IntArray, QuerySet, Ragged, Source, Texts
 from tas_lib.sources import docs, local, msmarco
 
+GROUP = 1 << 14  # passages that are read at a time, some 6 MB
+PASSAGE = pa.schema([("id", pa.string()), ("title", pa.string()), ("text", pa.string())])
 log = logging.getLogger(__name__)
 
 
@@ -26,21 +31,21 @@ class Collection:
         """Open the artefact `collection`."""
         self.folder = folder
         self.digest = store.digest_of(folder)
-        table = pq.read_table(folder / "passages.parquet")
-        self.passages = Texts(table["id"].to_pylist(), table["text"].to_pylist())
-        self.titles: list[str] = table["title"].to_pylist()
-        self.row = {passage: row for row, passage in enumerate(self.passages.ids)}
+        path = folder / "passages.parquet"
+        self.passages = Texts(Held(pq.read_table(path, columns=["id"])["id"]), stored(path, "text"))
+        self.titles = stored(path, "title")
+        self.row = Rows(self.passages.ids)
         self.sets = {path.stem: _read_set(path) for path in sorted((folder / "queries").glob("*.parquet"))}
         self.barred: IntArray = np.array(store.load_array(folder / "barred.npy"))
         self.report: dict[str, dict[str, int]] = store.read_json(folder / "report.json")
 
     def relevant(self, name: str, grade: int = 1) -> list[IntArray]:
         """For each query of a set, the rows of its passages judged `grade` or higher."""
-        queries = self.sets[name]
-        return [
-            np.array([self.row[p] for p, g in queries.qrels[query].items() if g >= grade and p in self.row], np.int64)
-            for query in queries.queries.ids
-        ]
+        ids, _ = self.sets[name].queries
+        judged = [[p for p, g in self.sets[name].qrels[query].items() if g >= grade] for query in ids]
+        rows = self.row.of([p for passages in judged for p in passages]).astype(np.int64)
+        ends = np.cumsum([len(passages) for passages in judged])
+        return [of_one[of_one >= 0] for of_one in np.split(rows, ends[:-1])] if judged else []
 
 
 def open_collection(profile: Profile) -> Collection:
@@ -80,9 +85,14 @@ def published_pairs(profile: Profile) -> Path | None:
 
 
 def write(source: Source, folder: Path) -> None:
-    """A source as parquet (texts), npy and JSON; the same source gives the same bytes."""
-    ids, texts = source.passages
-    pq.write_table(pa.table({"id": ids, "title": source.titles, "text": texts}), folder / "passages.parquet")
+    """A source as parquet (texts), npy and JSON; the same source gives the same bytes.
+
+    Passages go through memory `GROUP` at a time, and can be read back so.
+    """
+    passages = zip(source.passages.ids, source.titles, source.passages.texts, strict=True)
+    with pq.ParquetWriter(folder / "passages.parquet", PASSAGE) as file:
+        while group := [*islice(passages, GROUP)]:
+            file.write_table(pa.table([*zip(*group, strict=True)], PASSAGE))
     (folder / "queries").mkdir(exist_ok=True)
     for name, queries in source.sets.items():
         qrels = [[{"id": p, "grade": g} for p, g in queries.qrels[q].items()] for q in queries.queries.ids]
@@ -129,11 +139,46 @@ def tokenizer_of(profile: Profile, source: str) -> PreTrainedTokenizerBase:
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], cap: int) -> Ragged:
     """Token ids of texts, CLS and SEP included, cut at `cap` tokens (§4.1)."""
-    rows = tokenizer(list(texts), truncation=True, max_length=cap, return_attention_mask=False)["input_ids"]
+    backend = tokenizer.backend_tokenizer  # without what `transformers` makes of its answer: a fifth of the time
+    backend.enable_truncation(cap, direction=tokenizer.truncation_side)
+    backend.no_padding()
+    rows = backend.encode_batch_fast(list(texts))
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
-    dtype = np.uint16 if len(tokenizer) < 2**16 else np.int32
-    return Ragged(np.fromiter((i for row in rows for i in row), dtype, offsets[-1]), offsets)
+    return Ragged(np.fromiter(chain.from_iterable(row.ids for row in rows), id_type(tokenizer), offsets[-1]), offsets)
+
+
+def id_type(tokenizer: PreTrainedTokenizerBase) -> type[np.integer]:
+    """The smallest integers that hold its token ids."""
+    return np.uint16 if len(tokenizer) < 2**16 else np.int32
+
+
+def write_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], cap: int, folder: Path, name: str, group: int = GROUP
+) -> None:
+    """`tokenise`, a group of texts at a time, to `<name>-ids.npy` and `<name>-offsets.npy`.
+
+    What a killed run left there is gone on with. The tokenizer takes all cores for a group, and the next one is begun
+    before the last is written.
+    """
+    with (
+        Growing(folder / f"{name}-ids.npy", id_type(tokenizer)) as ids,
+        Growing(folder / f"{name}-offsets.npy", np.int64) as offsets,
+    ):
+        if not len(offsets):
+            offsets.append(np.zeros(1))
+        end, done = int(offsets.last()), len(offsets) - 1
+        ids.cut(end)
+
+        def tokens(start: int) -> Ragged:
+            return tokenise(tokenizer, texts[start : start + group], cap)
+
+        for part in blocks.ahead(tokens, range(done, len(texts), group)):
+            ids.append(part.ids)  # first: an offset says that its ids are there
+            offsets.append(end + part.offsets[1:])
+            end += int(part.offsets[-1])
+            if len(offsets) - 1 < len(texts):
+                log.info("%s: tokens of %d of %d texts", name, len(offsets) - 1, len(texts))
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -161,8 +206,7 @@ def open_tokens(
             ("passages", collection.passages.texts, caps.passage),
             *((name, s.queries.texts, caps.query) for name, s in collection.sets.items()),
         ]:
-            tokens = tokenise(tokenizer, texts, cap)
-            store.save_arrays(folder, **{f"{name}-ids": tokens.ids, f"{name}-offsets": tokens.offsets})
+            write_tokens(tokenizer, texts, cap, folder, name)
 
     inputs = {"collection": collection.digest, "tokenizer": digest}
     folder = store.Store(profile.folder).artefact(place, profile.tokens.model_dump(), inputs, make)

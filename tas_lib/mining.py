@@ -2,19 +2,21 @@
 
 import logging
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator, Philox
 
-from tas_lib import published, shipped, store
+from tas_lib import ingest, published, shipped, store
 from tas_lib.collection import Collection, published_pairs
 from tas_lib.profile import DocsSource, Profile, located
 from tas_lib.records import FloatArray, IntArray, Pairs
 from tas_lib.search import Bm25Index
 
 log = logging.getLogger(__name__)
+SPOOL = "as-published"  # while they are made: the pairs in the order of their file
 Scorer = Callable[[IntArray, IntArray], FloatArray]
 """(query rows, passage rows) → pairwise teacher's scores"""
 
@@ -70,12 +72,12 @@ def open_pairs(profile: Profile, collection: Collection, scorer: Callable[[], Sc
             query, pos, neg = pair_rows(collection.relevant("train"), negatives(profile, collection))
         else:
             rows = {query: row for row, query in enumerate(train.ids)}
-            query, pos, neg, margins, left_out = published.read_triples(path, rows, collection.row)
+            query, pos, neg, margins, left_out = ingest.spool_triples(path, rows, collection.row, folder / SPOOL)
             log.info("%s: %d pairs; %d more are of queries held out", path.name, len(query), left_out)
         if margins is None:
             margins = margins_by(score, query, pos, neg)
-        table = Pairs.sort(len(train.ids), query, pos, neg, margins)
-        store.save_arrays(folder, **table._asdict())
+        ingest.write_pairs(len(train.ids), query, pos, neg, margins, folder)
+        shutil.rmtree(folder / SPOOL, ignore_errors=True)
 
     place = store.Store(profile.folder).artefact(
         "pairs", {**profile.pairing.model_dump(), **profile.negatives.model_dump()}, _inputs(profile, collection), make
@@ -96,7 +98,9 @@ def _inputs(profile: Profile, collection: Collection) -> dict[str, str]:
     return found
 
 
-def _known_first(known: Path, scorer: Callable[[], Scorer], queries: list[str], passages: list[str]) -> Scorer:
+def _known_first(
+    known: Path, scorer: Callable[[], Scorer], queries: Sequence[str], passages: Sequence[str]
+) -> Scorer:
     """Shipped scores where there are any, the teacher's for the rest."""
     look_up = shipped.read_scores(known)
     keys = shipped.text_keys(queries), shipped.text_keys(passages)

@@ -4,20 +4,25 @@ import csv
 import gzip
 import json
 import math
-import zlib
-from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
+from tas_lib import blocks
+from tas_lib.columns import Held, Rows, Stored
 from tas_lib.profile import ROOT
 from tas_lib.records import FloatArray, IntArray, Qrels, Run
 from tas_lib.store import atomic_write
 
 BEIR_HEAD = ["query-id", "corpus-id", "score"]
+PAIRS = {5: "pos_score neg_score query pos neg", 3: "query pos neg"}
 Number = TypeVar("Number", int, float)
+Result = TypeVar("Result")
+PairLine = tuple[int, str, str, str, float]
 
 
 class Entry(NamedTuple):
@@ -36,7 +41,7 @@ def read_entries(path: Path) -> Iterator[Entry]:
     """
     parse = _from_json if ".jsonl" in path.suffixes else _from_columns
     seen = set()
-    for line, text in _text(path):
+    for line, text in blocks.lines(path):
         try:
             entry = parse(text)
             _words(entry.id)
@@ -71,6 +76,36 @@ def _from_json(line: str) -> Entry:
     return Entry(str(id).strip(), str(title).strip(), str(text).strip())
 
 
+def open_entries(path: Path, size: int = 1 << 22) -> tuple[Held, Stored[Entry]]:
+    """The ids of a file of passages (`read_entries`), and its entries, which stay where they are.
+
+    The file is read once, all of it checked; an entry is read again, with `size` bytes around it, when it is asked for.
+    """
+    parse = _from_json if ".jsonl" in path.suffixes else _from_columns
+    starts, sizes, ids = [], [], []
+    try:
+        for block in blocks.blocks(path, size):
+            found = [_words(parse(text).id) for _, text in blocks.block_lines(path, block)]
+            starts.append(block.start)
+            sizes.append(len(found))
+            ids.append(pa.array(found, pa.string()))
+        held = Held(pa.chunked_array(ids, pa.string()))
+        if not held or len(held.packed.unique()) < len(held):
+            raise ValueError(f"{path} is empty, or an id stands twice")
+    except ValueError:
+        for _ in read_entries(path):  # says in which line
+            pass
+        raise
+    f = blocks.open_unpacked(path)
+
+    def read(number: int) -> list[Entry]:
+        f.seek(starts[number])
+        text = f.read(starts[number + 1] - starts[number] if number + 1 < len(starts) else -1)
+        return [parse(line) for _, line in blocks.block_lines(path, blocks.Block(0, starts[number], text))]
+
+    return held, Stored(sizes, read)
+
+
 class Triples(NamedTuple):
     """Published training pairs, in the order of the file; `left_out` are those of queries that were not asked for.
 
@@ -89,30 +124,100 @@ def read_triples(path: Path, queries: Mapping[str, int], passages: Mapping[str, 
 
     A passage that is not there is an error with file and line; a pair of another query is left out and counted.
     """
-    rows, margins, left_out = array("i"), array("f"), 0
-    for line, query, pos, neg, margin in pair_lines(path):
-        row = queries.get(query)
-        if row is None:
-            left_out += 1
-            continue
-        try:
-            rows.extend((row, passages[pos], passages[neg]))
-        except KeyError as error:
-            raise ValueError(f"{path}, line {line}: passage {error.args[0]} is not in the collection") from None
-        margins.append(margin)
-    if not margins:
+    parts = [*triple_blocks(path, queries, passages)]
+    query, pos, neg = (np.concatenate([part[side] for part in parts]) for side in range(3))
+    margins = [part.margins for part in parts if part.margins is not None]
+    return Triples(query, pos, neg, np.concatenate(margins) if margins else None, sum(part.left_out for part in parts))
+
+
+def triple_blocks(path: Path, queries: Mapping[str, int], passages: Mapping[str, int]) -> Iterator[Triples]:
+    """`read_triples`, a block of the file at a time; what is wrong with all of it is told at its end."""
+    asked, known = Rows.over(queries), Rows.over(passages)
+
+    def look_up(block: PairBlock) -> Triples:
+        query, pos, neg = block.rows(asked, known)
+        mine = query >= 0
+        unknown = mine & ((pos < 0) | (neg < 0))
+        if unknown.any():
+            first = int(unknown.argmax())
+            line, _, *ids = block.pair(first)
+            lacking = ids[0 if pos[first] < 0 else 1]
+            raise ValueError(f"{path}, line {line}: passage {lacking} is not in the collection")
+        margins = None if block.margins is None else block.margins[mine]
+        return Triples(query[mine], pos[mine], neg[mine], margins, int((~mine).sum()))
+
+    found = left_out = 0
+    for part in pair_blocks(path, look_up):
+        found, left_out = found + len(part.query), left_out + part.left_out
+        yield part
+    if not found:
         raise ValueError(f"{path}: none of its {left_out} pairs is of one of the {len(queries)} queries asked for")
-    query_rows, pos_rows, neg_rows = np.frombuffer(rows, np.int32).reshape(-1, 3).T
-    scored = not math.isnan(margins[0])
-    return Triples(query_rows, pos_rows, neg_rows, np.frombuffer(margins, np.float32) if scored else None, left_out)
 
 
-def pair_lines(path: Path) -> Iterator[tuple[int, str, str, str, float]]:
+class PairBlock(NamedTuple):
+    """Some consecutive pairs of a file: ids as they stand there, and margins (N,), None without scores.
+
+    lines: the same pairs as `pair_lines` has them.
+    """
+
+    query: pa.ChunkedArray
+    pos: pa.ChunkedArray
+    neg: pa.ChunkedArray
+    margins: FloatArray | None
+    lines: Callable[[], Iterator[PairLine]]
+
+    def rows(self, queries: Rows, passages: Rows) -> IntArray:
+        """(3, N) rows of the queries, positives and negatives, -1 for an id that is not there."""
+        both = passages.of(pa.chunked_array([*self.pos.chunks, *self.neg.chunks], pa.string()))
+        return np.stack([queries.of(self.query), *np.split(both, 2)])
+
+    def pair(self, number: int) -> tuple[int, str, str, str]:
+        """(line, query, positive, negative) of one of them; for a sentence on what is wrong with it."""
+        return next(islice(self.lines(), number, None))[:4]
+
+
+def pair_blocks(path: Path, use: Callable[[PairBlock], Result], size: int = blocks.SIZE) -> Iterator[Result]:
+    """What `use` makes of each block of a file of pairs, in order, two at a time; all lines are checked.
+
+    A block of plain lines is parsed by pyarrow; any other is read by `pair_lines`, which says what is wrong.
+    """
+    width = len(next(blocks.columns(path, blocks.lines(path), PAIRS))[1])
+
+    def parse(block: blocks.Block) -> Result:
+        return use(_pair_block(path, width, block))
+
+    return blocks.ahead(parse, blocks.blocks(path, size))
+
+
+def _pair_block(path: Path, width: int, block: blocks.Block) -> PairBlock:
+    def lines() -> Iterator[PairLine]:
+        return _pairs(path, blocks.columns(path, blocks.block_lines(path, block), PAIRS, width))
+
+    types = dict.fromkeys(PAIRS[width].split(), pa.string())
+    types |= {name: pa.float64() for name in types if name.endswith("score")}
+    table = None if block.text is None else blocks.table(block.text, types)
+    if table is not None:
+        ids = (table[name] for name in ("query", "pos", "neg"))
+        if width == 3:
+            return PairBlock(*ids, None, lines)
+        margins = (table["pos_score"].to_numpy() - table["neg_score"].to_numpy()).astype(np.float32)
+        if np.isfinite(margins).all():
+            return PairBlock(*ids, margins, lines)
+    found = [*lines()]
+    ids = (pa.chunked_array([pa.array([pair[side] for pair in found], pa.string())]) for side in (1, 2, 3))
+    return PairBlock(*ids, np.array([pair[4] for pair in found], np.float32) if width == 5 else None, lines)
+
+
+def pair_lines(path: Path) -> Iterator[PairLine]:
     """(line, query, positive, negative, margin) of each pair: five columns with both scores first, or three without.
 
     The margin is the positive's score minus the negative's, NaN without scores. Plain or gz, spaces or tabs.
     """
-    for line, columns in _lines(path, {5: "pos_score neg_score query pos neg", 3: "query pos neg"}):
+    return _pairs(path, blocks.columns(path, blocks.lines(path), PAIRS))
+
+
+def _pairs(path: Path, lines: Iterable[tuple[int, list[str]]]) -> Iterator[PairLine]:
+    for line, columns in lines:
         query, pos, neg = columns[-3:]
         margin = math.nan
         if len(columns) == 5:
@@ -134,7 +239,7 @@ def read_run(path: Path, queries: Collection[str] | None = None) -> Run:
     known = None if queries is None else frozenset(queries)
     run: dict[str, dict[str, float]] = {}
     ranks: set[tuple[str, float]] = set()
-    for line, columns in _lines(path, {6: "query Q0 passage rank score tag", 3: "query passage rank"}):
+    for line, columns in blocks.columns(path, blocks.lines(path), {6: "query Q0 passage rank score tag", 3: "query passage rank"}):
         try:
             if len(columns) == 6:
                 query, _, passage, _, text, _ = columns
@@ -173,7 +278,7 @@ def read_qrels(path: Path) -> Qrels:
     """
     qrels: dict[str, dict[str, int]] = {}
     headed = False
-    for line, columns in _lines(path, {4: "query 0 passage grade", 3: " ".join(BEIR_HEAD)}):
+    for line, columns in blocks.columns(path, blocks.lines(path), {4: "query 0 passage grade", 3: " ".join(BEIR_HEAD)}):
         try:
             if columns == BEIR_HEAD and not headed:
                 headed = True
@@ -233,37 +338,7 @@ def independent_figures() -> dict[tuple[str, str, str], str]:
 
 def line_of(path: Path, query: str) -> int:
     """The first line of a file of columns that begins with this query's id; for a sentence on what is wrong with it."""
-    return next(line for line, text in _text(path) if text.split()[0] == query)
-
-
-def _lines(path: Path, formats: dict[int, str]) -> Iterator[tuple[int, list[str]]]:
-    """(number, columns) of each line that is not blank; all have as many columns as the first, and one of `formats`."""
-    width = 0
-    for line, text in _text(path):
-        columns = text.split()
-        width = width or len(columns)
-        if len(columns) != width or width not in formats:
-            expected = formats.get(width) or " or ".join(formats.values())
-            raise ValueError(f"{path}, line {line}: {len(columns)} columns, expected {expected}")
-        yield line, columns
-    if not width:
-        raise ValueError(f"{path} is empty")
-
-
-def _text(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, text) of each line that is not blank, plain or gz; lines end at a line feed and nothing else."""
-    line = 0
-    try:
-        with open(path, "rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-        with (gzip.open if packed else open)(path, "rt", encoding="utf-8-sig", newline="\n") as f:
-            for line, text in enumerate(f, 1):
-                if text.strip():
-                    yield line, text.rstrip("\r\n")
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {path}") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}, after line {line}: cut off or no text ({error})") from None
+    return next(line for line, text in blocks.lines(path) if text.split()[0] == query)
 
 
 def _put(table: dict[str, dict[str, Number]], query: str, passage: str, value: Number) -> None:
@@ -273,11 +348,12 @@ def _put(table: dict[str, dict[str, Number]], query: str, passage: str, value: N
     passages[passage] = value
 
 
-def _words(*words: str) -> None:
-    """Refuse what would fall apart into columns when read back."""
+def _words(*words: str) -> str:
+    """The last of some words; what would fall apart into columns when read back is refused."""
     for word in words:
         if len(word.split()) != 1 or word != word.strip():
             raise ValueError(f"{word!r} cannot stand in a file of columns: it is empty or has a space in it")
+    return word
 
 
 def _ranked_lines(query: str, passages: Mapping[str, float], tag: str) -> str:

@@ -17,8 +17,8 @@ Run = Mapping[str, Mapping[str, float]]
 class Texts(NamedTuple):
     """Queries or passages: ids and texts in one order; a text's place in it is called its row."""
 
-    ids: list[str]
-    texts: list[str]
+    ids: Sequence[str]
+    texts: Sequence[str]
 
 
 class QuerySet(NamedTuple):
@@ -37,7 +37,7 @@ class Source(NamedTuple):
     """
 
     passages: Texts
-    titles: list[str]
+    titles: Sequence[str]
     sets: dict[str, QuerySet]
     barred: IntArray
     report: dict[str, dict[str, int]]

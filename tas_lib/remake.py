@@ -60,7 +60,7 @@ def remake(p: Profile) -> None:
 
 def texts_read(collection: Collection) -> list[str]:
     """What tokenizer and encoder may see: passages and training queries, never as pairs."""
-    return collection.passages.texts + collection.sets["train"].queries.texts
+    return [*collection.passages.texts, *collection.sets["train"].queries.texts]
 
 
 def make_larger(p: Profile, collection: Collection) -> Path:

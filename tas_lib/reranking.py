@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tas_lib import metrics
+from tas_lib.columns import Rows
 from tas_lib.records import FloatArray, IntArray, Run, as_run
 
 PairScorer = Callable[[IntArray, IntArray], FloatArray]
@@ -91,12 +92,13 @@ class Remembered:
 
 def candidates_of(run: Run, query_ids: Sequence[str], row: Mapping[str, int], depth: int) -> IntArray:
     """A run's first `depth` passages as rows (Q, depth); a query that it misses has none."""
+    first = [metrics.ranking(run.get(query, {}))[:depth] for query in query_ids]
+    present = np.arange(depth) < np.array([len(passages) for passages in first])[:, None]  # (Q, depth)
     rows = np.full((len(query_ids), depth), -1, np.int64)
-    for i, query in enumerate(query_ids):
-        first = metrics.ranking(run.get(query, {}))[:depth]
-        if unknown := [passage for passage in first if passage not in row]:
-            raise ValueError(f"query {query}: passage {unknown[0]} is not in the collection, and cannot be read")
-        rows[i, : len(first)] = [row[passage] for passage in first]
+    rows[present] = Rows.over(row).of([passage for passages in first for passage in passages])
+    for query, place in np.argwhere(present & (rows < 0))[:1]:
+        passage = first[query][place]
+        raise ValueError(f"query {query_ids[query]}: passage {passage} is not in the collection, and cannot be read")
     return rows
 
 

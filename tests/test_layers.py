@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 FLOORS = [
-    ["profile", "records", "store", "docstrings"],  # ground
+    ["profile", "records", "store", "docstrings", "blocks", "columns", "growing"],  # ground
     ["published"],  # the field's files
-    ["sources", "shipped"]  # the data, and beside it
+    ["sources", "shipped", "ingest"]  # the data, and beside it
     + ["models", "losses", "clustering", "sampling", "metrics", "fusion"],  # the paper: neighbours that do not meet
     ["collection"],  # a landing: what a source gave, on disk
     ["search", "encoding", "teachers", "seq2seq", "latency", "reranking"],  # run: over texts and models

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tas_lib import published, store
+from tas_lib.columns import Rows
 from tas_lib.profile import LocalSource
 from tas_lib.records import Qrels, QuerySet, Source, Texts
 
@@ -85,27 +86,25 @@ def pairs(settings: LocalSource) -> Path | None:
 def read(settings: LocalSource) -> Source:
     """The collection with its sets; whatever is wrong is one ValueError with file and line."""
     found = files(settings)
-    ids, titles, texts = [], [], []
-    for entry in published.read_entries(found.passages):
-        ids.append(entry.id)
-        titles.append(entry.title or entry.id)
-        texts.append(f"{entry.title} {entry.text}".strip())
+    ids, entries = published.open_entries(found.passages)
     asked = {path: {e.id: e.text for e in published.read_entries(path)} for path in _query_files(found)}
-    passages = dict.fromkeys(ids)
+    passages = Rows(ids)
     sets, report = {}, {"read": {"passages": len(ids)}}
     unknown: Counter[str] = Counter()
     for name, path in found.qrels.items():
         sets[name] = _query_set(name, path, asked[found.queries[name]], found.queries[name])
-        judged = [passage in passages for grades in sets[name].qrels.values() for passage in grades]
-        if not any(judged):
+        judged = passages.of([passage for grades in sets[name].qrels.values() for passage in grades]) >= 0
+        if not judged.any():
             raise ValueError(f"{path}: of its {len(judged)} judged passages, none is in {found.passages.name}")
-        unknown[name] = judged.count(False)
+        unknown[name] = int((~judged).sum())
     if found.pairs:
         sets["train"], report["read"]["pairs"] = _paired(found, asked[found.queries["train"]], passages, sets)
     if unknown.total():
         log.warning("%s: %d judged passages are not in the collection", settings.place, unknown.total())
     sets, report["dropped"] = _split(sets, passages, settings)
     report["judged, not in the collection"] = dict(unknown)
+    texts = entries.map(lambda entry: f"{entry.title} {entry.text}".strip())
+    titles = entries.map(lambda entry: entry.title or entry.id)
     return Source(Texts(ids, texts), titles, sets, np.array([], np.int64), report)
 
 
@@ -127,20 +126,33 @@ def _of(name: str, ids: list[str], texts: Mapping[str, str], qrels: Qrels) -> Qu
 
 
 def _paired(
-    found: Files, texts: Mapping[str, str], passages: Mapping[str, None], sets: Mapping[str, QuerySet]
+    found: Files, texts: Mapping[str, str], passages: Rows, sets: Mapping[str, QuerySet]
 ) -> tuple[QuerySet, int]:
     """The queries that have training pairs, with their positives and what judgements say besides; how many pairs."""
     assert found.pairs is not None
+    asked = Rows(texts)
+
+    def positives(block: published.PairBlock) -> tuple[list[tuple[str, str]], int]:
+        query, pos, neg = rows = block.rows(asked, passages)
+        lacking = rows.min(axis=0) < 0
+        if lacking.any():
+            first = int(lacking.argmax())
+            line, *ids = block.pair(first)
+            if query[first] < 0:
+                file = found.queries["train"].name
+                raise ValueError(f"{found.pairs}, line {line}: query {ids[0]} has no text in {file}")
+            passage = ids[1 if pos[first] < 0 else 2]
+            raise ValueError(f"{found.pairs}, line {line}: passage {passage} is not in {found.passages.name}")
+        _, distinct = np.unique(query.astype(np.int64) * len(passages) + pos, return_index=True)
+        distinct.sort()
+        return [*zip(*(side.take(distinct).to_pylist() for side in (block.query, block.pos)), strict=True)], len(query)
+
     qrels: dict[str, dict[str, int]] = {}
     n_pairs = 0
-    for line, query, pos, neg, _ in published.pair_lines(found.pairs):
-        if query not in texts:
-            raise ValueError(f"{found.pairs}, line {line}: query {query} has no text in {found.queries['train'].name}")
-        for passage in (pos, neg):
-            if passage not in passages:
-                raise ValueError(f"{found.pairs}, line {line}: passage {passage} is not in {found.passages.name}")
-        qrels.setdefault(query, {})[pos] = 1
-        n_pairs += 1
+    for pairs, n in published.pair_blocks(found.pairs, positives):
+        n_pairs += n
+        for query, pos in pairs:
+            qrels.setdefault(query, {})[pos] = 1
     for query, grades in sets["train"].qrels.items() if "train" in sets else ():
         if query in qrels:
             qrels[query] |= grades
@@ -148,7 +160,7 @@ def _paired(
 
 
 def _split(
-    sets: dict[str, QuerySet], passages: Mapping[str, None], settings: LocalSource
+    sets: dict[str, QuerySet], passages: Rows, settings: LocalSource
 ) -> tuple[dict[str, QuerySet], dict[str, int]]:
     """The sets with `stop` and `tune`, and training queries that no other set asks; and what was dropped."""
     sets = dict(sets)
@@ -167,8 +179,10 @@ def _split(
         said = {text.lower() for other in sets.values() for text in other.queries.texts}
         return [query for query in queries if query not in ids and texts[query].lower() not in said]
 
-    answered = [q for q, grades in train.qrels.items() if any(g > 0 and p in passages for p, g in grades.items())]
-    answered = sorted(answered, key=dict(zip(train.queries.ids, range(len(texts)), strict=True)).__getitem__)
+    relevant = [(q, p) for q, grades in train.qrels.items() for p, g in grades.items() if g > 0]
+    there = passages.of([p for _, p in relevant]) >= 0
+    with_answer = {q for (q, _), known in zip(relevant, there.tolist(), strict=True) if known}
+    answered = [query for query in train.queries.ids if query in with_answer]
     usable = free(answered)
     dropped = {
         "a training query without a relevant passage": len(texts) - len(answered),

@@ -99,11 +99,8 @@ def pairs(settings: MsMarcoSource) -> Path | None:
 
 def read(settings: MsMarcoSource) -> Source:
     """The collection with its sets; whatever could not be fetched, or is cut off, is one ValueError."""
-    ids, texts = [], []
     collection = _file(settings, NAME, "docs_path")
-    for entry in published.read_entries(collection):
-        ids.append(entry.id)
-        texts.append(entry.text)
+    ids, entries = published.open_entries(collection)
     _count(collection, "passages", len(ids), settings.passages)
     sets = {}
     for name, part in SETS.items():
@@ -117,17 +114,17 @@ def read(settings: MsMarcoSource) -> Source:
     train = _judged(settings, "train", "train")
     n_judged, n_pairs = len(train.qrels), 0
     if scores := pairs(settings):
-        paired = set()
-        for _, query, *_ in published.pair_lines(scores):
-            paired.add(query)
-            n_pairs += 1
+        paired: set[str] = set()
+        for queries, n in published.pair_blocks(scores, lambda block: (block.query.unique(), len(block.query))):
+            paired.update(queries.to_pylist())
+            n_pairs += n
         train = _without(train, set(train.qrels) - paired)
     sets["train"] = train
     report = {
         "read": {"passages": len(ids), "pairs": n_pairs},
         "dropped": {"a training query without a pair": n_judged - len(train.qrels)},
     }
-    return Source(Texts(ids, texts), ids, sets, np.array([], np.int64), report)
+    return Source(Texts(ids, entries.map(lambda entry: entry.text)), ids, sets, np.array([], np.int64), report)
 
 
 def _judged(settings: MsMarcoSource, name: str, part: str) -> QuerySet:
