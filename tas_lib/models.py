@@ -133,7 +133,7 @@ def pad(rows: Sequence[IntArray], device: torch.device | str = "cpu") -> tuple[T
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask.astype(np.int64)).to(device)
 
 
-def encode_rows(model: BertDot, texts: Ragged, rows: IntArray, chunk: int = 32) -> Tensor:
+def encode_rows(model: nn.Module, texts: Ragged, rows: IntArray, chunk: int = 32) -> Tensor:
     """Vectors (N, D) of these rows, each distinct one encoded once, in length-sorted chunks against padding waste."""
     distinct, back = np.unique(rows, return_inverse=True)
     order = np.argsort(texts.lengths_of(distinct), kind="stable")

@@ -137,9 +137,11 @@ class Training(Settings):
     warmup: int = Field(0, ge=0)  # steps on the way up to the learning rate
     alpha: NonNegativeFloat = 0.75  # of Eq. 8, §4.2
     list_weights: ListWeights = ListWeights()  # in α's place
-    precision: Literal["fp32", "bf16"] = "fp32"  # D12
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the encoder, D12
     model_seed: int = 0  # weights and dropout; the order has its own, D13
     workers: int = Field(1, ge=0)  # processes that compose batches, §3
+    cached_chunk: PositiveInt | None = None  # gradient caching: so many texts are encoded at once, for small cards
+    compile: bool = False  # torch.compile
 
     def weight(self, loss: InBatchLoss) -> float:
         """Of the in-batch loss in Eq. 8: α for Margin-MSE, a list loss's own."""

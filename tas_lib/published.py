@@ -239,7 +239,9 @@ def read_run(path: Path, queries: Collection[str] | None = None) -> Run:
     known = None if queries is None else frozenset(queries)
     run: dict[str, dict[str, float]] = {}
     ranks: set[tuple[str, float]] = set()
-    for line, columns in blocks.columns(path, blocks.lines(path), {6: "query Q0 passage rank score tag", 3: "query passage rank"}):
+    for line, columns in blocks.columns(
+        path, blocks.lines(path), {6: "query Q0 passage rank score tag", 3: "query passage rank"}
+    ):
         try:
             if len(columns) == 6:
                 query, _, passage, _, text, _ = columns

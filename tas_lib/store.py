@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
@@ -22,6 +23,18 @@ import numpy as np
 log = logging.getLogger(__name__)
 MARK = ".made-from.json"  # in a draft: what it is a draft of
 VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "faiss-gpu", "faiss-cpu", "bm25s")
+
+_ONLY_READS = ContextVar("only reads", default=False)
+
+
+@contextmanager
+def reading_only() -> Iterator[None]:
+    """Nothing is made in this block: of the processes that train together, one alone writes (ranks.py)."""
+    before = _ONLY_READS.set(True)
+    try:
+        yield
+    finally:
+        _ONLY_READS.reset(before)
 
 
 @contextmanager
@@ -154,12 +167,17 @@ class Store:
 
         inputs: digests of what it is made from. `make` fills a folder, which is renamed into place when whole and then
         holds `provenance.json`. Interrupted, it finds what it had written when it is called again for the same thing.
-        Raises ValueError where another process is making the same artefact, OSError where the disk is full.
+        Raises ValueError where another process is making the same artefact or this one only reads, OSError where the
+        disk is full.
         """
         place, draft, wanted = self.root / name, self._draft(name), _wanted(parameters, inputs)
         why = self._stale(place, wanted)
         if why is None:
             return place
+        if _ONLY_READS.get():
+            raise ValueError(
+                f"{name}: {why}; the first process should have made it: do all see one {self.root} and one environment?"
+            )
         with self.lock(name):
             if self._stale(place, wanted) is None:
                 return place

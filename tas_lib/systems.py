@@ -13,6 +13,7 @@ from ir_measures import nDCG
 from numpy.random import Generator, Philox
 
 from tas_lib import (
+    checkpoints,
     clustering,
     encoding,
     expansion,
@@ -21,6 +22,7 @@ from tas_lib import (
     mining,
     models,
     published,
+    ranks,
     sampling,
     search,
     shipped,
@@ -43,7 +45,8 @@ from tas_lib.models import BertDot
 from tas_lib.profile import Profile, System, located
 from tas_lib.records import FloatArray, History, IntArray, Pairs, Qrels, Ragged, Run, as_run
 from tas_lib.rerankers import Rerankers
-from tas_lib.training import InBatchTeacher
+from tas_lib.sampling import Sampler
+from tas_lib.training import InBatchTeacher, Objective
 
 Found = TypeVar("Found")
 log = logging.getLogger(__name__)
@@ -60,6 +63,8 @@ DECIDE = {
 """Which settings of `profile.Sampling` a strategy looks at; another one's change is no reason to train again."""
 PIPELINE = {"pooling", "of", "how", "first", "by", "depth"}
 """What a trained system does not have; it stands in no provenance of one."""
+CARRIED = {"workers", "cached_chunk", "compile"}
+"""Settings of a training that say how it is carried, not what it learns: changed on the way, it goes on."""
 LEXICAL = ("bm25", "expanded")
 """Kinds of first stage that look at words."""
 
@@ -225,7 +230,7 @@ class Experiment:
             *(teachers.TokenVectors(store.load_array(folder / f"{name}.npy"), tokens[name]) for name in tokens)
         )
 
-    def sampler(self, system: System) -> sampling.Sampler:
+    def sampler(self, system: System) -> Sampler:
         """The batches that a system is trained on."""
         topics = [] if system.sampling == "random" else self.clusters_of(system).topics
         settings = self.profile.of(system).sampling.model_copy(update={"batch_size": system.batch_size})
@@ -274,27 +279,17 @@ class Experiment:
         encoder = shipped.encoder(self.profile)
 
         def make(folder: Path) -> None:
-            torch.manual_seed(settings.model_seed)
-            student = models.load_dot(encoder, self.profile.pooling).to(encoding.device())
+            student, *lesson = self._lesson(system)
             stop = self.candidates(system)
-            teacher = self.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
-            history = training.train(
-                student,
-                self.sampler(system),
-                training.objective(system, settings, teacher),
-                self.tokens["train"],
-                self.tokens["passages"],
-                lambda model: stop.ndcg(model, self.tokens),
-                settings,
-                folder,
-            )
+            ranks.tell(system)
+            history = training.train(student, *lesson, lambda model: stop.ndcg(model, self.tokens), settings, folder)
             models.save(student, load_tokenizer(encoder), folder)
             store.write_json(folder / "history.json", history)
-            training.remove_checkpoints(folder)
+            checkpoints.remove(folder)
 
         parameters = {
             "system": system.model_dump(exclude=PIPELINE),
-            "training": settings.model_dump(exclude={"workers", "alpha", "list_weights"}),
+            "training": settings.model_dump(exclude=CARRIED | {"alpha", "list_weights"}),
             "weight": settings.weight(system.loss) if system.teacher == "dual" else 0,
             "sampling": wanted.sampling.model_dump(include=DECIDE[system.sampling]),
             "stop": self.profile.stop.model_dump(),
@@ -303,6 +298,24 @@ class Experiment:
             "query_masks": self.profile.query_masks if system.teacher in ("in_batch", "dual") else 0,
         }
         return self.store.artefact(place, parameters, self._inputs(system), make)
+
+    def _lesson(self, system: System) -> tuple[BertDot, Sampler, Objective, Ragged, Ragged]:
+        """What is trained, on what, by whom: the first arguments of `training.train` and of `training.assist`."""
+        settings = self.profile.of(system).training
+        torch.manual_seed(settings.model_seed)
+        student = models.load_dot(shipped.encoder(self.profile), self.profile.pooling).to(encoding.device())
+        teacher = self.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
+        loss = training.objective(system, settings, teacher)
+        return student, self.sampler(system), loss, self.tokens["train"], self.tokens["passages"]
+
+    def assist(self) -> None:
+        """What the other processes of a launch do: their share of each training of rank 0, until it says None.
+
+        They only read the store: before rank 0 says what it trains, it has made all that they need.
+        """
+        with store.reading_only():
+            while (system := ranks.told()) is not None:
+                training.assist(*self._lesson(system), self.profile.of(system).training)
 
     def _inputs(self, system: System) -> dict[str, str]:
         inputs = {"collection": self.collection.digest, "pairs": store.digest(np.asarray(self.pairs.margins))}

@@ -1,6 +1,11 @@
-"""The training loop of §4: batches by number, one encoding of every text, early stopping, resumable bit for bit."""
+"""The training loop of §4: batches by number, one encoding of every text, early stopping, resumable bit for bit.
 
-import json
+Several processes (ranks.py) train one student on the same batches as one: each encodes its share of a batch's texts,
+all know all vectors, and the gradients are summed. They differ from those of one process by rounding, and in the
+dropout, of which each process draws its own.
+"""
+
+import itertools
 import logging
 import math
 import sys
@@ -11,22 +16,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
-from tas_lib import losses, models, store
+from tas_lib import checkpoints, losses, models, ranks
+from tas_lib.checkpoints import Progress
 from tas_lib.losses import Dual
 from tas_lib.models import BertDot
 from tas_lib.profile import System, Training
-from tas_lib.records import Batch, History, Ragged
+from tas_lib.records import Batch, History, IntArray, Ragged
 from tas_lib.sampling import Sampler
 from tas_lib.teachers import TextVectors
 
 log = logging.getLogger(__name__)
 Objective = Callable[[Tensor, Batch], Dual]
 """(student scores (B, 2B), batch) → the loss and its two parts"""
+Step = Callable[[Batch, int, float], Dual]
+"""(batch, its number, a factor) → the loss; its gradient, times the factor, is then in the student's parameters"""
+LARGEST = 2**28
+"""Numbers that ColBERT's scores of token against token may fill at once: 1 GB."""
+PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class InBatchTeacher(NamedTuple):
@@ -36,9 +46,12 @@ class InBatchTeacher(NamedTuple):
     passages: TextVectors
 
     def scores(self, batch: Batch, device: torch.device) -> Tensor:
-        """(B, 2B), columns as in losses.py."""
+        """(B, 2B), columns as in losses.py; so many queries at once as memory allows."""
+        vecs, mask = self.queries.rows(batch.queries[ranks.share(len(batch.queries))], device)  # (b, M, D), (b, M)
         passages = self.passages.rows(np.concatenate([batch.pos, batch.neg]), device)
-        return models.late_interaction(*self.queries.rows(batch.queries, device), *passages)
+        n = max(1, LARGEST // (mask.shape[1] * passages[1].numel()))
+        parts = [models.late_interaction(v, m, *passages) for v, m in zip(vecs.split(n), mask.split(n), strict=True)]
+        return ranks.gather(torch.cat(parts), len(batch.queries))
 
 
 def objective(system: System, settings: Training, teacher: InBatchTeacher | None) -> Objective:
@@ -71,12 +84,37 @@ def objective(system: System, settings: Training, teacher: InBatchTeacher | None
     return loss
 
 
-def score_batch(student: BertDot, queries: Ragged, passages: Ragged, batch: Batch) -> Tensor:
+def score_batch(student: nn.Module, queries: Ragged, passages: Ragged, batch: Batch, chunk: int = 32) -> Tensor:
     """Student scores (B, 2B) of every query against every passage, each text encoded once, in fp32."""
-    q = models.encode_rows(student, queries, batch.queries)  # (B, D)
-    p = models.encode_rows(student, passages, np.concatenate([batch.pos, batch.neg]))  # (2B, D)
+    q = _encode(student, queries, batch.queries, chunk)  # (B, D)
+    p = _encode(student, passages, np.concatenate([batch.pos, batch.neg]), chunk)  # (2B, D)
     with torch.autocast(q.device.type, enabled=False):  # in bf16, scores of 100 would lie 0.5 apart (D12)
         return q.float() @ p.float().T
+
+
+def _encode(student: nn.Module, texts: Ragged, rows: IntArray, chunk: int) -> Tensor:
+    """`models.encode_rows` by all processes: the distinct texts are dealt by length, so that shares cost the same."""
+    distinct, back = np.unique(rows, return_inverse=True)
+    order = np.argsort(texts.lengths_of(distinct), kind="stable")
+    own = models.encode_rows(student, texts, distinct[order[ranks.share(len(order))]], chunk)
+    return ranks.gather(own, len(order))[torch.from_numpy(np.argsort(order)[back]).to(own.device)]
+
+
+class Cached(nn.Module):
+    """A student that keeps vectors only, and encodes again, chunk by chunk, when their gradients are known.
+
+    Gradient caching (Gao et al., RepL4NLP 2021): for one more encoding, the memory of a batch becomes that of a chunk.
+    torch's checkpointing of a whole pass of the encoder is just that; it draws the same dropout again.
+    """
+
+    def __init__(self, student: nn.Module) -> None:
+        """student: a BERT_DOT."""
+        super().__init__()
+        self.student = student
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """As the student's."""
+        return checkpoint(self.student, ids, mask, use_reentrant=False)
 
 
 class Batches(Dataset[Batch]):
@@ -114,6 +152,29 @@ def rate(settings: Training, step: int) -> float:
     return base if settings.schedule == "constant" else base * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 
+def a_step(student: BertDot, loss: Objective, queries: Ragged, passages: Ragged, settings: Training) -> Step:
+    """What every process does in a step, up to the gradients: the precision, memory and speed that the settings ask."""
+    encoder: nn.Module = torch.compile(student, dynamic=True) if settings.compile else student
+    chunk = settings.cached_chunk or 32
+    if settings.cached_chunk:
+        encoder = Cached(encoder)
+    kind, precision = next(student.parameters()).device.type, PRECISION[settings.precision]
+
+    def step(batch: Batch, number: int, factor: float) -> Dual:
+        ranks.spread(student)
+        # dropout, a function of the step like the batch
+        torch.manual_seed(settings.model_seed * 1_000_003 + number + (ranks.rank() << 40))
+        with torch.autocast(kind, precision, enabled=settings.precision != "fp32"):
+            scores = score_batch(encoder, queries, passages, batch, chunk)
+        value = loss(scores.float(), batch)
+        student.zero_grad()
+        (value.total * factor).backward()
+        ranks.sum_gradients(student)
+        return value
+
+    return step
+
+
 def train(
     student: BertDot,
     sampler: Sampler,
@@ -127,25 +188,27 @@ def train(
     """Train until nDCG@10 on the early-stopping set has not improved `patience` times; `student` ends as the best one.
 
     validate: nDCG@10 on the early-stopping set. folder: holds the checkpoints; called again with the same folder after
-    a kill, it goes on after the last whole one and ends with the same weights. `remove_checkpoints` once they are safe.
+    a kill, it goes on after the last whole one and ends with the same weights. `checkpoints.remove` once they are safe.
+    Where there are several processes, this is rank 0's part; the others are in `assist`.
     """
     device = next(student.parameters()).device
-    adam = torch.optim.Adam(student.parameters(), lr=settings.learning_rate)
-    state = _resume(folder, student, adam)
+    adam = torch.optim.Adam(student.parameters(), lr=settings.learning_rate, fused=device.type == "cuda" or None)
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")  # else its factor is 1
+    take = a_step(student, loss, queries, passages, settings)
+    state = checkpoints.resume(folder, student, adam, scaler)
     start, history, best = state.step, list(state.history), state.best
     stop = start if history and _finished(history, settings) else settings.steps  # killed after the last evaluation
     clock = time.monotonic() - (history[-1].seconds if history else 0.0)
     sums = np.zeros(2)
     student.train()
+    ranks.tell(start)
     for step, batch in enumerate(batches(sampler, start, stop, settings.workers), start):
-        torch.manual_seed(settings.model_seed * 1_000_003 + step)  # dropout, a function of the step like the batch
         adam.param_groups[0]["lr"] = rate(settings, step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            scores = score_batch(student, queries, passages, batch)
-        value = loss(scores.float(), batch)
-        adam.zero_grad()
-        value.total.backward()
-        adam.step()
+        factor = scaler.scale(torch.ones((), device=device)).item()
+        ranks.tell(factor)
+        value = take(batch, step, factor)
+        scaler.step(adam)
+        scaler.update()
         sums += (value.pairwise.item(), value.in_batch.item())
         done = step + 1
         if done % settings.validate_every == 0 or done == settings.steps:
@@ -158,68 +221,27 @@ def train(
             if history[-1].ndcg > max((h.ndcg for h in history[:-1]), default=-1.0):
                 best = {name: value.detach().clone() for name, value in student.state_dict().items()}
             finished = _finished(history, settings)
-            _checkpoint(folder, Progress(done, history, best), student, adam)
+            checkpoints.write(folder, Progress(done, history, best), student, adam, scaler)
             if finished:
                 break
+    ranks.tell(None)
     student.load_state_dict(best)
     return history
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """For when the trained model is on disk; sooner, a kill or a full disk would cost the whole training."""
-    for path in folder.glob("checkpoint-*.safetensors"):
-        path.unlink()
+def assist(
+    student: BertDot, sampler: Sampler, loss: Objective, queries: Ragged, passages: Ragged, settings: Training
+) -> None:
+    """What all ranks but 0 do while that one is in `train`: their share of every step, until it says there is none."""
+    take = a_step(student.train(), loss, queries, passages, settings)
+    start = ranks.told()
+    ahead = batches(sampler, start, settings.steps, settings.workers)
+    for step in itertools.count(start):
+        if (factor := ranks.told()) is None:
+            return
+        take(next(ahead), step, factor)
 
 
 def _finished(history: list[History], settings: Training) -> bool:
     best = max(range(len(history)), key=lambda i: history[i].ndcg)
     return history[-1].step >= settings.min_steps and len(history) - 1 - best >= settings.patience
-
-
-# --- checkpoints -------------------------------------------------------------------------------------------------
-
-
-class Progress(NamedTuple):
-    """How far training has come: steps done, evaluations so far, the best weights by name."""
-
-    step: int
-    history: list[History]
-    best: dict[str, Tensor]
-
-
-def _checkpoint(folder: Path, progress: Progress, student: BertDot, adam: torch.optim.Adam) -> None:
-    """One safetensors file an evaluation; the two newest are kept, so that one may be damaged."""
-    tensors = {f"now.{k}": v for k, v in student.state_dict().items()} | {
-        f"best.{k}": v for k, v in progress.best.items()
-    }
-    for i, part in adam.state_dict()["state"].items():
-        tensors |= {f"adam.{i}.{k}": v for k, v in part.items()}
-    notes: dict[str, Any] = {"step": progress.step, "history": progress.history}
-    with store.atomic_write(folder / f"checkpoint-{progress.step:09d}.safetensors", "wb") as f:
-        f.write(save({k: v.contiguous() for k, v in tensors.items()}, {"progress": json.dumps(notes)}))
-    for path in sorted(folder.glob("checkpoint-*.safetensors"))[:-2]:
-        path.unlink()
-
-
-def _resume(folder: Path, student: BertDot, adam: torch.optim.Adam) -> Progress:
-    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
-        try:
-            with safe_open(path, "pt") as f:
-                notes = json.loads(f.metadata()["progress"])
-            tensors = load_file(path)
-        except Exception as error:  # safetensors raises its own kinds
-            log.warning("%s cannot be read (%s); going back to the one before", path.name, error)
-            continue
-        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "adam": {}}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            parts[kind][rest] = tensor
-        student.load_state_dict(parts["now"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["adam"].items():
-            i, _, key = name.partition(".")
-            moments.setdefault(int(i), {})[key] = tensor
-        adam.load_state_dict(adam.state_dict() | {"state": moments})
-        log.info("going on after step %d", notes["step"])
-        return Progress(notes["step"], [History(*h) for h in notes["history"]], parts["best"])
-    return Progress(0, [], {k: v.detach().clone() for k, v in student.state_dict().items()})

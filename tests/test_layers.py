@@ -8,11 +8,12 @@ import pytest
 
 FLOORS = [
     ["profile", "records", "store", "docstrings", "blocks", "columns", "growing"],  # ground
+    ["ranks"],  # the processes of a launch
     ["published"],  # the field's files
     ["sources", "shipped", "ingest"]  # the data, and beside it
     + ["models", "losses", "clustering", "sampling", "metrics", "fusion"],  # the paper: neighbours that do not meet
     ["collection"],  # a landing: what a source gave, on disk
-    ["search", "encoding", "teachers", "seq2seq", "latency", "reranking"],  # run: over texts and models
+    ["search", "encoding", "teachers", "seq2seq", "latency", "reranking", "checkpoints"],  # run: over texts and models
     ["mining", "expansion", "rerankers", "pretraining", "training", "roofline"],
     ["seq2seq_training"],  # run: over those
     ["systems", "remake", "rows", "paper_claims", "style"],  # row; what is shipped, made again; what the paper has

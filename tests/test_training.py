@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tas_lib import losses, models, sampling, teachers, training
+from tas_lib import checkpoints, losses, models, sampling, teachers, training
 from tas_lib.models import BertDot
 from tas_lib.profile import InBatchLoss, ListWeights, Sampling, System, Training
 from tas_lib.records import Batch, History
@@ -288,7 +288,7 @@ def test_two_checkpoints_are_kept_and_removed_when_asked(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"checkpoint-{step:09d}.safetensors" for step in (20, 24)
     ]
-    training.remove_checkpoints(tmp_path)
+    checkpoints.remove(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -331,7 +331,7 @@ def make_slowly(folder: Path) -> None:
         model = student()
         training.train(model, sampler(), MARGINS, QUERIES, PASSAGES, validate, settings, draft)
         save_file(model.state_dict(), draft / "weights.safetensors")
-        training.remove_checkpoints(draft)
+        checkpoints.remove(draft)
 
     Store(folder).artefact("trained", settings.model_dump(), {}, make)
 

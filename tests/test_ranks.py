@@ -1,0 +1,228 @@
+"""Several processes, really started: they must train the student that one process trains."""
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import yaml
+from torch import Tensor
+
+from tas_lib import models, ranks, sampling, store, teachers, training
+from tas_lib.models import BertDot
+from tas_lib.profile import Sampling, System, Training
+from tas_lib.store import Store
+from tas_lib.systems import BASELINE, Experiment
+from tools import train
+
+ROOT = Path(__file__).resolve().parents[1]
+QUERIES, PASSAGES = tiny.texts(24, 8, seed=1), tiny.texts(60, 14, seed=2)
+PAIRS = tiny.pairs(24, 60)
+SETTINGS = Training(steps=12, min_steps=0, validate_every=4, patience=99, learning_rate=1e-3, workers=0)
+Weights = dict[str, Tensor]
+
+
+def launched(n: int, work: Callable[..., Any], *arguments: object) -> list[Any]:
+    """What `work` gives back in each of n processes that have joined each other."""
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload([__name__])
+    port = free_port()
+    with ProcessPoolExecutor(n, mp_context=fresh) as pool:  # each waits for the others, so each gets one
+        return [f.result() for f in [pool.submit(_joined, rank, n, port, work, *arguments) for rank in range(n)]]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _joined(rank: int, n: int, port: int, work: Callable[..., Any], *arguments: object) -> Any:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n)}
+    torch.set_num_threads(1)
+    try:
+        with ranks.joined():
+            return work(*arguments)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # or the others would wait for it
+
+
+def sampler(b: int) -> sampling.Sampler:
+    return sampling.make_sampler("random", PAIRS, [], Sampling(batch_size=b), seed=1)
+
+
+def dual() -> training.Objective:
+    colbert = models.ColBert(tiny.bert(seed=3), 4)
+    kept = (teachers.TokenVectors(teachers.token_vectors(colbert, t), t) for t in (QUERIES, PASSAGES))
+    return training.objective(System(), SETTINGS, training.InBatchTeacher(*kept))
+
+
+def student(dropout: float = 0.0) -> BertDot:
+    return BertDot(tiny.bert(dropout=dropout, seed=ranks.rank()), "mean")  # only rank 0's weights may count
+
+
+# --- one step ----------------------------------------------------------------------------------------------------
+
+
+def gradients(b: int, cached_chunk: int | None = None) -> Weights:
+    """The loss of a batch and its gradients, as rank 0 has them."""
+    model, settings = student().train(), SETTINGS.model_copy(update={"cached_chunk": cached_chunk})
+    value = training.a_step(model, dual(), QUERIES, PASSAGES, settings)(sampler(b).batch(0), 0, 1.0)
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return found | {"loss": value.total.detach(), "in-batch loss": value.in_batch.detach()}
+
+
+@pytest.mark.parametrize(
+    ("n", "b", "cached_chunk"),
+    [(2, 8, None), (2, 8, 3), (3, 2, None)],
+    ids=["two processes", "two that cache gradients", "more processes than queries"],
+)
+def test_the_gradients_of_several_processes_are_those_of_one(n: int, b: int, cached_chunk: int | None):
+    alone, (first, *others) = gradients(b), launched(n, gradients, b, cached_chunk)
+    assert alone["loss"] > 0 and alone["in-batch loss"] > 0
+    torch.testing.assert_close(first, alone, rtol=1e-4, atol=1e-5)
+    for other in others:  # all know all vectors, and one loss
+        torch.testing.assert_close(other["loss"], alone["loss"])
+
+
+def test_alone_a_batch_is_encoded_bit_for_bit_as_without_ranks():
+    model, drawn = student(), sampler(8).batch(0)
+    q = models.encode_rows(model, QUERIES, drawn.queries)
+    p = models.encode_rows(model, PASSAGES, np.concatenate([drawn.pos, drawn.neg]))
+    assert torch.equal(training.score_batch(model, QUERIES, PASSAGES, drawn), q @ p.T)
+
+
+def shares(n: int) -> tuple[list[int], list[float]]:
+    own = ranks.share(n)
+    return own.tolist(), ranks.gather(torch.tensor(own)[:, None] * 1.0, n).flatten().tolist()
+
+
+def test_rows_are_dealt_like_cards_and_come_back_in_order():
+    assert launched(2, shares, 5) == [([0, 2, 4], [0, 1, 2, 3, 4]), ([1, 3], [0, 1, 2, 3, 4])]
+
+
+# --- a training --------------------------------------------------------------------------------------------------
+
+
+def agreement(model: BertDot) -> float:
+    """A validation that needs no collection."""
+    with torch.inference_mode():
+        q, p = models.encode_rows(model, QUERIES, np.arange(24)), models.encode_rows(model, PASSAGES, np.arange(24))
+    return float((q * p).sum(1).mean()) + 100
+
+
+def training_of(folder: Path, changed: dict[str, object], dropout: float = 0.0) -> tuple[Weights, list[list[float]]]:
+    """Weights and history that rank 0 ends with; the other ranks give theirs back as they are."""
+    model, settings = student(dropout), SETTINGS.model_copy(update=changed)
+    lesson = model, sampler(8), dual(), QUERIES, PASSAGES
+    history = []
+    if ranks.rank():
+        training.assist(*lesson, settings)
+    else:
+        history = [list(h[:4]) for h in training.train(*lesson, agreement, settings, folder)]
+    return model.state_dict(), history
+
+
+def assert_same(found: tuple[Weights, list[list[float]]], expected: tuple[Weights, list[list[float]]]) -> None:
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-3)
+
+
+def test_two_processes_train_the_student_that_one_trains(tmp_path: Path):
+    alone = training_of(tmp_path / "alone", {})
+    (first, history), _ = launched(2, training_of, tmp_path / "two", {"workers": 1})
+    assert_same((first, history), alone)
+    start = student().state_dict()
+    moved = max((alone[0][name] - start[name]).abs().max() for name in start)
+    assert moved > 0.005  # beside which the tolerance is small
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, before: int, after: int):
+    whole = training_of(tmp_path / "whole", {})
+    launched(before, training_of, tmp_path / "cut", {"steps": 8})
+    kept = sorted(path.name for path in (tmp_path / "cut").iterdir())
+    assert kept == [f"checkpoint-{step:09d}.safetensors" for step in (4, 8)]
+    assert_same(launched(after, training_of, tmp_path / "cut", {})[0], whole)
+
+
+def test_all_processes_stop_when_rank_0_stops(tmp_path: Path):
+    # nobody is still waiting in the end: a process that had taken another step would never come back
+    (_, history), _ = launched(2, training_of, tmp_path, {"steps": 400, "patience": 1, "learning_rate": 1.0})
+    assert history[-1][0] < 400
+
+
+def test_with_dropout_two_processes_repeat_themselves_bit_for_bit(tmp_path: Path):
+    runs = [launched(2, training_of, tmp_path / str(i), {"steps": 4}, 0.3)[0][0] for i in range(2)]
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    alone, _ = training_of(tmp_path / "alone", {"steps": 4}, 0.3)
+    assert not all(torch.allclose(alone[name], runs[0][name], rtol=1e-3, atol=1e-4) for name in alone)  # other draws
+
+
+# --- a system ----------------------------------------------------------------------------------------------------
+
+
+def test_who_only_reads_the_store_makes_nothing(tmp_path: Path):
+    place = Store(tmp_path).artefact("made", {}, {}, lambda folder: store.save_arrays(folder, numbers=np.arange(3)))
+    with store.reading_only():
+        assert Store(tmp_path).artefact("made", {}, {}, lambda folder: None) == place
+        with pytest.raises(ValueError, match="^other: not made yet; the first process should have made it"):
+            Store(tmp_path).artefact("other", {}, {}, lambda folder: None)
+    assert Store(tmp_path).artefact("other", {}, {}, lambda folder: None).is_dir()
+
+
+def test_a_launch_trains_a_system_and_its_baseline_into_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    profile = tiny.settings(tmp_path, systems={"10": System(batch_size=6)})
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("TAS_PROFILES", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    said = profile.model_dump(mode="json", exclude={"name"})
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(said))
+    tiny.put_shipped(profile, tiny.source())
+    tiny.put_collection(profile, tiny.source())
+    options = f"--cpu --num_processes 2 --num_machines 1 --main_process_port {free_port()} --mixed_precision no"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--dynamo_backend", "no"]
+    ended = subprocess.run([*launch, "-m", "tools.train", "tiny", "10"], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    folder = profile.folder / "systems" / "dual-tas_balanced-b6-s1"
+    assert ended.stdout.split() == [str(folder)]  # said once
+
+    made = time.time()
+    lab = Experiment(profile)
+    assert lab.trained(lab.listed["10"]) == folder
+    assert (folder / "provenance.json").stat().st_mtime < made  # nothing was trained again
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "alone"))
+    tiny.put_collection(profile, tiny.source())
+    alone = Experiment(profile)
+    for system in (BASELINE.model_copy(update={}), lab.listed["10"]):
+        monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
+        weights = lab.load(system).state_dict()
+        monkeypatch.setenv("TAS_RUNS", str(tmp_path / "alone"))
+        torch.testing.assert_close(weights, alone.load(system).state_dict(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["docs"], "usage: accelerate launch"),
+        (["dosc", "10"], "there is no profile 'dosc'"),
+        (["docs", "99"], "there is no system '99' to train; there are: 1, 2"),
+        (["docs", "d2q"], "there is no system 'd2q' to train"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence(words: list[str], told: str, capsys: pytest.CaptureFixture[str]):
+    assert train.main(words) == 2
+    assert capsys.readouterr().err.startswith(told)
