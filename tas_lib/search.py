@@ -1,5 +1,6 @@
 """First-stage retrieval: exact search over dense vectors, and BM25 (bm25s, Lucene's variant)."""
 
+from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -14,6 +15,7 @@ from tas_lib.records import FloatArray, IntArray
 
 HELD = 2**25  # scores in memory at a time (134 MB)
 CACHED = 2**19  # numbers of passages that each core widens and multiplies at a time (2 MB)
+INDEXED = 100_000  # passages whose words BM25 cuts and stems at a time
 COPIED = 2**17  # passages that are copied to a card at a time
 WORKSPACE = 3 * 2**30  # bytes of a GPU that are left to what else is done there
 FAISS_DEPTH = 2_048  # FAISS on a GPU finds no more
@@ -28,7 +30,13 @@ class Bm25Index:
         """Index passages (P,); the row of a passage is its place in the sequence."""
         self._stemmer = Stemmer.Stemmer("english")
         self._bm25 = bm25s.BM25(method="lucene", k1=settings.k1, b=settings.b)
-        self._bm25.index(self._words(passages), show_progress=False)
+        words: dict[str, int] = {}
+        rows = [  # arrays, since lists of numbers would fill 24 GB with 8.8 million passages
+            array("i", [words.setdefault(word, len(words)) for word in passage])
+            for start in range(0, len(passages), INDEXED)
+            for passage in self._words(passages[start : start + INDEXED])
+        ]
+        self._bm25.index((rows, words), show_progress=False)
         self.size = len(passages)
 
     def _words(self, texts: Sequence[str]) -> list[list[str]]:
