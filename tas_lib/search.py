@@ -144,9 +144,7 @@ def sharded(passages: torch.Tensor, cards: Sequence[faiss.Index]) -> faiss.Index
 def faiss_search(index: faiss.Index, queries: torch.Tensor, depth: int) -> tuple[IntArray, FloatArray]:
     """`dense` of the passages in an index; ValueError for a depth that a GPU cannot search to."""
     if depth > FAISS_DEPTH:
-        raise ValueError(
-            f"FAISS on a GPU finds {FAISS_DEPTH:,} passages a query at most: ask for that depth, not {depth:,}"
-        )
+        raise ValueError(f"FAISS on a GPU finds {FAISS_DEPTH:,} passages a query at most, not {depth:,}: ask for fewer")
     scores, rows = index.search(queries.float().cpu().numpy(), min(depth, index.ntotal))
     return rows, scores
 

@@ -89,7 +89,7 @@ def test_two_processes_make_the_bytes_of_one(profile: Profile, tmp_path: Path, m
         port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     both = [process(TEN + RUN, RANK=rank, LOCAL_RANK=rank, **common) for rank in "01"]
-    said = [p.communicate(timeout=300)[0] for p in both]
+    said = [p.communicate(timeout=900)[0] for p in both]
     assert [p.returncode for p in both] == [0, 0], said
     encoded = [[line.split()[2] for line in text.splitlines() if line.startswith("encoded")] for text in said]
     assert encoded == [["0", "2", "4", "6"], ["1", "3", "5", "7"]]
@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_and_makes_the_same_bytes(
     profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     killed = process(DIES + TEN + RUN)
-    said = killed.communicate(timeout=300)[0]
+    said = killed.communicate(timeout=900)[0]
     assert killed.returncode == -signal.SIGKILL, said
     lab = Experiment(profile)
     folder, missing = lab.encode_shards(profile.systems["X"], [])
