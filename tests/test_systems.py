@@ -136,6 +136,14 @@ def test_a_trained_system_is_a_model_that_others_can_load(lab: Experiment):
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
+def test_how_a_training_is_carried_is_no_reason_to_train_again(lab: Experiment):
+    note = lab.trained(DUAL) / "provenance.json"
+    before = note.stat().st_mtime_ns
+    settings = lab.profile.training.model_copy(update={"cached_chunk": 4, "compile": True, "workers": 2})
+    changed(lab, training=settings).trained(DUAL)
+    assert note.stat().st_mtime_ns == before
+
+
 def test_training_changes_the_encoder_and_another_seed_changes_it_otherwise(lab: Experiment):
     start = models.load_encoder(lab.profile.encoder_path).state_dict()
     systems = [DUAL, DUAL.model_copy(update={"seed": 2})]

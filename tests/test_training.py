@@ -1,3 +1,4 @@
+import json
 import logging
 import multiprocessing
 import os
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tas_lib import checkpoints, losses, models, sampling, teachers, training
+from tas_lib import checkpoints, latency, losses, models, sampling, teachers, training
 from tas_lib.models import BertDot
 from tas_lib.profile import InBatchLoss, ListWeights, Sampling, System, Training
 from tas_lib.records import Batch, History
@@ -368,3 +370,128 @@ def test_a_real_sigkill_three_times_over_changes_no_bit(tmp_path: Path, seed: in
     assert left == ["provenance.json", "weights.safetensors"]
     weights = [load_file(tmp_path / name / "trained" / "weights.safetensors") for name in ("whole", "killed")]
     assert same(*weights)
+
+
+# --- memory, precision, speed ------------------------------------------------------------------------------------
+
+
+def gradients(loss: training.Objective, settings: Training = SETTINGS, **changed: object) -> dict[str, Tensor]:
+    """Of one step with dropout; and the loss, which stands first."""
+    model = student(0.3).train()
+    take = training.a_step(model, loss, QUERIES, PASSAGES, settings.model_copy(update=changed))
+    value = take(sampler().batch(0), 0, 1.0)
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": value.total.detach(), **grads}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cached_gradients_are_the_plain_steps_dropout_and_all(precision: str):
+    loss = training.objective(System(), SETTINGS, colbert_says())
+    plain = gradients(loss, precision=precision)
+    assert torch.any(plain["encoder.embeddings.word_embeddings.weight"] != 0)
+    assert same(plain, gradients(loss, precision=precision, cached_chunk=32))  # as many at once as the plain step
+    assert not same(plain, gradients(loss, precision=precision, model_seed=1))  # dropout there was
+
+
+def test_cached_gradients_without_dropout_do_not_depend_on_the_chunk():
+    found = []
+    for chunk in (None, 1, 3, 1000):
+        model = student(0.0).train()
+        settings = SETTINGS.model_copy(update={"cached_chunk": chunk})
+        training.a_step(model, MARGINS, QUERIES, PASSAGES, settings)(sampler().batch(0), 0, 1.0)
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_cached_step_keeps_is_vectors_and_not_the_encoders_states():
+    def kept(chunk: int | None) -> float:
+        """The most megabytes that a step of all 24 queries takes at any time beside weights."""
+        model = student().train()
+        settings = SETTINGS.model_copy(update={"cached_chunk": chunk})
+        take = training.a_step(model, MARGINS, QUERIES, PASSAGES, settings)
+        large = sampling.make_sampler("random", PAIRS, [], Sampling(batch_size=24), 1).batch(0)
+        take(large, 0, 1.0)  # gradients are there
+        return latency.peak_mb(lambda: take(large, 0, 1.0), torch.device("cpu"))
+
+    plain, four, two = kept(None), kept(4), kept(2)
+    assert two < four < plain / 3
+
+
+def test_the_teachers_scores_in_parts_are_those_at_once(monkeypatch: pytest.MonkeyPatch):
+    teacher, drawn, cpu = colbert_says(), sampler().batch(0), torch.device("cpu")
+    whole = teacher.scores(drawn, cpu)
+    passages = teacher.passages.rows(np.concatenate([drawn.pos, drawn.neg]))
+    queries = teacher.queries.rows(drawn.queries)
+    assert torch.equal(whole, models.late_interaction(*queries, *passages))  # small ones are scored at once
+    seen = []
+
+    def scored(*parts: Tensor) -> Tensor:
+        seen.append(len(parts[0]))
+        return late_interaction(*parts)
+
+    late_interaction = models.late_interaction
+    monkeypatch.setattr(models, "late_interaction", scored)
+    three = 3 * queries[1].shape[1] * passages[1].numel()
+    monkeypatch.setattr(training, "LARGEST", three)
+    torch.testing.assert_close(teacher.scores(drawn, cpu), whole)
+    monkeypatch.setattr(training, "LARGEST", 1)  # less than one query needs
+    torch.testing.assert_close(teacher.scores(drawn, cpu), whole)
+    assert seen == [3, 3, 2, *[1] * 8]
+
+
+def test_in_fp16_the_loss_is_scaled_and_scores_stay_in_fp32(tmp_path: Path):
+    rough, history = run(tmp_path / "a", steps=40, validate_every=20, precision="fp16")
+    exact, _ = run(tmp_path / "b", steps=40, validate_every=20)
+    assert history[-1].pairwise < history[0].pairwise
+    assert all(value.dtype == torch.float32 for value in rough.state_dict().values())
+    assert not same(rough, exact)
+
+
+def test_a_run_in_fp16_goes_on_with_its_scale(tmp_path: Path):
+    whole, _ = run(tmp_path / "whole", precision="fp16")
+    interrupt(tmp_path / "cut", 4, precision="fp16")
+    resumed, _ = run(tmp_path / "cut", precision="fp16")
+    assert same(whole, resumed)
+    scales = []
+    for name in ("whole", "cut"):
+        with safe_open(tmp_path / name / "checkpoint-000000024.safetensors", "pt") as f:
+            scales.append(json.loads(f.metadata()["progress"])["scaler"])
+    assert scales[0] == scales[1]
+    assert scales[0]["_growth_tracker"] > 12  # steps without an overflow, those before the kill among them
+
+
+def test_a_step_in_fp16_whose_gradients_overflow_is_left_out(tmp_path: Path):
+    model = student()
+
+    def boundless(scores: Tensor, batch: Batch) -> losses.Dual:
+        total = scores.sum() * 1e38
+        return losses.Dual(total, total.detach() * 0, total.detach() * 0)
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    settings = SETTINGS.model_copy(update={"steps": 4, "precision": "fp16"})
+    training.train(model, sampler(), boundless, QUERIES, PASSAGES, lambda _: 0.0, settings, tmp_path)
+    assert same(model, before)
+
+
+def compiles() -> bool:
+    """Whether torch.compile finds a C++ compiler that works."""
+    try:
+        return bool((torch.compile(lambda x: x.sin() + 1)(torch.ones(3)) > 1).all())
+    except Exception:  # torch has its own kinds
+        return False
+
+
+@pytest.mark.slow
+def test_a_compiled_step_has_the_plain_steps_gradients():
+    if not compiles():
+        pytest.skip("torch.compile finds no C++ compiler here")
+    model, compiled = student(0.0).train(), student(0.0).train()
+    for trained, settings in ((model, SETTINGS), (compiled, SETTINGS.model_copy(update={"compile": True}))):
+        take = training.a_step(trained, MARGINS, QUERIES, PASSAGES, settings)
+        for step in range(2):  # texts of other lengths, too
+            take(sampler().batch(step), step, 1.0)
+    found = {name: p.grad for name, p in compiled.named_parameters() if p.grad is not None}
+    wanted = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert compiled.state_dict().keys() == model.state_dict().keys()  # nothing of the compiler's stays in the student
