@@ -1,10 +1,10 @@
-"""Speed at full size, as ratios of one run on one machine; `python -m benchmarks.<name>` prints what it measures."""
+"""How fast it is, and against what: ratios in one run on one machine. `python -m benchmarks` writes results.md."""
 
 from typing import NamedTuple
 
 
 class Figure(NamedTuple):
-    """One measured line: ours against another's, the ratio, the aim of the issue, whether it was met, and why."""
+    """One measured thing: ours, what it stands against, their ratio, the aim, whether it is met, and what bounds it."""
 
     what: str
     ours: str
