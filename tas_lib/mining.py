@@ -98,9 +98,7 @@ def _inputs(profile: Profile, collection: Collection) -> dict[str, str]:
     return found
 
 
-def _known_first(
-    known: Path, scorer: Callable[[], Scorer], queries: Sequence[str], passages: Sequence[str]
-) -> Scorer:
+def _known_first(known: Path, scorer: Callable[[], Scorer], queries: Sequence[str], passages: Sequence[str]) -> Scorer:
     """Shipped scores where there are any, the teacher's for the rest."""
     look_up = shipped.read_scores(known)
     keys = shipped.text_keys(queries), shipped.text_keys(passages)

@@ -349,11 +349,11 @@ class Experiment:
         )
         return encoding.read_vectors(folder)
 
-    def retrieve(self, system: System, texts: list[str], depth: int) -> tuple[IntArray, FloatArray]:
+    def retrieve(self, system: System, texts: Sequence[str], depth: int) -> tuple[IntArray, FloatArray]:
         """Rows and scores (Q, depth) of the whole collection for any queries."""
         return self.retriever(system)(texts, depth)
 
-    def retriever(self, system: System) -> Callable[[list[str], int], tuple[IntArray, FloatArray]]:
+    def retriever(self, system: System) -> Callable[[Sequence[str], int], tuple[IntArray, FloatArray]]:
         """`retrieve` of a first stage, with everything loaded."""
         if system.kind in LEXICAL:
             return (self.bm25 if system.kind == "bm25" else self.expanded).search
@@ -362,7 +362,7 @@ class Experiment:
         tokenizer = tokenizer_of(self.profile, source)
         passages, cap = self.vectors(system), self.profile.tokens.query
 
-        def find(texts: list[str], depth: int) -> tuple[IntArray, FloatArray]:
+        def find(texts: Sequence[str], depth: int) -> tuple[IntArray, FloatArray]:
             return _search(encoding.encode(model, tokenise(tokenizer, texts, cap)), passages, depth)
 
         return find
