@@ -1,6 +1,6 @@
 """The re-rankers of a profile at work on runs (§5.3): which there are, whom they read, and what they have scored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
