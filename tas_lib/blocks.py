@@ -15,7 +15,8 @@ from pyarrow import csv
 SIZE = 1 << 26  # bytes of a block: about a million lines of teacher scores
 AT_ONCE = 2  # blocks in the works; pyarrow's parser takes all cores for one, and each more costs half a gigabyte
 SPACES = b"\t\r\x0b\x0c\x1c\x1d\x1e\x1f "  # of ASCII, what parts columns besides the line feed
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Block(NamedTuple):
@@ -96,9 +97,10 @@ def block_lines(path: Path, block: Block) -> Iterator[tuple[int, str]]:
     return _numbered(path, io.TextIOWrapper(io.BytesIO(block.text), encoding, newline="\n"), block.line)
 
 
-def _numbered(path: Path, texts: Iterable[str], line: int) -> Iterator[tuple[int, str]]:
+def _numbered(path: Path, texts: Iterable[str], before: int) -> Iterator[tuple[int, str]]:
+    line = before
     try:
-        for line, text in enumerate(texts, line + 1):
+        for line, text in enumerate(texts, before + 1):
             if text.strip():
                 yield line, text.rstrip("\r\n")
     except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:

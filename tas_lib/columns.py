@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 from itertools import accumulate
 from operator import eq, index
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 CACHED = 4  # blocks that are remembered
-Item, Other = TypeVar("Item"), TypeVar("Other")
+Item = TypeVar("Item")
+Other = TypeVar("Other")
 
 
-class Column(Sequence[Item], Generic[Item]):
+class Column(Sequence[Item]):
     """What both kinds share: a slice is a list, and a column equals any sequence of the same items."""
 
     @overload
@@ -46,7 +47,7 @@ class Column(Sequence[Item], Generic[Item]):
 
 
 class Held(Column[str]):
-    """Strings packed end to end in memory: of 8.8M ids a tenth of a gigabyte, where a list of them takes six times that.
+    """Strings packed end to end in memory: 8.8M ids take a tenth of a gigabyte, a list of them six times that.
 
     >>> Held(["a", "b", "c"])[1:], Held(["a", "b", "c"])[-1]
     (['b', 'c'], 'c')

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from tas_lib import blocks
-from tas_lib.columns import Held, Rows, Stored
+from tas_lib.columns import Held, Rows, Stored, pack
 from tas_lib.profile import ROOT
 from tas_lib.records import FloatArray, IntArray, Qrels, Run
 from tas_lib.store import atomic_write
@@ -85,7 +85,8 @@ def open_entries(path: Path, size: int = 1 << 22) -> tuple[Held, Stored[Entry]]:
     starts, sizes, ids = [], [], []
     try:
         for block in blocks.blocks(path, size):
-            found = [_words(parse(text).id) for _, text in blocks.block_lines(path, block)]
+            found = [parse(text).id for _, text in blocks.block_lines(path, block)]
+            _words(*found)
             starts.append(block.start)
             sizes.append(len(found))
             ids.append(pa.array(found, pa.string()))
@@ -119,19 +120,23 @@ class Triples(NamedTuple):
     left_out: int
 
 
-def read_triples(path: Path, queries: Mapping[str, int], passages: Mapping[str, int]) -> Triples:
+def read_triples(
+    path: Path, queries: Mapping[str, int], passages: Mapping[str, int], size: int = blocks.SIZE
+) -> Triples:
     """The pairs of a file (`pair_lines`) as rows; queries, passages: id → row.
 
     A passage that is not there is an error with file and line; a pair of another query is left out and counted.
     """
-    parts = [*triple_blocks(path, queries, passages)]
+    parts = [*triple_blocks(path, queries, passages, size)]
     query, pos, neg = (np.concatenate([part[side] for part in parts]) for side in range(3))
     margins = [part.margins for part in parts if part.margins is not None]
     return Triples(query, pos, neg, np.concatenate(margins) if margins else None, sum(part.left_out for part in parts))
 
 
-def triple_blocks(path: Path, queries: Mapping[str, int], passages: Mapping[str, int]) -> Iterator[Triples]:
-    """`read_triples`, a block of the file at a time; what is wrong with all of it is told at its end."""
+def triple_blocks(
+    path: Path, queries: Mapping[str, int], passages: Mapping[str, int], size: int = blocks.SIZE
+) -> Iterator[Triples]:
+    """`read_triples`, about `size` bytes of the file at a time; what is wrong with all of it is told at its end."""
     asked, known = Rows.over(queries), Rows.over(passages)
 
     def look_up(block: PairBlock) -> Triples:
@@ -147,7 +152,7 @@ def triple_blocks(path: Path, queries: Mapping[str, int], passages: Mapping[str,
         return Triples(query[mine], pos[mine], neg[mine], margins, int((~mine).sum()))
 
     found = left_out = 0
-    for part in pair_blocks(path, look_up):
+    for part in pair_blocks(path, look_up, size):
         found, left_out = found + len(part.query), left_out + part.left_out
         yield part
     if not found:
@@ -197,15 +202,16 @@ def _pair_block(path: Path, width: int, block: blocks.Block) -> PairBlock:
     types |= {name: pa.float64() for name in types if name.endswith("score")}
     table = None if block.text is None else blocks.table(block.text, types)
     if table is not None:
-        ids = (table[name] for name in ("query", "pos", "neg"))
+        query, pos, neg = (table[name] for name in ("query", "pos", "neg"))
         if width == 3:
-            return PairBlock(*ids, None, lines)
+            return PairBlock(query, pos, neg, None, lines)
         margins = (table["pos_score"].to_numpy() - table["neg_score"].to_numpy()).astype(np.float32)
         if np.isfinite(margins).all():
-            return PairBlock(*ids, margins, lines)
+            return PairBlock(query, pos, neg, margins, lines)
     found = [*lines()]
-    ids = (pa.chunked_array([pa.array([pair[side] for pair in found], pa.string())]) for side in (1, 2, 3))
-    return PairBlock(*ids, np.array([pair[4] for pair in found], np.float32) if width == 5 else None, lines)
+    query, pos, neg = (pack(pair[side] for pair in found) for side in (1, 2, 3))
+    margins = np.array([pair[4] for pair in found], np.float32)
+    return PairBlock(query, pos, neg, margins if width == 5 else None, lines)
 
 
 def pair_lines(path: Path) -> Iterator[PairLine]:
@@ -350,12 +356,11 @@ def _put(table: dict[str, dict[str, Number]], query: str, passage: str, value: N
     passages[passage] = value
 
 
-def _words(*words: str) -> str:
-    """The last of some words; what would fall apart into columns when read back is refused."""
+def _words(*words: str) -> None:
+    """Refuse what would fall apart into columns when read back."""
     for word in words:
         if len(word.split()) != 1 or word != word.strip():
             raise ValueError(f"{word!r} cannot stand in a file of columns: it is empty or has a space in it")
-    return word
 
 
 def _ranked_lines(query: str, passages: Mapping[str, float], tag: str) -> str:

@@ -1,6 +1,6 @@
 """The re-rankers of a profile at work on runs (§5.3): which there are, whom they read, and what they have scored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -22,7 +22,7 @@ class Rerankers:
         self._scorers: dict[tuple[str, str], Callable[..., FloatArray]] = {}
         self._remembered: dict[tuple[str, str], reranking.Remembered] = {}
 
-    def sample(self, name: str) -> list[str]:
+    def sample(self, name: str) -> Sequence[str]:
         """The queries of a set that are re-ranked: all of a graded one, of another a sample, the same for all rows."""
         ids, wanted = self.collection.sets[name].queries.ids, self.profile.reranking.dev_sample
         if not wanted or any(test.name == name and test.graded for test in self.profile.evaluation.sets):
@@ -30,7 +30,7 @@ class Rerankers:
         rows = Generator(Philox(key=[0, 1])).permutation(len(ids))[:wanted]
         return [ids[row] for row in np.sort(rows)]
 
-    def reorder(self, run: Run, system: System, name: str, asked: list[str], remember: bool = True) -> Run:
+    def reorder(self, run: Run, system: System, name: str, asked: Sequence[str], remember: bool = True) -> Run:
         """The first stage's run with its first candidates in a new order, for these queries of a set.
 
         remember: what one first stage asked for, another one gets for nothing.

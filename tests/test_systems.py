@@ -131,7 +131,7 @@ def test_a_trained_system_is_a_model_that_others_can_load(lab: Experiment):
     assert [h.step for h in lab.history(DUAL)] == [3, 6]
     assert all(h.pairwise > 0 and h.in_batch > 0 for h in lab.history(DUAL))
     texts = lab.collection.passages.texts
-    theirs = SentenceTransformer(str(folder), device="cpu").encode(texts)
+    theirs = SentenceTransformer(str(folder), device="cpu").encode([*texts])
     ours = encoding.encode(lab.load(DUAL), lab.tokens["passages"])
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
