@@ -193,8 +193,8 @@ def rows(queries: int = QUERIES, held: int = HELD) -> list[Figure]:
             f"{times * theirs['open_s'] / mine['open_s']:,.0f} ×",
             "≤ 1 s",
             met(mine["open_s"] <= 1),
-            f"Of processor time {mine['open_cpu_s']:.2f} s, plain Python {times * theirs['open_cpu_s']:.0f} s. Files are "
-            f"mapped, not read; what is read is the topic of every query. {share}",
+            f"Of processor time {mine['open_cpu_s']:.2f} s, plain Python {times * theirs['open_cpu_s']:.0f} s. Files "
+            f"are mapped, not read; what is read is the topic of every query. {share}",
         ),
         Figure(
             "its memory beyond the interpreter",

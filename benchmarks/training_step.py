@@ -1,7 +1,7 @@
 """One training step on the CPU: ours against sentence-transformers' trainer, and two teachers against one.
 
-`python -m benchmarks.training_step`. The encoder is profile docs'; queries and passages are made-up rows of words of its
-vocabulary, as long as those of docs, so that nothing needs to be built first.
+`python -m benchmarks.training_step`. The encoder is profile docs'; queries and passages are made-up rows of words of
+its vocabulary, as long as those of docs, so that nothing needs to be built first.
 """
 
 import logging
@@ -115,7 +115,7 @@ class Ticking(TrainerCallback):
         self.clock.append(time.perf_counter())
 
 
-def their_steps(encoder: Path, rows: Rows, n: int, cap: int, workers: int) -> list[float]:
+def their_steps(encoder: Path, rows: Rows, steps: int, cap: int, workers: int) -> list[float]:
     """Seconds of each step of their loop, from text: tokenising and collating, MarginMSELoss, Adam.
 
     cap: tokens of a text. workers: processes that tokenise ahead; theirs is none.
@@ -128,20 +128,16 @@ def their_steps(encoder: Path, rows: Rows, n: int, cap: int, workers: int) -> li
     model.max_seq_length = cap
     query = np.repeat(np.arange(QUERIES), PAIRS).tolist()
     data = [
-        {
-            "query": rows.query_texts[q],
-            "pos": rows.passage_texts[p],
-            "neg": rows.passage_texts[m],
-            "label": float(margin),
-        }
-        for q, p, m, margin in zip(query, rows.pairs.pos, rows.pairs.neg, rows.pairs.margins, strict=True)
+        {"query": rows.query_texts[q], "pos": rows.passage_texts[p], "neg": rows.passage_texts[n], "label": float(m)}
+        for q, p, n, m in zip(query, rows.pairs.pos, rows.pairs.neg, rows.pairs.margins, strict=True)
     ]
     ticking = Ticking()
     with tempfile.TemporaryDirectory() as folder:
         asked = TrainingArguments(
-            folder, max_steps=n, per_device_train_batch_size=B, learning_rate=5e-5, lr_scheduler_type="constant",
-            max_grad_norm=0, use_cpu=True, report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True,
-            remove_unused_columns=False, dataloader_num_workers=workers, dataloader_pin_memory=False,
+            folder, max_steps=steps, per_device_train_batch_size=B, learning_rate=5e-5, lr_scheduler_type="constant",
+            max_grad_norm=0, use_cpu=True, report_to="none", save_strategy="no", logging_strategy="no",
+            disable_tqdm=True, remove_unused_columns=False, dataloader_num_workers=workers,
+            dataloader_pin_memory=False,
         )  # fmt: skip
         collator = SentenceTransformerDataCollator(preprocess_fn=model.preprocess)
         trainer = Trained(model, asked, data_collator=collator, train_dataset=data, callbacks=[ticking])
@@ -216,10 +212,10 @@ def rows(steps: int = STEPS, rounds: int = 3) -> list[Figure]:
             f"{ratio:.2f} ×",
             "≥ 1.5 ×",
             "met" if ratio >= 1.5 else "missed",
-            f"Both encode and differentiate the same texts; that alone takes {encoding:.0f} ms, and is what bounds a step. "
-            f"Theirs tokenises in the loop; with one process that does it ahead, {ms['theirs, ahead']:.0f} ms. Theirs is "
-            "its loss, its collator and its model in transformers' Trainer: its own subclass needs the package datasets, "
-            "which is not installed here. Medians of the fastest of several turns.",
+            f"Both encode and differentiate the same texts; that alone takes {encoding:.0f} ms, and bounds a step. "
+            f"Theirs tokenises in the loop; with one process that does it ahead, {ms['theirs, ahead']:.0f} ms. Theirs "
+            "is its loss, its collator and its model in transformers' Trainer: its own subclass needs the package "
+            "datasets, which requirements.txt does not have. Medians of the fastest of several turns.",
         ),
         Figure(
             f"a dual step, {kind}",
@@ -228,8 +224,8 @@ def rows(steps: int = STEPS, rounds: int = 3) -> list[Figure]:
             f"× {ms['dual'] / ms['pairwise']:.2f}",
             "report (paper: × 1-4)",
             "–",
-            "The frozen ColBERT's vectors are kept (D29), so its scores are one product. Where it reads every batch anew, "
-            f"as in the paper, a step is × {ms['dual, fresh'] / ms['pairwise']:.2f}.",
+            "The frozen ColBERT's vectors are kept (D29), so its scores are one product. Where it reads every batch "
+            f"anew, as in the paper, a step is × {ms['dual, fresh'] / ms['pairwise']:.2f}.",
         ),
     ]
 

@@ -96,7 +96,7 @@ def last_line(told: str) -> str:
 def test_help_needs_no_environment():
     told = subprocess.run([ROOT / "run_all.sh", "--help"], capture_output=True, text=True, check=True).stdout
     assert "usage: ./run_all.sh [profile] [target ...]" in told
-    assert "--dry-run" in told and "teachers" in told
+    assert "--dry-run" in told and "teachers" in told and "./run_all.sh benchmarks" in told
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,7 @@ def test_help_needs_no_environment():
         (["small", "figure9"], "there is no target 'figure9'; there are: everything, figure1,"),
         (["small", "--fast"], "there is no option --fast"),
         (["docs", "teachers", "figure1"], "teachers is made alone"),
+        (["benchmarks", "figure1"], "benchmarks is made alone"),
     ],
 )
 def test_what_is_unknown_is_one_sentence_before_any_work(tree: Path, words: list[str], sentence: str):
@@ -123,6 +124,19 @@ def test_a_dry_run_says_what_and_why_and_makes_nothing(tree: Path):
         "[3/3] 04_clustering: not made yet",
     ]
     assert not list(tree.rglob("*.ipynb"))
+
+
+def test_benchmarks_are_their_own_module_at_full_size_and_hold_the_profile(tree: Path):
+    (tree / "benchmarks").mkdir()
+    (tree / "benchmarks" / "__init__.py").touch()
+    code = "import sys\nfrom tools import run\nprint(sys.argv[1:])\nprint(run.main(['docs', 'figure1']))\n"
+    (tree / "benchmarks" / "__main__.py").write_text(code)
+    told = run(tree, "benchmarks")
+    assert told.returncode == 0, told.stdout
+    first, *rest = told.stdout.splitlines()
+    assert first == "['--full']"
+    assert "another run of profile docs is under way; wait for it, or stop it" in rest
+    assert run(tree, "benchmarks", "--dry-run").stdout == ""
 
 
 def test_a_run_builds_its_target_then_only_what_changed(tree: Path):

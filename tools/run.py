@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from snakemake import cli
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = "docs"
 DRY_RUN = {"--dry-run", "-n"}
 HELP = {"--help", "-h"}
+ALONE = {"benchmarks", "teachers"}
+"""What is no job of the graph, and is asked for by itself."""
 
 
 def main(words: list[str]) -> int:
@@ -52,10 +54,12 @@ def build(words: list[str], dry_run: bool) -> int:
     if dry_run:
         for line in [*fetched(profile), *expected(profile)]:
             print(line, flush=True)
-        return 0 if targets == ["teachers"] else snakemake(profile, targets, "--dry-run")
+        return 0 if targets[0] in ALONE else snakemake(profile, targets, "--dry-run")
     with alone(profile) as lock:
         if targets == ["teachers"]:
             teachers(profile, lock)
+        if targets == ["benchmarks"]:
+            become(lock, "benchmarks", "--full")
         (profile.folder / "failed.txt").unlink(missing_ok=True)
         status = snakemake(profile, targets)
         if status:
@@ -98,14 +102,14 @@ def request(words: list[str]) -> tuple[Profile, list[str]]:
     unknown = [target for target in targets if target not in known(profile)]
     if unknown:
         raise ValueError(f"there is no target {unknown[0]!r}; there are: {', '.join(known(profile))}")
-    if "teachers" in targets and len(targets) > 1:
-        raise ValueError("teachers is made alone; ask for the rest afterwards")
+    if len(targets) > 1 and (apart := ALONE & set(targets)):
+        raise ValueError(f"{min(apart)} is made alone; ask for the rest afterwards")
     return profile, targets or ["everything"]
 
 
 def known(profile: Profile) -> dict[str, list[str]]:
     """Every target of a profile, and the jobs that it means."""
-    return graph.aliases(profile) | {"teachers": []}
+    return graph.aliases(profile) | {target: [] for target in sorted(ALONE)}
 
 
 @contextmanager
@@ -160,12 +164,17 @@ def finish(profile: Profile, targets: list[str]) -> None:
 
 
 def teachers(profile: Profile, lock: IO[str]) -> None:
-    """Become the process that makes what data/ ships; the lock goes along."""
+    """Make what data/ ships."""
     pins = str(ROOT / "requirements-teachers.txt")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", pins], check=True)
+    become(lock, "tas_lib.remake", profile.name)
+
+
+def become(lock: IO[str], module: str, *words: str) -> NoReturn:
+    """Become the process of another module; the lock goes along."""
     os.set_inheritable(lock.fileno(), True)
     os.chdir(ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", "tas_lib.remake", profile.name])
+    os.execv(sys.executable, [sys.executable, "-m", module, *words])
 
 
 def failure(profile: Profile) -> str:
