@@ -365,7 +365,6 @@ class Experiment:
         )
         return encoding.read_vectors(folder)
 
-<<<<<<< HEAD
     def encode_shards(self, system: System, numbers: Sequence[int]) -> tuple[Path, list[int]]:
         """Make these shards of `vectors`: for several processes and machines that bring some each (tools/encode.py).
 
@@ -380,10 +379,7 @@ class Experiment:
         inputs = {**self._origin(system), "collection": self.collection.digest}
         return f"vectors/{system.name}", self.profile.tokens.model_dump(), inputs
 
-    def retrieve(self, system: System, texts: list[str], depth: int) -> tuple[IntArray, FloatArray]:
-=======
     def retrieve(self, system: System, texts: Sequence[str], depth: int) -> tuple[IntArray, FloatArray]:
->>>>>>> 8440dadcd27fd77c460201d7633783f39a76f5ad
         """Rows and scores (Q, depth) of the whole collection for any queries."""
         return self.retriever(system)(texts, depth)
 
@@ -396,14 +392,9 @@ class Experiment:
         tokenizer = tokenizer_of(self.profile, source)
         search_all, cap = search.searcher(self.vectors(system)), self.profile.tokens.query
 
-<<<<<<< HEAD
-        def find(texts: list[str], depth: int) -> tuple[IntArray, FloatArray]:
+        def find(texts: Sequence[str], depth: int) -> tuple[IntArray, FloatArray]:
             vecs = encoding.encode(model, tokenise(tokenizer, texts, cap))
             return search_all(torch.from_numpy(vecs), depth)
-=======
-        def find(texts: Sequence[str], depth: int) -> tuple[IntArray, FloatArray]:
-            return _search(encoding.encode(model, tokenise(tokenizer, texts, cap)), passages, depth)
->>>>>>> 8440dadcd27fd77c460201d7633783f39a76f5ad
 
         return find
 
