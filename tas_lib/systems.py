@@ -279,10 +279,10 @@ class Experiment:
         encoder = shipped.encoder(self.profile)
 
         def make(folder: Path) -> None:
-            student, *lesson = self._lesson(system)
-            stop = self.candidates(system)
+            lesson, stop = self._lesson(system), self.candidates(system)
+            student = lesson[0]
             ranks.tell(system)
-            history = training.train(student, *lesson, lambda model: stop.ndcg(model, self.tokens), settings, folder)
+            history = training.train(*lesson, lambda model: stop.ndcg(model, self.tokens), settings, folder)
             models.save(student, load_tokenizer(encoder), folder)
             store.write_json(folder / "history.json", history)
             checkpoints.remove(folder)

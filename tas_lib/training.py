@@ -154,7 +154,7 @@ def rate(settings: Training, step: int) -> float:
 
 def a_step(student: BertDot, loss: Objective, queries: Ragged, passages: Ragged, settings: Training) -> Step:
     """What every process does in a step, up to the gradients: the precision, memory and speed that the settings ask."""
-    encoder: nn.Module = torch.compile(student, dynamic=True) if settings.compile else student
+    encoder: Any = torch.compile(student, dynamic=True) if settings.compile else student
     chunk = settings.cached_chunk or 32
     if settings.cached_chunk:
         encoder = Cached(encoder)
