@@ -12,14 +12,16 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import accelerate  # noqa: F401 - once, in the process that the others are forked from
 import numpy as np
 import pytest
 import tiny
 import torch
 import yaml
+from test_training import PAIRS, PASSAGES, QUERIES, agreement, colbert_says
 from torch import Tensor
 
-from tas_lib import models, ranks, sampling, store, teachers, training
+from tas_lib import models, ranks, sampling, store, training
 from tas_lib.models import BertDot
 from tas_lib.profile import Sampling, System, Training
 from tas_lib.store import Store
@@ -27,8 +29,6 @@ from tas_lib.systems import BASELINE, Experiment
 from tools import train
 
 ROOT = Path(__file__).resolve().parents[1]
-QUERIES, PASSAGES = tiny.texts(24, 8, seed=1), tiny.texts(60, 14, seed=2)
-PAIRS = tiny.pairs(24, 60)
 SETTINGS = Training(steps=12, min_steps=0, validate_every=4, patience=99, learning_rate=1e-3, workers=0)
 Weights = dict[str, Tensor]
 
@@ -65,9 +65,7 @@ def sampler(b: int) -> sampling.Sampler:
 
 
 def dual() -> training.Objective:
-    colbert = models.ColBert(tiny.bert(seed=3), 4)
-    kept = (teachers.TokenVectors(teachers.token_vectors(colbert, t), t) for t in (QUERIES, PASSAGES))
-    return training.objective(System(), SETTINGS, training.InBatchTeacher(*kept))
+    return training.objective(System(), SETTINGS, colbert_says())
 
 
 def student(dropout: float = 0.0) -> BertDot:
@@ -117,13 +115,6 @@ def test_rows_are_dealt_like_cards_and_come_back_in_order():
 # --- a training --------------------------------------------------------------------------------------------------
 
 
-def agreement(model: BertDot) -> float:
-    """A validation that needs no collection."""
-    with torch.inference_mode():
-        q, p = models.encode_rows(model, QUERIES, np.arange(24)), models.encode_rows(model, PASSAGES, np.arange(24))
-    return float((q * p).sum(1).mean()) + 100
-
-
 def training_of(folder: Path, changed: dict[str, object], dropout: float = 0.0) -> tuple[Weights, list[list[float]]]:
     """Weights and history that rank 0 ends with; the other ranks give theirs back as they are."""
     model, settings = student(dropout), SETTINGS.model_copy(update=changed)
@@ -147,7 +138,7 @@ def test_two_processes_train_the_student_that_one_trains(tmp_path: Path):
     assert_same((first, history), alone)
     start = student().state_dict()
     moved = max((alone[0][name] - start[name]).abs().max() for name in start)
-    assert moved > 0.005  # beside which the tolerance is small
+    assert moved > 0.005  # the last weights are the best, and beside that the tolerance is small
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
@@ -204,14 +195,12 @@ def test_a_launch_trains_a_system_and_its_baseline_into_the_store(tmp_path: Path
     lab = Experiment(profile)
     assert lab.trained(lab.listed["10"]) == folder
     assert (folder / "provenance.json").stat().st_mtime < made  # nothing was trained again
+    weights = [lab.load(system).state_dict() for system in (BASELINE, lab.listed["10"])]
     monkeypatch.setenv("TAS_RUNS", str(tmp_path / "alone"))
     tiny.put_collection(profile, tiny.source())
     alone = Experiment(profile)
-    for system in (BASELINE.model_copy(update={}), lab.listed["10"]):
-        monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
-        weights = lab.load(system).state_dict()
-        monkeypatch.setenv("TAS_RUNS", str(tmp_path / "alone"))
-        torch.testing.assert_close(weights, alone.load(system).state_dict(), rtol=1e-3, atol=1e-4)
+    for system, theirs in zip((BASELINE, lab.listed["10"]), weights, strict=True):
+        torch.testing.assert_close(theirs, alone.load(system).state_dict(), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
