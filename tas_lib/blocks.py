@@ -72,7 +72,7 @@ def table(text: bytes, types: Mapping[str, pa.DataType]) -> pa.Table | None:
             io.BytesIO(text),
             csv.ReadOptions(column_names=[*types]),
             csv.ParseOptions(delimiter=parted.pop().decode(), quote_char=False),
-            csv.ConvertOptions(column_types=types, null_values=[], strings_can_be_null=False),
+            csv.ConvertOptions(column_types=types),
         )
     except pa.ArrowInvalid:
         return None
