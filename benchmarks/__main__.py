@@ -49,9 +49,9 @@ def main(words: Sequence[str]) -> int:
 
 
 def measured(name: str, full: bool = False) -> list[Figure]:
-    """The figures of one benchmark; `full` reaches those whose `rows` know it."""
+    """The figures of one benchmark; `full` reaches those whose `rows` have a word for it."""
     rows = importlib.import_module(f"benchmarks.{name}").rows
-    return rows(full=full) if "full" in inspect.signature(rows).parameters else rows()
+    return rows(**{word: full for word in ("full", "slow") if word in inspect.signature(rows).parameters})
 
 
 def described() -> dict[str, str]:

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import Figure, __main__, fresh, gpu, sampling
+from benchmarks import Figure, __main__, fresh, gpu, sampling, training_step
+from benchmarks.fresh import ROOT
 from tas_lib import sampling as ours
 from tas_lib import store
-from tas_lib.profile import Sampling
+from tas_lib.collection import load_tokenizer
+from tas_lib.profile import Sampling, load
 from tas_lib.records import Pairs
 
 
@@ -139,20 +141,27 @@ def test_rows_for_the_gpu_are_as_long_as_the_papers_caps():
     assert rows.pairs.pos.max() < len(rows.passages.lengths) and len(rows.pairs.offsets) - 1 == gpu.QUERIES
 
 
+def test_made_up_texts_are_as_many_tokens_as_they_should_be():
+    tokenizer = load_tokenizer(load("docs").encoder_path)
+    for kind, spread in ((training_step.DOCS, 10), (training_step.MSMARCO, 33)):
+        rows = training_step.made_up(tokenizer, kind)
+        means = rows.queries.lengths.mean(), rows.passages.lengths.mean()
+        assert means == pytest.approx(kind.means, rel=0.08)
+        assert rows.passages.lengths.std() == pytest.approx(spread, rel=0.2)
+        assert rows.passages.lengths.max() <= kind.caps[1] and rows.queries.lengths.max() <= kind.caps[0]
+        ours, theirs = (training_step.padded(rows, by_length) for by_length in (True, False))
+        assert 64 * means[1] < ours < theirs < 64 * kind.caps[1] + 1
+
+
 @pytest.mark.slow
 def test_sentence_transformers_sees_the_same_texts_and_has_the_same_loss():
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import MarginMSELoss
 
-    from benchmarks import training_step
-    from benchmarks.fresh import ROOT
     from tas_lib import losses, models, training
-    from tas_lib.collection import load_tokenizer
-    from tas_lib.profile import load
 
     settings = load("docs")
-    caps = {"query": settings.tokens.query, "passage": settings.tokens.passage}
-    rows = training_step.made_up(load_tokenizer(settings.encoder_path), caps)
+    rows = training_step.made_up(load_tokenizer(settings.encoder_path), training_step.MSMARCO)
     batch = ours.make_sampler("random", rows.pairs, [], Sampling(), 1).batch(0)
     student = models.load_dot(settings.encoder_path, settings.pooling)
     margins = torch.from_numpy(batch.margins)
