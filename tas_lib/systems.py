@@ -273,11 +273,11 @@ class Experiment:
         encoder = shipped.encoder(self.profile)
 
         def make(folder: Path) -> None:
-            student, *lesson = self._lesson(system)
+            lesson = self._lesson(system)
             stop = self.candidates(system)
             ranks.tell(system)
-            history = training.train(student, *lesson, lambda model: stop.ndcg(model, self.tokens), settings, folder)
-            models.save(student, load_tokenizer(encoder), folder)
+            history = training.train(*lesson, lambda model: stop.ndcg(model, self.tokens), settings, folder)
+            models.save(lesson[0], load_tokenizer(encoder), folder)
             store.write_json(folder / "history.json", history)
             checkpoints.remove(folder)
 
