@@ -279,11 +279,11 @@ class Experiment:
         encoder = shipped.encoder(self.profile)
 
         def make(folder: Path) -> None:
-            lesson, stop = self._lesson(system), self.candidates(system)
-            student = lesson[0]
+            lesson = self._lesson(system)
+            stop = self.candidates(system)
             ranks.tell(system)
             history = training.train(*lesson, lambda model: stop.ndcg(model, self.tokens), settings, folder)
-            models.save(student, load_tokenizer(encoder), folder)
+            models.save(lesson[0], load_tokenizer(encoder), folder)
             store.write_json(folder / "history.json", history)
             checkpoints.remove(folder)
 

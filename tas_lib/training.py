@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -34,8 +34,8 @@ Objective = Callable[[Tensor, Batch], Dual]
 """(student scores (B, 2B), batch) → the loss and its two parts"""
 Step = Callable[[Batch, int, float], Dual]
 """(batch, its number, a factor) → the loss; its gradient, times the factor, is then in the student's parameters"""
-LARGEST = 2**28
-"""Numbers that ColBERT's scores of token against token may fill at once: 1 GB."""
+LARGEST = 2**26
+"""Numbers that ColBERT's scores of token against token may fill at once: 256 MB; on docs, 128 queries stay below."""
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -154,7 +154,7 @@ def rate(settings: Training, step: int) -> float:
 
 def a_step(student: BertDot, loss: Objective, queries: Ragged, passages: Ragged, settings: Training) -> Step:
     """What every process does in a step, up to the gradients: the precision, memory and speed that the settings ask."""
-    encoder: Any = torch.compile(student, dynamic=True) if settings.compile else student
+    encoder = cast(nn.Module, torch.compile(student, dynamic=True)) if settings.compile else student
     chunk = settings.cached_chunk or 32
     if settings.cached_chunk:
         encoder = Cached(encoder)
