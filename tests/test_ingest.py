@@ -79,8 +79,8 @@ def test_plain_lines_are_parsed_by_the_library_and_others_are_not():
 
 
 def test_ids_that_are_not_ascii_or_look_like_something_else_are_words(tmp_path):
-    (tmp_path / "pairs.tsv").write_text("NULL\t\"a\té\nnan\t'\tNA\nnan\t\"a\t'\n", encoding="utf-8")
-    rows = {"NULL": 0, "nan": 1}, {'"a': 0, "é": 1, "'": 2, "NA": 3}
+    (tmp_path / "pairs.tsv").write_text('NULL\t"a"\té\nnan\t\'\tNA\nnan\t"a"\t\'\n', encoding="utf-8")
+    rows = {"NULL": 0, "nan": 1}, {'"a"': 0, "é": 1, "'": 2, "NA": 3}
     for size in (8, blocks.SIZE):  # by the library where it can, and not
         found = published.read_triples(tmp_path / "pairs.tsv", *rows, size)
         assert (found.query.tolist(), found.pos.tolist(), found.neg.tolist()) == ([0, 1, 1], [0, 2, 0], [1, 3, 2])
