@@ -14,7 +14,7 @@ from tas_lib.profile import Bm25
 from tas_lib.records import FloatArray, IntArray
 
 HELD = 2**25  # scores in memory at a time (134 MB)
-CACHED = 2**19  # numbers of passages that each core widens and multiplies at a time (2 MB)
+CACHED = 2**18  # numbers of passages that each core widens and multiplies at a time (1 MB)
 INDEXED = 100_000  # passages whose words BM25 cuts and stems at a time
 COPIED = 2**17  # passages that are copied to a card at a time
 WORKSPACE = 3 * 2**30  # bytes of a GPU that are left to what else is done there
@@ -176,12 +176,14 @@ def dot_products(queries: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
     """Scores (Q, P) in fp32 of every query (Q, D), in fp32, with every passage (P, D), of any float type.
 
     On a CPU a stretch of passages at a time, shared by all cores even for one query: widened to fp32 it still lies in
-    their caches when it is multiplied, so that memory is read once, at the width that the vectors are stored in.
+    their caches when it is multiplied, so that memory is read once, at the width that the vectors are stored in; all
+    stretches are widened into the same place, which stays cached too.
     """
+    scores = torch.empty(len(queries), len(passages), device=queries.device)
     on_cpu = queries.device.type == "cpu"
     stretch = max(CACHED * torch.get_num_threads() // queries.shape[1], 1) if on_cpu else max(len(passages), 1)
-    scores = torch.empty(len(queries), len(passages), device=queries.device)
+    wide = torch.empty(min(stretch, len(passages)), queries.shape[1], device=queries.device)
     for start in range(0, len(passages), stretch):
-        some = passages[start : start + stretch].to(queries.device).float()
-        scores[:, start : start + stretch] = queries @ some.T
+        some = passages[start : start + stretch].to(queries.device)
+        scores[:, start : start + stretch] = queries @ wide[: len(some)].copy_(some).T
     return scores
