@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from tas_lib.profile import PAPERS_SETS
 from tas_lib.published import Printed
 from tas_lib.rows import Column, Row, decimals, signed, tex
 
@@ -68,12 +67,11 @@ def lines(
     means: (rows, columns). paper: (row, column) → the paper's cell. independent: (source, row, column) → a figure.
     A column is known by its own heading: the paper's sets, measures and cutoffs, not what stands beside it by position.
     """
-    shown = [(j, column) for j, column in enumerate(columns) if column.label in PAPERS_SETS]
     found = []
     for row, of_row in zip(rows, means, strict=True):
         for others in OTHERS.get(row.key, [Others()]):
             name = others.name or " / ".join(filter(None, row.names))
-            for j, column in shown:
+            for column, mean in zip(columns, of_row, strict=True):
                 printed = paper.get((row.paper, column.heading)) if not others.name else None
                 figures = (
                     printed.value if printed and printed.number is not None else "",
@@ -81,7 +79,7 @@ def lines(
                     independent.get((PYSERINI, others.pyserini, column.heading), ""),
                 )
                 if any(figures):
-                    found.append(Line(name, column.heading, of_row[j], row.missing, row.origin, figures))
+                    found.append(Line(name, column.heading, mean, row.missing, row.origin, figures))
     return found
 
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import Figure, __main__, fresh, gpu, sampling, training_step
+from benchmarks import Figure, __main__, fresh, gpu, kmeans, sampling, training_step
 from benchmarks.fresh import ROOT
 from tas_lib import sampling as ours
 from tas_lib import store
 from tas_lib.collection import load_tokenizer
 from tas_lib.profile import Sampling, load
 from tas_lib.records import Pairs
+from tas_lib.roofline import Roofline
 
 
 def read(folder: Path) -> Pairs:
@@ -171,3 +172,13 @@ def test_sentence_transformers_sees_the_same_texts_and_has_the_same_loss():
     features = [model.preprocess([texts[row] for row in wanted]) for texts, wanted in columns]
     assert features[0]["attention_mask"].sum(1).tolist() == rows.queries.lengths_of(batch.queries).tolist()
     torch.testing.assert_close(MarginMSELoss(model)(features, margins), value, rtol=1e-4, atol=1e-4)
+
+
+def test_a_tenth_of_k_means_says_what_it_would_be_at_full_size(monkeypatch):
+    monkeypatch.setattr(kmeans, "QUERIES", 8_000)
+    monkeypatch.setattr(kmeans, "TOPICS", 100)
+    monkeypatch.setattr(kmeans, "roofline", lambda _: Roofline(10.0, 100.0))
+    default, random_start = kmeans.rows()
+    assert default.what == random_start.what == "k-means, 800 × 768 into 10, 10 iterations"
+    assert "k-means++" in default.against and "random" in random_start.against
+    assert "ran on 80 queries" in default.note and "all times are 100 times as long" in random_start.note
