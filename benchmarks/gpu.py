@@ -32,7 +32,7 @@ SETTINGS: dict[int, list[dict[str, Any]]] = {
     # batch size → what is set in Training for each measurement
     32: [{"precision": "bf16"}],
     96: [{"precision": "bf16"}],
-    256: [{"precision": "bf16"}],  # gradient caching goes here: a second one, with the setting of Training for it
+    256: [{"precision": "bf16"}, {"precision": "bf16", "cached_chunk": 32}],
 }
 
 

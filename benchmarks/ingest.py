@@ -198,8 +198,9 @@ def _resident() -> float:
 # --- the table ---------------------------------------------------------------------------------------------------
 
 
-def rows(lines: int = 4_000_000) -> list[Figure]:
-    """All that is measured here; passages are a fortieth of the lines."""
+def rows(full: bool = False, lines: int = 0) -> list[Figure]:
+    """All that is measured here; passages are a fortieth of the lines, of which there are a tenth unless `full`."""
+    lines = lines or (LINES if full else LINES // 10)
     n = max(lines // 40, 1)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -267,10 +268,10 @@ def _verdict(reached: bool) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lines", type=int, default=4_000_000)
+    parser.add_argument("--lines", type=int, default=0)
     parser.add_argument("--full", action="store_true", help="as many lines as were published, 40M")
     asked = parser.parse_args()
-    for figure in rows(LINES if asked.full else asked.lines):
+    for figure in rows(asked.full, asked.lines):
         print("\n".join(f"{name:8} {value}" for name, value in figure._asdict().items() if value), "\n")
 
 
