@@ -1,4 +1,4 @@
-"""Encoding passages of MS MARCO's lengths, beside `SentenceTransformer.encode`: same model, precision, texts, batch.
+"""Encoding passages of MS MARCO's lengths, beside `SentenceTransformer.encode`: same model, precision and texts.
 
 python -m benchmarks.encoding [--passages 20000]
 """
@@ -18,7 +18,7 @@ from tas_lib import encoding, models, profile
 from tas_lib.collection import load_tokenizer, tokenise
 from tas_lib.models import BertDot
 
-CAP, CHUNK, AIM = 200, 64, 1.2  # tokens a passage (§4.1), texts at a time
+CAP, CHUNK, AIM = 200, 64, 1.2  # tokens a passage (§4.1), texts at a time as `write_vectors` takes them
 
 
 def rows(passages: int = 20_000) -> list[Figure]:
@@ -36,14 +36,14 @@ def rows(passages: int = 20_000) -> list[Figure]:
 
 
 def compared(what: str, model: Path, passages: list[str], repeats: int) -> Figure:
-    """From texts to vectors, ours with the tokenising that a run does once only."""
+    """From texts to vectors: ours with the tokenising that a run does only once, the other as it comes, by 32."""
     ours, theirs = models.load_dot(str(model)).eval(), SentenceTransformer(str(model), device="cpu")
     theirs.max_seq_length = CAP
     tokenizer = load_tokenizer(str(model))
     tokens = tokenise(tokenizer, passages, CAP)
     works = [
         lambda: encoding.encode(ours, tokenise(tokenizer, passages, CAP), chunk=CHUNK),
-        partial(theirs.encode, passages, batch_size=CHUNK, show_progress_bar=False),
+        partial(theirs.encode, passages, show_progress_bar=False),
         partial(encoding.encode, ours, tokens, chunk=CHUNK),
         partial(tokenise, tokenizer, passages, CAP),
     ]
