@@ -60,12 +60,10 @@ def targets(profile: Profile) -> dict[str, set[str]]:
     def needed(names: list[str]) -> set[str]:
         return set(names).union(*(needed(list(jobs[name].needs)) for name in names))
 
-    shown = {
-        target: names for target, names in graph.aliases(profile).items() if target.startswith(("figure", "table"))
-    }
-    return {target: needed(names) for target, names in sorted(shown.items()) if not jobs[names[0]].asked} | {
-        "everything": needed(graph.aliases(profile)["everything"])
-    }
+    known = graph.aliases(profile)
+    shown = sorted(target for target in known if target.startswith(("figure", "table")) and target.isalnum())
+    wanted = [target for target in shown if not jobs[known[target][0]].asked]
+    return {target: needed(known[target]) for target in (*wanted, "everything")}
 
 
 def costs(profile: Profile, name: str) -> Iterator[tuple[str, Cost]]:
