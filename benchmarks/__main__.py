@@ -19,7 +19,7 @@ from benchmarks.fresh import call
 from tas_lib.roofline import hardware, roofline
 from tas_lib.store import atomic_write
 
-NAMES = ("sampling", "training_step", "kmeans", "search", "encoding", "ingest")
+NAMES = ("search", "sampling", "kmeans", "ingest", "encoding", "training_step")
 """All that need no GPU; `gpu` is there beside them."""
 LIBRARIES = ("numpy", "torch", "faiss-gpu", "faiss-cpu", "transformers", "sentence-transformers", "scikit-learn")
 RESULTS = Path(__file__).with_name("results.md")
@@ -40,11 +40,10 @@ def main(words: Sequence[str]) -> int:
             found[name] = [Figure(*row) for row in call("benchmarks.__main__", "measured", name=name, full=full)]
         except RuntimeError as error:
             failed[name] = str(error)
-    text = page(machine, found, failed)
-    print(text, end="")
-    if not names:
-        with atomic_write(RESULTS) as f:
-            f.write(text)
+        if not names:  # after each, so that a run that is stopped leaves what it measured
+            with atomic_write(RESULTS) as f:
+                f.write(page(machine, found, failed))
+    print(page(machine, found, failed), end="")
     return 1 if failed else 0
 
 
