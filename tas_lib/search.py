@@ -1,7 +1,9 @@
 """First-stage retrieval: exact search over dense vectors, and BM25 (bm25s, Lucene's variant)."""
 
+import operator
 from array import array
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import bm25s
@@ -156,10 +158,13 @@ def dense(
 
     queries: (Q, D). passages: (P, D), any float type, on CPU or GPU, memory-mapped if need be; scored in fp32.
     block: passages whose scores are held before the best are kept; fewer where many queries would fill the memory.
+    A single query on a CPU is answered by `scan` instead, where vectors are fp16.
     """
     depth = min(depth, len(passages))
-    block = min(block, max(HELD // max(len(queries), 1), 4 * depth))
     queries = queries.float()
+    if len(queries) == 1 and depth and passages.dtype == torch.float16 and passages.device.type == "cpu":
+        return scan(queries, passages, depth)
+    block = min(block, max(HELD // max(len(queries), 1), 4 * depth))
     kept_scores = torch.empty((len(queries), 0), device=queries.device)
     kept_rows = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
     for start in range(0, len(passages), block):
@@ -170,6 +175,33 @@ def dense(
         kept_scores, order = kept_scores.topk(min(depth, kept_scores.shape[1]), dim=1)
         kept_rows = kept_rows.gather(1, order)
     return kept_rows.cpu().numpy(), kept_scores.cpu().numpy()
+
+
+def scan(query: torch.Tensor, passages: torch.Tensor, depth: int) -> tuple[IntArray, FloatArray]:
+    """`dense` of one query (1, D) over fp16 passages (P, D) on a CPU, by the loop that FAISS has for stored fp16.
+
+    It widens numbers in registers, where `dot_products` has a place in memory for them: that pays for several queries
+    only. Every core has a part of the passages, and keeps its best.
+    """
+    asked = query[0].contiguous().numpy()
+    parts = [part.contiguous().numpy() for part in passages.tensor_split(torch.get_num_threads())]
+    rows = np.full((len(parts), depth), -1, np.int64)
+    scores = np.full((len(parts), depth), -np.inf, np.float32)
+    kind = faiss.ScalarQuantizer(len(asked), faiss.ScalarQuantizer.QT_fp16)
+    scanner = kind.select_InvertedListScanner(faiss.METRIC_INNER_PRODUCT, None, True, None, False)
+    scanner.set_query(faiss.swig_ptr(asked))
+    scanner.set_list(0, 0.0)  # rows are counted within a part
+    scans = []
+    for part, *best in zip(parts, scores, rows, strict=True):
+        memory = [faiss.swig_ptr(array) for array in (part.view(np.uint8), *best)]
+        scans.append(partial(scanner.scan_codes, len(part), memory[0], None, *memory[1:], depth))
+    with ThreadPoolExecutor(len(scans)) as pool:
+        [*pool.map(operator.call, scans)]
+    scanner.__swig_destroy__(scanner)  # or it would stay for ever
+    rows += np.cumsum([0, *map(len, parts[:-1])])[:, None]
+    rows, scores = rows[scores > -np.inf], scores[scores > -np.inf]
+    order = np.argsort(-scores, kind="stable")[:depth]
+    return rows[order][None], scores[order][None]
 
 
 def dot_products(queries: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from tas_lib import collection, models
+from tas_lib.columns import take
 from tas_lib.records import FloatArray, IntArray
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def _scores(
     n, start = len(shown[0][1]), time.monotonic()
     scores = np.empty(n, np.float32)
     for s in range(0, n, STRETCH):
-        columns = [[texts[row] for row in rows[s : s + STRETCH]] for texts, rows in shown]
+        columns = [take(texts, rows[s : s + STRETCH].tolist()) for texts, rows in shown]
         made = prompts(tokenizer, labels, list(zip(*columns, strict=True)), cap)
         scores[s : s + STRETCH] = log_p_true(model, tokenizer, made, chunk)
         log.info("prompts scored: %d of %d, %.0f s", s + len(made), n, time.monotonic() - start)

@@ -161,12 +161,19 @@ class Store:
         self.root = root
 
     def artefact(
-        self, name: str, parameters: Mapping[str, Any], inputs: Mapping[str, str], make: Callable[[Path], None]
+        self,
+        name: str,
+        parameters: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        make: Callable[[Path], None],
+        timed: Sequence[str] = (),
     ) -> Path:
         """The folder `name`, read if it was made from these parameters and inputs, else made anew by `make(folder)`.
 
         inputs: digests of what it is made from. `make` fills a folder, which is renamed into place when whole and then
         holds `provenance.json`. Interrupted, it finds what it had written when it is called again for the same thing.
+        timed: files that tell how long something took; the artefact's digest leaves them out, so that the same content
+        made in another time is the same input to the next.
         Raises ValueError where another process is making the same artefact or this one only reads, OSError where the
         disk is full.
         """
@@ -184,7 +191,7 @@ class Store:
             log.info("%s: %s", name, why)
             if self._stale(draft, wanted) is not None:  # else killed when whole, but not yet in place
                 try:
-                    self._fill(draft, wanted, make)
+                    self._fill(draft, wanted, make, timed)
                 except Exception as error:
                     if not _disk_is_full(error):
                         raise
@@ -232,7 +239,7 @@ class Store:
             draft.mkdir(parents=True)
             (draft / MARK).write_text(json.dumps(wanted), encoding="utf-8")
 
-    def _fill(self, draft: Path, wanted: Mapping[str, Any], make: Callable[[Path], None]) -> None:
+    def _fill(self, draft: Path, wanted: Mapping[str, Any], make: Callable[[Path], None], timed: Sequence[str]) -> None:
         """Make the artefact in `draft`, going on from what a killed run for the same thing left there."""
         mark = draft / MARK
         self._begin(draft, wanted)
@@ -247,7 +254,7 @@ class Store:
         }
         provenance = {
             **wanted,
-            "digest": digest(files),
+            "digest": digest({name: found for name, found in files.items() if name not in timed}),
             "files": {name: (draft / name).stat().st_size for name in files},
             "versions": versions(),
             "seconds": round(time.monotonic() - start, 2),

@@ -297,7 +297,7 @@ class Experiment:
             "pooling": self.profile.pooling,
             "query_masks": self.profile.query_masks if system.teacher in ("in_batch", "dual") else 0,
         }
-        return self.store.artefact(place, parameters, self._inputs(system), make)
+        return self.store.artefact(place, parameters, self._inputs(system), make, timed=["history.json"])
 
     def _lesson(self, system: System) -> tuple[BertDot, Sampler, Objective, Ragged, Ragged]:
         """What is trained, on what, by whom: the first arguments of `training.train` and of `training.assist`."""

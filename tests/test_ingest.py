@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from tas_lib import blocks, collection, ingest, mining, published, store
-from tas_lib.columns import Held, Rows, Stored, stored
+from tas_lib.columns import Held, Rows, Stored, stored, take
 from tas_lib.growing import Growing
 from tas_lib.profile import LocalSource
 from tas_lib.records import Pairs, Source, Texts
@@ -271,6 +271,18 @@ def test_columns_answer_as_lists_do(tmp_path):
         for row in (10, -11):
             with pytest.raises(IndexError, match=f"row {row} of 10"):
                 column[row]
+
+
+def test_texts_in_any_order_cost_each_block_once_however_many_are_remembered():
+    read: list[int] = []
+
+    def block(number: int) -> list[int]:
+        read.append(number)
+        return [*range(10 * number, 10 * number + 10)]
+
+    texts, rows = Stored([10] * 20, block), [(37 * i) % 200 for i in range(150)] + [3, 3]
+    assert take(texts, rows) == rows
+    assert len(read) == len({*read}) == len({row // 10 for row in rows})
 
 
 def test_passages_of_many_row_groups_come_back_and_few_groups_are_in_memory(tmp_path, monkeypatch):

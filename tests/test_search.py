@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -135,6 +136,43 @@ def test_many_queries_hold_few_scores_and_one_query_a_whole_block(monkeypatch: p
     search.dense(torch.ones(6, 2), torch.ones(300, 2), 10)  # 600 / 6
     search.dense(torch.ones(200, 2), torch.ones(100, 2), 10)  # 600 / 200 is less than four times the depth
     assert asked == [(1, 250), (1, 50), (6, 100), (6, 100), (6, 100), (200, 40), (200, 40), (200, 20)]
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 7])
+@pytest.mark.parametrize("width", [1, 8, 31, 768])
+@pytest.mark.parametrize("depth", [1, 10, 400])
+def test_a_scan_for_one_query_finds_what_a_full_sort_finds(
+    monkeypatch: pytest.MonkeyPatch, cores: int, width: int, depth: int
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    rng = torch.Generator().manual_seed(0)
+    query, passages = torch.randn(1, width, generator=rng), torch.randn(301, width, generator=rng).half()
+    every = passages.double().numpy() @ query[0].double().numpy()
+    rows, scores = search.dense(query, passages, depth)
+    assert sorted(rows[0]) == sorted(set(rows[0])) and rows.shape == scores.shape == (1, min(depth, 301))
+    np.testing.assert_allclose(scores[0], np.sort(every)[::-1][:depth], atol=1e-5 * width**0.5)
+    np.testing.assert_allclose(scores[0], every[rows[0]], atol=1e-5 * width**0.5)
+
+
+def test_a_scan_takes_a_file_fewer_passages_than_cores_and_vectors_with_gaps(tmp_path: Path):
+    rng = torch.Generator().manual_seed(0)
+    query, passages = torch.randn(1, 16, generator=rng), torch.randn(3, 16, generator=rng).half()
+    np.save(tmp_path / "p.npy", passages.numpy())
+    mapped = torch.from_numpy(np.lib.format.open_memmap(tmp_path / "p.npy", mode="c"))
+    wanted = search.dense(query.repeat(2, 1), passages, 3)[0][:1].tolist()
+    assert search.scan(query, mapped, 3)[0].tolist() == wanted
+    assert search.scan(query, torch.cat([passages, passages], dim=1)[:, :16], 3)[0].tolist() == wanted
+    assert search.scan(query.T.contiguous().T, passages, 3)[0].tolist() == wanted
+
+
+def test_of_one_query_and_of_several_the_scan_is_for_the_one(monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+    monkeypatch.setattr(search, "dot_products", lambda q, p: asked.append(len(q)) or q @ p.float().T)
+    passages = torch.ones(5, 2)
+    for n, kind in [(1, torch.float16), (2, torch.float16), (1, torch.float32)]:
+        search.dense(torch.ones(n, 2), passages.to(kind), 3)
+    assert asked == [2, 1]
+    assert search.dense(torch.ones(1, 2), passages[:0].half(), 3)[0].shape == (1, 0)
 
 
 def test_scores_of_half_precision_vectors_are_summed_in_full():

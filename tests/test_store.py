@@ -117,6 +117,19 @@ def test_equal_content_has_an_equal_digest_whenever_it_was_made(tmp_path: Path):
     assert first == second != third
 
 
+def test_files_that_tell_times_are_no_part_of_a_digest_and_all_others_are(tmp_path: Path):
+    def make(name: str, number: int, seconds: float) -> str:
+        def fill(folder: Path) -> None:
+            store.write_json(folder / "number.json", number)
+            store.write_json(folder / "seconds.json", seconds)
+
+        folder = Store(tmp_path).artefact(name, {}, {}, fill, timed=["seconds.json"])
+        assert store.provenance(folder)["files"].keys() == {"number.json", "seconds.json"}
+        return store.digest_of(folder)
+
+    assert make("a", 1, 2.5) == make("b", 1, 3.5) != make("c", 2, 2.5)
+
+
 @pytest.mark.parametrize(
     ("parameters", "inputs", "why"),
     [
