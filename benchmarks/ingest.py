@@ -21,9 +21,11 @@ import pyarrow as pa
 from pyarrow import csv
 
 from benchmarks import Figure
-from tas_lib import ingest, published, store
+from tas_lib import ingest, store
 from tas_lib.columns import Rows
+from tas_lib.entries import open_entries
 from tas_lib.profile import ROOT
+from tas_lib.triples import pair_lines
 
 LINES = 40_000_000  # of the published scores, about
 PASSAGES = 8_841_823  # of MS MARCO
@@ -105,7 +107,7 @@ def plain_pairs(path: Path, lines: int) -> Callable[[], Any]:
     queries, passages = ({str(row): row for row in range(n)} for n in (QUERIES, PASSAGES))
 
     def work() -> int:
-        found = islice(published.pair_lines(path), lines)
+        found = islice(pair_lines(path), lines)
         return len([(queries[q], passages[pos], passages[neg], margin) for _, q, pos, neg, margin in found])
 
     return work
@@ -117,7 +119,7 @@ def passages(path: Path, root: Path) -> Callable[[], Any]:
     from tas_lib.records import Source, Texts
 
     def make(folder: Path) -> None:
-        ids, entries = published.open_entries(path)
+        ids, entries = open_entries(path)
         texts = Texts(ids, entries.map(lambda entry: entry.text))
         collection.write(Source(texts, ids, {}, np.array([], np.int64), {}), folder)
 

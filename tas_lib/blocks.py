@@ -125,6 +125,13 @@ def columns(
         raise ValueError(f"{path} is empty")
 
 
+def one_word(*words: str) -> None:
+    """Refuse what would fall apart into columns when read back."""
+    for word in words:
+        if len(word.split()) != 1 or word != word.strip():
+            raise ValueError(f"{word!r} cannot stand in a file of columns: it is empty or has a space in it")
+
+
 def ahead(function: Callable[[Item], Result], items: Iterable[Item], at_once: int = AT_ONCE) -> Iterator[Result]:
     """`map` in threads, in order, never more than `at_once` items in the works.
 

@@ -77,7 +77,7 @@ def _source(profile: Profile) -> tuple[dict[str, str], Callable[[], Source]]:
 
 
 def published_pairs(profile: Profile) -> Path | None:
-    """The file of training pairs that a collection comes with (published.read_triples), fetched if need be; or None."""
+    """The file of training pairs that a collection comes with (read_triples), fetched if need be; or None."""
     settings = profile.source
     if isinstance(settings, LocalSource):
         return local.pairs(settings)

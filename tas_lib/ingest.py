@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from tas_lib import published, store
+from tas_lib import store
 from tas_lib.growing import Growing
-from tas_lib.published import Triples
 from tas_lib.records import FloatArray, IntArray, Pairs
+from tas_lib.triples import Triples, triple_blocks
 
 PART = 1 << 22  # pairs that are sorted at a time, about 200 MB
 
 
 def spool_triples(path: Path, queries: Mapping[str, int], passages: Mapping[str, int], folder: Path) -> Triples:
-    """`published.read_triples`, memory-mapped: 16 bytes a pair in a folder that can go when they are sorted."""
+    """`read_triples`, memory-mapped: 16 bytes a pair in a folder that can go when they are sorted."""
     folder.mkdir(exist_ok=True)
     left_out, scored = 0, False
     with ExitStack() as stack:
@@ -23,7 +23,7 @@ def spool_triples(path: Path, queries: Mapping[str, int], passages: Mapping[str,
         spools = {name: stack.enter_context(Growing(folder / f"{name}.npy", kind)) for name, kind in kinds.items()}
         for spool in spools.values():
             spool.cut(0)
-        for part in published.triple_blocks(path, queries, passages):
+        for part in triple_blocks(path, queries, passages):
             left_out, scored = left_out + part.left_out, part.margins is not None
             for name, spool in spools.items():
                 column = getattr(part, name)

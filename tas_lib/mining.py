@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator, Philox
 
-from tas_lib import ingest, published, shipped, store
+from tas_lib import ingest, shipped, store
 from tas_lib.collection import Collection, published_pairs
 from tas_lib.profile import DocsSource, Profile, located
 from tas_lib.records import FloatArray, IntArray, Pairs
 from tas_lib.search import Bm25Index
+from tas_lib.triples import pair_lines
 
 log = logging.getLogger(__name__)
 SPOOL = "as-published"  # while they are made: the pairs in the order of their file
@@ -64,7 +65,7 @@ def open_pairs(profile: Profile, collection: Collection, scorer: Callable[[], Sc
 
     def make(folder: Path) -> None:
         train, path = collection.sets["train"].queries, published_pairs(profile)
-        scored = path is not None and not math.isnan(next(published.pair_lines(path))[-1])
+        scored = path is not None and not math.isnan(next(pair_lines(path))[-1])
         if not scored:  # first of all: a teacher that cannot be loaded is told at once
             score = _known_first(known, scorer, train.texts, collection.passages.texts) if known else scorer()
         margins = None

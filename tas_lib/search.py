@@ -188,13 +188,15 @@ def scan(query: torch.Tensor, passages: torch.Tensor, depth: int) -> tuple[IntAr
     rows = np.full((len(parts), depth), -1, np.int64)
     scores = np.full((len(parts), depth), -np.inf, np.float32)
     kind = faiss.ScalarQuantizer(len(asked), faiss.ScalarQuantizer.QT_fp16)
-    scanner = kind.select_InvertedListScanner(faiss.METRIC_INNER_PRODUCT, None, True, None, False)
+    scanner = kind.select_InvertedListScanner(  # type: ignore[attr-defined]  # not in its stubs
+        faiss.METRIC_INNER_PRODUCT, None, True, None, False
+    )
     scanner.set_query(faiss.swig_ptr(asked))
     scanner.set_list(0, 0.0)  # rows are counted within a part
     scans = []
     for part, *best in zip(parts, scores, rows, strict=True):
-        memory = [faiss.swig_ptr(array) for array in (part.view(np.uint8), *best)]
-        scans.append(partial(scanner.scan_codes, len(part), memory[0], None, *memory[1:], depth))
+        codes, *heap = (faiss.swig_ptr(np.asarray(array)) for array in (part.view(np.uint8), *best))
+        scans.append(partial(scanner.scan_codes, len(part), codes, None, *heap, depth))
     with ThreadPoolExecutor(len(scans)) as pool:
         [*pool.map(operator.call, scans)]
     scanner.__swig_destroy__(scanner)  # or it would stay for ever

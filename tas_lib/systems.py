@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from ir_measures import nDCG
 from numpy.random import Generator, Philox
 
 from tas_lib import (
@@ -21,14 +20,15 @@ from tas_lib import (
     metrics,
     mining,
     models,
-    published,
     ranks,
     sampling,
     search,
     shipped,
+    stopping,
     store,
     teachers,
     training,
+    trec,
 )
 from tas_lib.clustering import Clusters
 from tas_lib.collection import (
@@ -43,9 +43,10 @@ from tas_lib.collection import (
 from tas_lib.metrics import PerQuery
 from tas_lib.models import BertDot
 from tas_lib.profile import Profile, System, located
-from tas_lib.records import FloatArray, History, IntArray, Pairs, Qrels, Ragged, Run, as_run
+from tas_lib.records import FloatArray, History, IntArray, Pairs, Ragged, Run, as_run
 from tas_lib.rerankers import Rerankers
 from tas_lib.sampling import Sampler
+from tas_lib.stopping import Candidates, ndcg
 from tas_lib.training import InBatchTeacher, Objective
 
 Found = TypeVar("Found")
@@ -67,27 +68,6 @@ CARRIED = {"workers", "cached_chunk", "compile"}
 """Settings of a training that say how it is carried, not what it learns: changed on the way, it goes on."""
 LEXICAL = ("bm25", "expanded")
 """Kinds of first stage that look at words."""
-
-
-class Candidates:
-    """The early-stopping set of §4.3: queries with passages to re-rank, and their judgements."""
-
-    def __init__(self, queries: IntArray, rows: IntArray, collection: Collection) -> None:
-        """queries: (Q,) rows in the set `stop`. rows: (Q, k) passage rows, -1 for none."""
-        self.queries, self.rows, self.collection = queries, rows, collection
-        stop = collection.sets["stop"]
-        self.ids = [stop.queries.ids[q] for q in queries]
-        self.qrels: Qrels = {query: stop.qrels[query] for query in self.ids}
-
-    def ndcg(self, student: BertDot, tokens: dict[str, Ragged]) -> float:
-        """nDCG@10 of these candidates in the student's order."""
-        distinct = np.unique(self.rows[self.rows >= 0])
-        q = encoding.encode(student, tokens["stop"], self.queries)  # (Q, D)
-        p = encoding.encode(student, tokens["passages"], distinct)  # (P, D)
-        place = np.searchsorted(distinct, self.rows).clip(max=len(distinct) - 1)
-        scores = np.einsum("qd,qkd->qk", q, p[place])
-        run = as_run(self.ids, self.collection.passages.ids, self.rows, scores)
-        return ndcg(run, self.qrels)
 
 
 def _known(name: str, sets: Mapping[str, Found]) -> Found:
@@ -248,10 +228,8 @@ class Experiment:
             vecs = encoding.encode(self.load(BASELINE), self.tokens["stop"], queries)
             rows, _ = search.searcher(self.vectors(BASELINE))(torch.from_numpy(vecs), wanted.depth)
         relevant = self.collection.relevant("stop")
-        missing = [np.setdiff1d(relevant[q], row) for q, row in zip(queries, rows, strict=True)]
-        width = max(map(len, missing))
-        extra = np.array([np.pad(m, (0, width - len(m)), constant_values=-1) for m in missing], np.int64)
-        return Candidates(queries, np.concatenate([rows, extra.reshape(len(rows), width)], axis=1), self.collection)
+        rows = stopping.with_relevant(rows, [relevant[query] for query in queries])
+        return Candidates(queries, rows, self.collection)
 
     def _stop_queries(self, system: System) -> IntArray:
         """Rows of queries of the set `stop`: any, or equally many from each range of the baseline's RR@10 (D6)."""
@@ -260,11 +238,7 @@ class Experiment:
         if not wanted.strata or system.name == BASELINE.name:
             return np.sort(order[: wanted.queries])
         rows, _ = self.retrieve(BASELINE, stop.queries.texts, 10)
-        hits = np.array([np.isin(row, gold) for row, gold in zip(rows, self.collection.relevant("stop"), strict=True)])
-        rr = np.where(hits.any(1), 1 / (1 + hits.argmax(1)), 0)
-        stratum = np.minimum((rr * wanted.strata).astype(int), wanted.strata - 1)
-        each = wanted.queries // wanted.strata
-        return np.sort(np.concatenate([order[stratum[order] == s][:each] for s in range(wanted.strata)]))
+        return stopping.stratified(rows, self.collection.relevant("stop"), order, wanted)
 
     # --- one system --------------------------------------------------------------------------------------------
 
@@ -400,7 +374,7 @@ class Experiment:
 
     def run(self, system: System, name: str) -> Run:
         """A system's run on a query set, kept as a TREC run file."""
-        return published.read_run(self._run_file(system, name), self.collection.sets[name].queries.ids)
+        return trec.read_run(self._run_file(system, name), self.collection.sets[name].queries.ids)
 
     def _run_file(self, system: System, name: str) -> Path:
         if system.kind == "run":
@@ -424,7 +398,7 @@ class Experiment:
             inputs["written"] = self._written_digest
 
         def make(folder: Path) -> None:
-            published.write_run(folder / f"{name}.run.gz", self._ranked(system, name), system.name)
+            trec.write_run(folder / f"{name}.run.gz", self._ranked(system, name), system.name)
 
         return self.store.artefact(f"retrieved/{system.name}/{name}", parameters, inputs, make) / f"{name}.run.gz"
 
@@ -499,8 +473,3 @@ class Experiment:
             return lambda runs: fusion.reciprocal_rank(runs, wanted.k, depth)
         alpha = self.alpha(system)
         return lambda runs: fusion.interpolate(runs[1], runs[0], alpha, depth)
-
-
-def ndcg(run: Run, qrels: Qrels) -> float:
-    """Mean nDCG@10, which decides on the early-stopping set (§4.3)."""
-    return metrics.mean(metrics.evaluate(run, qrels, [nDCG @ 10])[nDCG @ 10])

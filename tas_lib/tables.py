@@ -1,19 +1,19 @@
 """Tables in the paper's shape: our numbers with letters, the paper's on MS MARCO beside; md, csv and tex."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import stdev
 from string import ascii_lowercase
-from typing import NamedTuple
 
 import pandas as pd
 
 from tas_lib import compared
-from tas_lib.metrics import PerQuery, better_than, mean, paired_t, printed_name
+from tas_lib.composing import Cell, Table, compose, values_of
+from tas_lib.metrics import PerQuery, mean, paired_t
 from tas_lib.profile import Evaluation, Profile, System
 from tas_lib.published import Printed, independent_figures, paper_table
+from tas_lib.rendering import frame, latex, markdown
 from tas_lib.rows import (
     DEVIATIONS,
     LABELS6,
@@ -33,35 +33,11 @@ from tas_lib.rows import (
     rows7,
     signed,
     six_columns,
-    tex,
 )
 from tas_lib.store import atomic_write
 
 Scores = Mapping[str, Mapping[str, PerQuery]]
 """system's key → test set → what `evaluate` gave; {} where it was not run"""
-
-
-class Cell(NamedTuple):
-    """Our mean (None: `missing` says why) with its letters, and the paper's cell, if any."""
-
-    value: float | None
-    letters: str
-    missing: str
-    paper: Printed | None
-
-
-class Table(NamedTuple):
-    """A composed table: `cells[i][j]` is row i in column j; `heads` name the label columns.
-
-    beside: the lines of its companion, where others measured the same (compared.py).
-    """
-
-    caption: str
-    heads: tuple[str, ...]
-    rows: list[Row]
-    columns: list[Column]
-    cells: list[list[Cell]]
-    beside: Sequence[compared.Line] = ()
 
 
 # --- the paper's tables --------------------------------------------------------------------------------------------
@@ -170,79 +146,10 @@ def deviations(scores: Scores, evaluation: Evaluation, systems: Mapping[str, Sys
     return compose(title, ("Row", "Choice"), rows, columns, {}, evaluation.alpha)
 
 
-# --- composing -----------------------------------------------------------------------------------------------------
-
-
-def compose(
-    title: str,
-    heads: tuple[str, ...],
-    rows: Sequence[Row],
-    columns: Sequence[Column],
-    printed: Mapping[tuple[str, str], Printed],
-    alpha: float = 0.05,
-    within: str = "",
-) -> Table:
-    """A table of these rows and columns; the caption says what letters mean and what stands in parentheses.
-
-    printed: (row, column) → the paper's cell. within: whose rows a row is tested against, in words.
-    """
-    absent = {row.paper for row in rows if row.paper} - {row for row, _ in printed}
-    if absent:
-        raise ValueError(f"the paper's table has no row {min(absent)!r}")
-    by_column = [_column(rows, column, printed, alpha) for column in columns]
-    threshold = f"{alpha:g}".removeprefix("0")
-    caption = [
-        title,
-        f"A letter: significantly better than the row so marked{within} (paired t-test, p < {threshold}).",
-        beside(columns),
-    ]
-    cells = [list(row) for row in zip(*by_column, strict=True)]
-    return Table(" ".join(filter(None, caption)), heads, list(rows), list(columns), cells)
-
-
 def with_others(table: Table, printed: Mapping[tuple[str, str], Printed]) -> Table:
     """The table with its companion's lines: none where no test set is the paper's. printed: as in `compose`."""
     means = [[cell.value for cell in cells] for cells in table.cells]
     return table._replace(beside=compared.lines(table.rows, table.columns, means, printed, independent_figures()))
-
-
-def beside(columns: Sequence[Column]) -> str:
-    """The sentence of the caption that tells the paper's numbers from ours."""
-    paired = [(column, *column.paper.rpartition(" ")[::2]) for column in columns if column.paper]
-    sets = {f"{their_set} for {column.label}": None for column, their_set, _ in paired}
-    measures = {f"{theirs} for {ours}": None for c, _, theirs in paired if theirs != (ours := printed_name(c.measure))}
-    return f"In parentheses the paper's numbers, on MS MARCO: {', '.join(sets | measures)}." if paired else ""
-
-
-def _column(
-    rows: Sequence[Row], column: Column, printed: Mapping[tuple[str, str], Printed], alpha: float
-) -> list[Cell]:
-    """The cells of one column, from top to bottom."""
-    measured = [values_of(row, column) for row in rows]
-    letters: dict[tuple[str, str], str] = {}
-    means: dict[str, list[float]] = {}
-    for block in {row.block: None for row in rows}:
-        rivals: dict[str, Mapping[str, float]] = {}
-        for row, values in zip(rows, measured, strict=True):
-            if values and row.block == block:
-                if row.letter in rivals or (rivals and "" in (row.letter, *rivals)):
-                    raise ValueError(f"{' / '.join(row.names)}: a row needs a letter of its own, not {row.letter!r}")
-                rivals[row.letter] = values
-        letters |= {(block, letter): better for letter, better in better_than(rivals, alpha).items()}
-        means[block] = [mean(values) for values in rivals.values()]
-    cells = []
-    for row, values in zip(rows, measured, strict=True):
-        value = mean(values) if values else None
-        if row.summary and len(means[row.block]) > 1:
-            value = row.summary(means[row.block])
-        better = letters[row.block, row.letter] if values else ""
-        cells.append(Cell(value, better, row.missing, printed.get((row.paper, column.paper))))
-    return cells
-
-
-def values_of(row: Row, column: Column) -> Mapping[str, float]:
-    """query → value; {} where the row was not run."""
-    return row.scores.get(column.test_set, {}).get(column.measure, {})
 
 
 # --- reading between the rows --------------------------------------------------------------------------------------
@@ -314,90 +221,3 @@ def write(table: Table, folder: Path, name: str) -> list[Path]:
 
 def _csv(lines: pd.DataFrame) -> str:
     return lines.to_csv(index=False, lineterminator="\n")
-
-
-def bold(table: Table) -> list[list[bool]]:
-    """Which cells hold the highest value of their column, as printed; a mean or deviation of rows never does."""
-    best = []
-    for cells in zip(*table.cells, strict=True):
-        values = [cell.value for cell in cells if cell.value is not None]
-        best.append(decimals(max(values)) if values else "")
-    return [
-        [not row.summary and cell.value is not None and decimals(cell.value) == top
-         for cell, top in zip(cells, best, strict=True)]
-        for row, cells in zip(table.rows, table.cells, strict=True)
-    ]  # fmt: skip
-
-
-def frame(table: Table) -> pd.DataFrame:
-    """One line a cell: row, column, value and markers as in data/paper, the run's origin, and the paper's cell."""
-    lines = [
-        {
-            "row": " / ".join(filter(None, row.names)),
-            "column": column.heading,
-            "value": cell.missing if cell.value is None else decimals(cell.value, 4),
-            "markers": cell.letters,
-            "origin": row.origin,
-            "paper_column": column.paper,
-            "paper_value": cell.paper.value if cell.paper else "",
-            "paper_markers": cell.paper.markers if cell.paper else "",
-        }
-        for row, cells in zip(table.rows, table.cells, strict=True)
-        for column, cell in zip(table.columns, cells, strict=True)
-    ]
-    return pd.DataFrame(lines)
-
-
-def markdown(table: Table) -> str:
-    """A pipe table; the best of a column in bold, the paper's number below ours in parentheses."""
-
-    def shown(cell: Cell, best: bool) -> str:
-        if cell.value is None:
-            ours = cell.missing
-        else:
-            text = decimals(cell.value)
-            ours = (f"**{text}**" if best else text) + (f"<sup>{cell.letters}</sup>" if cell.letters else "")
-        return f"{ours}<br>({cell.paper.value})" if cell.paper else ours
-
-    heads = ["", *table.heads, *(f"{c.label}<br>{printed_name(c.measure)}" for c in table.columns), "Run"]
-    lines = [heads, ["---"] * (1 + len(table.heads)) + ["---:"] * len(table.columns) + ["---"]]
-    for row, cells, marks in zip(table.rows, table.cells, bold(table), strict=True):
-        lines.append([row.letter, *row.names, *map(shown, cells, marks), row.origin])
-    return table.caption + "\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def latex(table: Table) -> str:
-    """A booktabs table, a line of ours above a small line of the paper's."""
-
-    def shown(cell: Cell, best: bool) -> str:
-        if cell.value is None:
-            return cell.missing
-        text = decimals(cell.value)
-        text = rf"\textbf{{{text}}}" if best else text
-        return text + (rf"\textsuperscript{{{cell.letters}}}" if cell.letters else "")
-
-    n_labels = 1 + len(table.heads)
-    sets = [(label, len(list(group))) for label, group in groupby(column.label for column in table.columns)]
-    lines = [
-        [""] * n_labels + [rf"\multicolumn{{{n}}}{{c}}{{{tex(label)}}}" for label, n in sets] + [""],
-        ["", *map(tex, table.heads), *(printed_name(column.measure) for column in table.columns), "Run"],
-    ]
-    for row, cells, marks in zip(table.rows, table.cells, bold(table), strict=True):
-        lines.append([row.letter, *map(tex, row.names), *map(shown, cells, marks), tex(row.origin)])
-        if any(cell.paper for cell in cells):
-            theirs = [rf"\scriptsize ({tex(cell.paper.value)})" if cell.paper else "" for cell in cells]
-            lines.append([""] * n_labels + theirs + [""])
-    first, second, *rest = (" & ".join(line) + r" \\" for line in lines)
-    body = "\n".join(rest)
-    return f"""\\begin{{table*}}
-\\caption{{{tex(table.caption)}}}
-\\begin{{tabular}}{{{"l" * n_labels}{"r" * len(table.columns)}l}}
-\\toprule
-{first}
-{second}
-\\midrule
-{body}
-\\bottomrule
-\\end{{tabular}}
-\\end{{table*}}
-"""

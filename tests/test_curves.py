@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from tas_lib import curves, metrics, published, style
+from tas_lib import curves, metrics, style, trec
 from tas_lib.curves import Curve
 from tas_lib.profile import ROOT
 
@@ -99,10 +99,10 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path):
 
 @pytest.mark.skipif(not TREC.is_dir(), reason="no official TREC-DL 2020 runs at hand")
 def test_the_papers_two_sparse_curves_are_drawn_from_official_runs():
-    qrels = published.read_qrels(TREC / "qrels.dl20-passage.txt")
+    qrels = trec.read_qrels(TREC / "qrels.dl20-passage.txt")
     at = curves.cutoffs(1000)
     found = [
-        Curve("", concept, metrics.recall_curve(published.read_run(TREC / f"{run}.run.gz"), qrels, at, binarise_at=2))
+        Curve("", concept, metrics.recall_curve(trec.read_run(TREC / f"{run}.run.gz"), qrels, at, binarise_at=2))
         for concept, run in (("bm25", "p_bm25"), ("expanded", "p_d2q_bm25"))
     ]
     assert [round(curve.recall[-1], 4) for curve in found] == [0.7863, 0.8452]  # FACTS §4

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import tiny
 
-from tas_lib import blocks, collection, ingest, mining, published, store
+from tas_lib import blocks, collection, ingest, mining, store, trec
 from tas_lib.columns import Held, Rows, Stored, stored, take
+from tas_lib.entries import open_entries, read_entries
 from tas_lib.growing import Growing
 from tas_lib.profile import LocalSource
 from tas_lib.records import Pairs, Source, Texts
+from tas_lib.triples import pair_lines, read_triples
 
 QUERIES = {f"q{i}": i for i in range(7)}
 PASSAGES = {f"p{i}": 3 * i for i in range(20)}
 
 
-def pair_lines(n: int, scored: bool = True, space: str = "\t", seed: int = 0) -> list[str]:
+def made_lines(n: int, scored: bool = True, space: str = "\t", seed: int = 0) -> list[str]:
     """n lines in the published format, every digit of the scores; two queries in nine are not asked for."""
     rng = np.random.default_rng(seed)
     lines = []
@@ -34,7 +36,7 @@ def line_by_line(path: Path) -> list[tuple[int, int, int, float]]:
     """(query, positive, negative, margin) of the pairs asked for, the plain way."""
     return [
         (QUERIES[query], PASSAGES[pos], PASSAGES[neg], margin)
-        for _, query, pos, neg, margin in published.pair_lines(path)
+        for _, query, pos, neg, margin in pair_lines(path)
         if query in QUERIES
     ]
 
@@ -63,12 +65,12 @@ STYLES: dict[str, Callable[[list[str]], bytes]] = {
 @pytest.mark.parametrize("size", [400, blocks.SIZE])
 def test_pairs_in_blocks_are_those_read_line_by_line_to_the_bit(tmp_path, style, space, size):
     path = tmp_path / "pairs.tsv"
-    path.write_bytes(STYLES[style](pair_lines(100, space=space)))
-    query, pos, neg, margins, left_out = published.read_triples(path, QUERIES, PASSAGES, size)
+    path.write_bytes(STYLES[style](made_lines(100, space=space)))
+    query, pos, neg, margins, left_out = read_triples(path, QUERIES, PASSAGES, size)
     *rows, wanted = zip(*line_by_line(path), strict=True)
     assert [query.tolist(), pos.tolist(), neg.tolist()] == [[*column] for column in rows]
     assert margins is not None and margins.tobytes() == np.array(wanted, np.float32).tobytes()
-    assert left_out == sum(1 for _ in published.pair_lines(path)) - len(query) > 0
+    assert left_out == sum(1 for _ in pair_lines(path)) - len(query) > 0
 
 
 def test_plain_lines_are_parsed_by_the_library_and_others_are_not():
@@ -82,7 +84,7 @@ def test_ids_that_are_not_ascii_or_look_like_something_else_are_words(tmp_path):
     (tmp_path / "pairs.tsv").write_text('NULL\t"a"\té\nnan\t\'\tNA\nnan\t"a"\t\'\n', encoding="utf-8")
     rows = {"NULL": 0, "nan": 1}, {'"a"': 0, "é": 1, "'": 2, "NA": 3}
     for size in (8, blocks.SIZE):  # by the library where it can, and not
-        found = published.read_triples(tmp_path / "pairs.tsv", *rows, size)
+        found = read_triples(tmp_path / "pairs.tsv", *rows, size)
         assert (found.query.tolist(), found.pos.tolist(), found.neg.tolist()) == ([0, 1, 1], [0, 2, 0], [1, 3, 2])
 
 
@@ -104,30 +106,30 @@ def test_ids_that_are_not_ascii_or_look_like_something_else_are_words(tmp_path):
 )
 @pytest.mark.parametrize("size", [400, blocks.SIZE])
 def test_what_is_wrong_in_any_block_is_told_with_its_line(tmp_path, line, told, size):
-    lines = pair_lines(100)
+    lines = made_lines(100)
     lines[76:77] = ["\n", "\n", line + "\n"]  # line 79
     path = tmp_path / "pairs.tsv"
     path.write_text("".join(lines))
     with pytest.raises(ValueError) as error:
-        published.read_triples(path, QUERIES, PASSAGES, size)
+        read_triples(path, QUERIES, PASSAGES, size)
     assert str(error.value).startswith(f"{path}, line 79: {told}")
 
 
 def test_the_first_of_two_errors_is_told_and_an_unknown_passage_of_a_query_left_out_is_none(tmp_path):
-    lines = pair_lines(100)
+    lines = made_lines(100)
     lines[10] = "1\t2\tq8\tx\ty\n"
     lines[60], lines[90] = "1\t2\tq1\tx\ty\n", "1\t2\n"
     (tmp_path / "pairs.tsv").write_text("".join(lines))
     with pytest.raises(ValueError, match="line 61: passage x"):
-        published.read_triples(tmp_path / "pairs.tsv", QUERIES, PASSAGES, 300)
+        read_triples(tmp_path / "pairs.tsv", QUERIES, PASSAGES, 300)
 
 
 def test_a_packed_file_that_was_cut_off_is_told_after_the_last_line_that_could_be_read(tmp_path):
     path = tmp_path / "pairs.tsv"
-    whole = gzip.compress("".join(pair_lines(5000)).encode())
+    whole = gzip.compress("".join(made_lines(5000)).encode())
     path.write_bytes(whole[: len(whole) // 2])
     told = []
-    for read in (lambda: published.read_triples(path, QUERIES, PASSAGES, 1000), lambda: line_by_line(path)):
+    for read in (lambda: read_triples(path, QUERIES, PASSAGES, 1000), lambda: line_by_line(path)):
         with pytest.raises(ValueError, match="after line [0-9]+: cut off") as error:
             read()
         told.append(str(error.value))
@@ -156,8 +158,8 @@ def test_pairs_of_a_folder_become_a_table_and_nothing_else_stays(tmp_path, monke
     (folder / "collection.tsv").write_text("".join(f"{passage}\tpassage {passage}\n" for passage in PASSAGES))
     for name, ids in {"train": QUERIES, "test": ["t"]}.items():
         (folder / f"queries.{name}.tsv").write_text("".join(f"{query}\task {query}\n" for query in ids))
-    published.write_qrels(folder / "qrels.test.tsv", {"t": {"p1": 1}})
-    lines = [line for line in pair_lines(200) if line.split()[2] in QUERIES]
+    trec.write_qrels(folder / "qrels.test.tsv", {"t": {"p1": 1}})
+    lines = [line for line in made_lines(200) if line.split()[2] in QUERIES]
     (folder / "pairs.tsv").write_text("".join(lines))
     source = LocalSource(folder=str(folder), stop_queries=1, tune_queries=1)
     profile = tiny.settings(tmp_path, source=source)
@@ -168,18 +170,18 @@ def test_pairs_of_a_folder_become_a_table_and_nothing_else_stays(tmp_path, monke
         "provenance.json",
     }
     train = {query: row for row, query in enumerate(made.sets["train"].queries.ids)}
-    query, pos, neg, margins, left_out = published.read_triples(folder / "pairs.tsv", train, made.row)
+    query, pos, neg, margins, left_out = read_triples(folder / "pairs.tsv", train, made.row)
     assert left_out > 0 and margins is not None
     for ours, wanted in zip(pairs, Pairs.sort(len(train), query, pos, neg, margins), strict=True):
         np.testing.assert_array_equal(ours, wanted)
 
 
 def test_a_spool_that_a_killed_run_left_is_begun_anew(tmp_path):
-    (tmp_path / "pairs.tsv").write_text("".join(pair_lines(50)))
+    (tmp_path / "pairs.tsv").write_text("".join(made_lines(50)))
     first = ingest.spool_triples(tmp_path / "pairs.tsv", QUERIES, PASSAGES, tmp_path / "spool")
     again = ingest.spool_triples(tmp_path / "pairs.tsv", QUERIES, PASSAGES, tmp_path / "spool")
     assert len(again.query) == len(first.query) == len(line_by_line(tmp_path / "pairs.tsv"))
-    (tmp_path / "pairs.tsv").write_text("".join(pair_lines(50, scored=False)))
+    (tmp_path / "pairs.tsv").write_text("".join(made_lines(50, scored=False)))
     assert ingest.spool_triples(tmp_path / "pairs.tsv", QUERIES, PASSAGES, tmp_path / "spool").margins is None
 
 
@@ -310,8 +312,8 @@ def test_entries_stay_in_their_file_and_are_those_read_one_at_a_time(tmp_path, p
     text = "".join(f"{i}\t text {i}, é\u2028x \n\n" for i in range(20)).encode()
     path = tmp_path / "a.tsv"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + text) if packed else b"\xef\xbb\xbf" + text)
-    ids, entries = published.open_entries(path, size)
-    wanted = [*published.read_entries(path)]
+    ids, entries = open_entries(path, size)
+    wanted = [*read_entries(path)]
     assert ids == [entry.id for entry in wanted] and entries == wanted
     assert [entries[i] for i in (19, 0, 7)] == [wanted[i] for i in (19, 0, 7)]
 
@@ -321,9 +323,9 @@ def test_what_is_wrong_with_entries_in_any_block_is_told_as_line_by_line(tmp_pat
     for row, line, told in [(40, "3\tagain\n", "line 41: 3 stands twice"), (40, "x\n", "line 41: 1 columns")]:
         (tmp_path / "a.tsv").write_text("".join([*lines[:row], line, *lines[row:]]))
         with pytest.raises(ValueError, match=told):
-            published.open_entries(tmp_path / "a.tsv", 100)
+            open_entries(tmp_path / "a.tsv", 100)
     (tmp_path / "a.tsv").write_text("")
     with pytest.raises(ValueError, match="is empty"):
-        published.open_entries(tmp_path / "a.tsv")
+        open_entries(tmp_path / "a.tsv")
     with pytest.raises(ValueError, match="there is no file"):
-        published.open_entries(tmp_path / "b.tsv")
+        open_entries(tmp_path / "b.tsv")

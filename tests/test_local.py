@@ -13,10 +13,11 @@ import tiny
 from ir_measures import nDCG
 from pydantic import ValidationError
 
-from tas_lib import collection, metrics, published
+from tas_lib import collection, metrics, trec
 from tas_lib.profile import ROOT, LocalSource, sentence
 from tas_lib.sources import local
 from tas_lib.systems import BM25, Experiment
+from tas_lib.triples import read_triples
 
 NFCORPUS = Path(os.environ.get("TAS_SHARED_DATA", ROOT.parent / "shared" / "data")) / "nfcorpus.zip"
 PASSAGES = {"p1": ("Mean", "the mean of an array"), "p2": ("", "a sum along an axis"), "p3": ("Plot", "a linear plot")}
@@ -34,7 +35,7 @@ def ms_marco(folder: Path) -> Path:
     (folder / "collection.tsv").write_text("".join(f"{i}\t{' '.join(p).strip()}\n" for i, p in PASSAGES.items()))
     for name, queries in QUERIES.items():
         (folder / f"queries.{name}.tsv").write_text("".join(f"{i}\t{text}\n" for i, text in queries.items()))
-        published.write_qrels(folder / f"qrels.{name}.tsv", QRELS[name])
+        trec.write_qrels(folder / f"qrels.{name}.tsv", QRELS[name])
     return folder
 
 
@@ -147,7 +148,7 @@ def test_too_few_training_queries_to_hold_out_are_told(tmp_path):
 def test_a_training_query_whose_answer_is_not_in_the_collection_is_dropped_and_counted(tmp_path, caplog):
     ms_marco(tmp_path)
     more = {"t7": {"p9": 1}, "t6": {"p1": 0}}
-    published.write_qrels(tmp_path / "qrels.train.tsv", QRELS["train"] | more)
+    trec.write_qrels(tmp_path / "qrels.train.tsv", QRELS["train"] | more)
     found = local.read(settings(tmp_path))
     assert found.report["dropped"]["a training query without a relevant passage"] == 2
     assert found.report["judged, not in the collection"] == {"test": 0, "train": 1}
@@ -331,7 +332,7 @@ def test_published_pairs_come_as_rows_of_the_training_queries_that_are_left(tmp_
     path = collection.published_pairs(tiny.settings(tmp_path, source=settings(tmp_path / "mine")))
     assert path == tmp_path / "mine" / "pairs.tsv"
     rows = {query: row for row, query in enumerate(found.sets["train"].queries.ids)}
-    triples = published.read_triples(path, rows, found.row)
+    triples = read_triples(path, rows, found.row)
     assert triples.query.tolist() == [0, 1, 2] and triples.left_out == 5
     assert (triples.pos.tolist(), triples.neg.tolist()) == ([2, 2, 2], [0, 0, 0])
     assert triples.margins is not None and triples.margins.tolist() == [8.0, 8.0, 8.0]

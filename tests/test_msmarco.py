@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 import tiny
 
-from tas_lib import collection, published
+from tas_lib import collection
 from tas_lib.profile import MsMarcoSource
 from tas_lib.sources import msmarco
+from tas_lib.triples import read_triples
 
 SCORES = "8.5\t1.25\t101\t0\t3\n-1.0 2.5 101 0 2\n4.0\t3.0\t102\t1\t0\n"
 MD5 = hashlib.md5(SCORES.encode()).hexdigest()
@@ -336,7 +337,7 @@ def test_from_the_profile_the_collection_is_stored_with_its_pairs(home, tmp_path
     path = collection.published_pairs(profile)
     assert path is not None
     rows = {query: row for row, query in enumerate(found.sets["train"].queries.ids)}
-    triples = published.read_triples(path, rows, found.row)
+    triples = read_triples(path, rows, found.row)
     assert (triples.query.tolist(), triples.pos.tolist(), triples.neg.tolist()) == ([0, 0, 1], [0, 0, 1], [3, 2, 0])
     assert triples.margins is not None and triples.margins.tolist() == [7.25, -3.5, 1.0]
     home.loopback.files.clear()

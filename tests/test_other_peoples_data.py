@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ir_measures import RR, R, nDCG
 
-from tas_lib import metrics, published
+from tas_lib import metrics, trec
 from tas_lib.profile import ROOT, Bm25
 from tas_lib.records import as_run
 from tas_lib.search import Bm25Index
@@ -27,14 +27,14 @@ TREC, NFCORPUS = DATA / "trec-dl-2020", DATA / "nfcorpus.zip"
 )
 def test_official_runs_get_their_official_numbers(run, expected, tmp_path):
     topics = [line.split("\t")[0] for line in (TREC / "topics.dl20.txt").read_text().splitlines()]
-    ranked = published.read_run(TREC / f"{run}.run.gz", queries=topics)
-    qrels = published.read_qrels(TREC / "qrels.dl20-passage.txt")
+    ranked = trec.read_run(TREC / f"{run}.run.gz", queries=topics)
+    qrels = trec.read_qrels(TREC / "qrels.dl20-passage.txt")
     assert len(ranked) == 200 and len(qrels) == 54
     values = metrics.evaluate(ranked, qrels, list(expected))
     assert {len(v) for v in values.values()} == {54}
     assert {measure: round(metrics.mean(v), 4) for measure, v in values.items()} == expected
-    published.write_run(tmp_path / "ours.run.gz", ranked, "ours")
-    assert published.read_run(tmp_path / "ours.run.gz") == ranked
+    trec.write_run(tmp_path / "ours.run.gz", ranked, "ours")
+    assert trec.read_run(tmp_path / "ours.run.gz") == ranked
 
 
 @pytest.mark.skipif(not NFCORPUS.is_file(), reason="no NFCorpus at hand")
@@ -44,7 +44,7 @@ def test_bm25_on_nfcorpus_is_as_good_as_others_report(tmp_path):
     folder = tmp_path / "nfcorpus"
     passages = [json.loads(line) for line in (folder / "corpus.jsonl").read_text("utf-8").splitlines()]
     asked = [json.loads(line) for line in (folder / "queries.jsonl").read_text("utf-8").splitlines()]
-    qrels = published.read_qrels(folder / "qrels" / "test.tsv")
+    qrels = trec.read_qrels(folder / "qrels" / "test.tsv")
     queries = {query["_id"]: query["text"] for query in asked if query["_id"] in qrels}
     assert len(passages) == 3633 and len(queries) == len(qrels) == 323
     index = Bm25Index([f"{p['title']} {p['text']}" for p in passages], Bm25(k1=0.9, b=0.4))

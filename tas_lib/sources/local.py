@@ -19,10 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tas_lib import published, store
+from tas_lib import store, trec
 from tas_lib.columns import Rows
+from tas_lib.entries import open_entries, read_entries
 from tas_lib.profile import LocalSource
 from tas_lib.records import Qrels, QuerySet, Source, Texts
+from tas_lib.triples import PairBlock, pair_blocks
 
 log = logging.getLogger(__name__)
 LAYOUTS = (
@@ -86,8 +88,8 @@ def pairs(settings: LocalSource) -> Path | None:
 def read(settings: LocalSource) -> Source:
     """The collection with its sets; whatever is wrong is one ValueError with file and line."""
     found = files(settings)
-    ids, entries = published.open_entries(found.passages)
-    asked = {path: {e.id: e.text for e in published.read_entries(path)} for path in _query_files(found)}
+    ids, entries = open_entries(found.passages)
+    asked = {path: {e.id: e.text for e in read_entries(path)} for path in _query_files(found)}
     passages = Rows(ids)
     sets, report = {}, {"read": {"passages": len(ids)}}
     unknown: Counter[str] = Counter()
@@ -114,9 +116,9 @@ def _query_files(found: Files) -> set[Path]:
 
 def _query_set(name: str, path: Path, texts: Mapping[str, str], queries: Path) -> QuerySet:
     """The judged queries of a set, in the order of the file of queries."""
-    qrels = published.read_qrels(path)
+    qrels = trec.read_qrels(path)
     if missing := [query for query in qrels if query not in texts]:
-        line = published.line_of(path, missing[0])
+        line = trec.line_of(path, missing[0])
         raise ValueError(f"{path}, line {line}: query {missing[0]} has no text in {queries.name}")
     return _of(name, [query for query in texts if query in qrels], texts, qrels)
 
@@ -132,7 +134,7 @@ def _paired(
     assert found.pairs is not None
     asked = Rows(texts)
 
-    def positives(block: published.PairBlock) -> tuple[list[tuple[str, str]], int]:
+    def positives(block: PairBlock) -> tuple[list[tuple[str, str]], int]:
         query, pos, neg = rows = block.rows(asked, passages)
         lacking = rows.min(axis=0) < 0
         if lacking.any():
@@ -149,7 +151,7 @@ def _paired(
 
     qrels: dict[str, dict[str, int]] = {}
     n_pairs = 0
-    for pairs, n in published.pair_blocks(found.pairs, positives):
+    for pairs, n in pair_blocks(found.pairs, positives):
         n_pairs += n
         for query, pos in pairs:
             qrels.setdefault(query, {})[pos] = 1

@@ -18,9 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tas_lib import published, store
+from tas_lib import store, trec
+from tas_lib.entries import open_entries, read_entries
 from tas_lib.profile import MsMarcoSource
 from tas_lib.records import Qrels, QuerySet, Source, Texts
+from tas_lib.triples import pair_blocks
 
 log = logging.getLogger(__name__)
 NAME = "msmarco-passage"
@@ -100,7 +102,7 @@ def pairs(settings: MsMarcoSource) -> Path | None:
 def read(settings: MsMarcoSource) -> Source:
     """The collection with its sets; whatever could not be fetched, or is cut off, is one ValueError."""
     collection = _file(settings, NAME, "docs_path")
-    ids, entries = published.open_entries(collection)
+    ids, entries = open_entries(collection)
     _count(collection, "passages", len(ids), settings.passages)
     sets = {}
     for name, part in SETS.items():
@@ -115,7 +117,7 @@ def read(settings: MsMarcoSource) -> Source:
     n_judged, n_pairs = len(train.qrels), 0
     if scores := pairs(settings):
         paired: set[str] = set()
-        for queries, n in published.pair_blocks(scores, lambda block: (block.query.unique(), len(block.query))):
+        for queries, n in pair_blocks(scores, lambda block: (block.query.unique(), len(block.query))):
             paired.update(queries.to_pylist())
             n_pairs += n
         train = _without(train, set(train.qrels) - paired)
@@ -129,9 +131,9 @@ def read(settings: MsMarcoSource) -> Source:
 
 def _judged(settings: MsMarcoSource, name: str, part: str) -> QuerySet:
     """The queries of a part that have judgements, in the order of its file."""
-    qrels = published.read_qrels(_file(settings, f"{NAME}/{part}", "qrels_path"))
+    qrels = trec.read_qrels(_file(settings, f"{NAME}/{part}", "qrels_path"))
     path = _file(settings, f"{NAME}/{part}", "queries_path")
-    texts = {entry.id: entry.text for entry in published.read_entries(path) if entry.id in qrels}
+    texts = {entry.id: entry.text for entry in read_entries(path) if entry.id in qrels}
     if missing := [query for query in qrels if query not in texts]:
         raise ValueError(f"{path} is cut off: {len(missing)} judged queries are not in it, {missing[0]} among them")
     return _of(name, texts, qrels)
