@@ -5,6 +5,7 @@ python -m benchmarks.encoding [--passages 20000]
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def compared(what: str, model: Path, passages: list[str], repeats: int) -> Figur
     theirs.max_seq_length = CAP
     tokenizer = load_tokenizer(str(model))
     tokens = tokenise(tokenizer, passages, CAP)
-    works = [
+    works: list[Callable[[], object]] = [
         lambda: encoding.encode(ours, tokenise(tokenizer, passages, CAP), chunk=CHUNK),
         partial(theirs.encode, passages, show_progress_bar=False),
         partial(encoding.encode, ours, tokens, chunk=CHUNK),
@@ -94,8 +95,13 @@ def padded(lengths: np.ndarray) -> float:
 
 def random_bert(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
     """A BERT of MiniLM's shape with random weights, on disk as both load it: as slow as a trained one."""
-    shape = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1_536}
-    config = BertConfig(vocab_size=len(tokenizer), **shape)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1_536,
+    )
     models.save(BertDot(BertModel(config, add_pooling_layer=False), "mean"), tokenizer, folder)
     return folder
 

@@ -6,6 +6,7 @@ python -m benchmarks.search [--slow] [--folder FOLDER]
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -36,8 +37,12 @@ def one_query(folder: Path, n: int = 1_000_000, repeats: int = 10) -> list[Figur
     for block in vecs.split(100_000):
         flat.add(block.float().numpy())
     depth = min(DEPTH, n)
-    works = [partial(search.dense, query, vecs, depth), partial(flat.search, query.numpy(), depth)]
-    ours, theirs, product = clock.in_turn([*works, partial(search.dot_products, query, vecs)], repeats)
+    works: list[Callable[[], object]] = [
+        partial(search.dense, query, vecs, depth),
+        partial(flat.search, query.numpy(), depth),
+        partial(search.dot_products, query, vecs),
+    ]
+    ours, theirs, product = clock.in_turn(works, repeats)
     machine = roofline.roofline(CPU, seconds=2.0)
     least = roofline.bound(roofline.retrieval_work(1, vecs), machine)
     same = len({*search.dense(query, vecs, depth)[0][0]} & {*flat.search(query.numpy(), depth)[1][0]})

@@ -92,7 +92,7 @@ def jobs(profile: Profile) -> dict[str, Job]:
     runs = {number: f"{TRAINING}-{system.name}" for number, system in systems.items()}
     baseline = [runs[BASELINE]] if BASELINE in runs else []
     known = {*NOTEBOOKS, *runs.values()}  # a table is made without the systems that a profile lacks
-    found = {}
+    found: dict[str, Job] = {}
     for name, notebook in NOTEBOOKS.items():
         if name == TRAINING:
             found |= {
