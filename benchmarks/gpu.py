@@ -18,9 +18,9 @@ from benchmarks.training_step import PAIRS, Rows, for_steps, our_steps
 from tas_lib import latency, losses, search
 from tas_lib.latency import paper_encoder, time_boxed
 from tas_lib.models import ColBert
-from tas_lib.profile import Tokens
 from tas_lib.records import Pairs, Ragged
 from tas_lib.roofline import bound, retrieval_work, roofline
+from tas_lib.settings import Tokens
 from tas_lib.store import Store
 
 VOCABULARY, WIDTH = 30_522, 768

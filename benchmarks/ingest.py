@@ -24,7 +24,7 @@ from benchmarks import Figure
 from tas_lib import ingest, store
 from tas_lib.columns import Rows
 from tas_lib.entries import open_entries
-from tas_lib.profile import ROOT
+from tas_lib.settings import ROOT
 from tas_lib.triples import pair_lines
 
 LINES = 40_000_000  # of the published scores, about

@@ -17,8 +17,8 @@ from numpy.random import Generator, Philox
 from benchmarks import Figure
 from benchmarks.fresh import call
 from tas_lib import sampling, store
-from tas_lib.profile import Sampling
 from tas_lib.records import IntArray, Pairs
+from tas_lib.settings import Sampling
 
 QUERIES, PAIRS, PASSAGES = 400_000, 100, 8_841_823
 OF_A_TOPIC = 200  # 2,000 topics

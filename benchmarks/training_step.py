@@ -25,8 +25,9 @@ from tas_lib import latency, models, sampling, training
 from tas_lib.collection import load_tokenizer, tokenise
 from tas_lib.losses import Dual
 from tas_lib.models import BertDot
-from tas_lib.profile import Profile, Sampling, System, Training, load
+from tas_lib.profile import Profile, load
 from tas_lib.records import Batch, Pairs, Ragged
+from tas_lib.settings import Sampling, System, Training
 from tas_lib.teachers import TokenVectors, token_vectors
 from tas_lib.training import InBatchTeacher, Objective
 

@@ -12,7 +12,7 @@ from ir_measures import Measure
 
 from tas_lib.metrics import PerQuery, holm, mean, paired_t, paper_measures, printed_name
 from tas_lib.paper_claims import CLAIMS, COLUMNS, ORDERS, Claim, Compared, Measured
-from tas_lib.profile import Evaluation, TestSet
+from tas_lib.settings import Evaluation, TestSet
 from tas_lib.store import atomic_write
 
 Scores = Mapping[str, Mapping[str, PerQuery]]

@@ -15,8 +15,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from tas_lib import blocks, models, shipped, store
 from tas_lib.columns import Held, Rows, stored
 from tas_lib.growing import Growing
-from tas_lib.profile import ROOT, DocsSource, LocalSource, Profile, Tokens
+from tas_lib.profile import Profile
 from tas_lib.records import IntArray, QuerySet, Ragged, Source, Texts
+from tas_lib.settings import ROOT, DocsSource, LocalSource, Tokens
 from tas_lib.sources import docs, local, msmarco
 
 GROUP = 1 << 14  # passages that are read at a time, some 6 MB

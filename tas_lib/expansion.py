@@ -18,8 +18,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from tas_lib import models, seq2seq, shipped, store
 from tas_lib.collection import Collection
 from tas_lib.encoding import device
-from tas_lib.profile import Expansion, Profile
+from tas_lib.profile import Profile
 from tas_lib.records import IntArray
+from tas_lib.settings import Expansion
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ from numpy.random import Generator, Philox
 
 from tas_lib import ingest, shipped, store
 from tas_lib.collection import Collection, published_pairs
-from tas_lib.profile import DocsSource, Profile, located
+from tas_lib.profile import Profile, located
 from tas_lib.records import FloatArray, IntArray, Pairs
 from tas_lib.search import Bm25Index
+from tas_lib.settings import DocsSource
 from tas_lib.triples import pair_lines
 
 log = logging.getLogger(__name__)

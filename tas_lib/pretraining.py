@@ -28,8 +28,8 @@ from transformers import (
 from tas_lib import models
 from tas_lib.collection import tokenise
 from tas_lib.models import BertDot
-from tas_lib.profile import Pretraining
 from tas_lib.records import FloatArray, IntArray, Ragged
+from tas_lib.settings import Pretraining
 
 log = logging.getLogger(__name__)
 

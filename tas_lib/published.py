@@ -3,7 +3,7 @@
 import csv
 from typing import NamedTuple
 
-from tas_lib.profile import ROOT
+from tas_lib.settings import ROOT
 
 
 class Printed(NamedTuple):

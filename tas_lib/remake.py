@@ -35,8 +35,9 @@ from tas_lib import (
 )
 from tas_lib.collection import Collection, load_tokenizer, open_collection, open_tokens
 from tas_lib.models import BertCat
-from tas_lib.profile import DocsSource, Profile
+from tas_lib.profile import Profile
 from tas_lib.records import FloatArray, IntArray, Ragged
+from tas_lib.settings import DocsSource
 
 log = logging.getLogger(__name__)
 

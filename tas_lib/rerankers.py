@@ -9,8 +9,9 @@ from numpy.random import Generator, Philox
 
 from tas_lib import encoding, models, reranking, seq2seq, shipped, teachers
 from tas_lib.collection import Collection, tokenizer_of
-from tas_lib.profile import Profile, System
+from tas_lib.profile import Profile
 from tas_lib.records import FloatArray, Run
+from tas_lib.settings import System
 
 
 class Rerankers:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from ir_measures import Measure
 
 from tas_lib.metrics import PerQuery, paper_measures, printed_name
-from tas_lib.profile import Evaluation, Profile, System
+from tas_lib.profile import Profile
 from tas_lib.published import Printed
+from tas_lib.settings import Evaluation, System
 
 NOT_RUN, REPORTED = "not run", "reported only"
 ORIGIN = {"trained": "trained here", "checkpoint": "checkpoint", "run": "run file", "bm25": "BM25"}

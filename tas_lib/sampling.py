@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator, Philox
 
-from tas_lib import profile
 from tas_lib.records import Batch, FloatArray, IntArray, Pairs
+from tas_lib.settings import Sampling, Strategy
 
 QueryRule = Callable[[Generator], IntArray]
 """rng → (B,) different rows of queries."""
@@ -42,7 +42,7 @@ class Sampler(NamedTuple):
 
 
 def make_sampler(
-    strategy: profile.Strategy, pairs: Pairs, topics: Sequence[IntArray], sampling: profile.Sampling, seed: int
+    strategy: Strategy, pairs: Pairs, topics: Sequence[IntArray], sampling: Sampling, seed: int
 ) -> Sampler:
     """The sampler of a strategy, ready at once: the pair table may be memory-mapped, and stays on disk.
 

@@ -12,8 +12,8 @@ import numpy as np
 import Stemmer
 import torch
 
-from tas_lib.profile import Bm25
 from tas_lib.records import FloatArray, IntArray
+from tas_lib.settings import Bm25
 
 HELD = 2**25  # scores in memory at a time (134 MB)
 CACHED = 2**18  # numbers of passages that each core widens and multiplies at a time (1 MB)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import EncoderDecoderModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from tas_lib import models, pretraining, seq2seq, teachers
-from tas_lib.profile import Seq2Seq
 from tas_lib.records import FloatArray, IntArray, Pairs
+from tas_lib.settings import Seq2Seq
 
 
 def small_seq2seq(settings: Seq2Seq, cat: str, small: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tas_lib import store
-from tas_lib.profile import ROOT, Profile, located
+from tas_lib.profile import Profile, located
 from tas_lib.records import FloatArray, IntArray
+from tas_lib.settings import ROOT
 
 Keys = NDArray[np.uint64]
 

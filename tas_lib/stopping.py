@@ -8,8 +8,8 @@ from ir_measures import nDCG
 from tas_lib import encoding, metrics
 from tas_lib.collection import Collection
 from tas_lib.models import BertDot
-from tas_lib.profile import StopSet
 from tas_lib.records import IntArray, Qrels, Ragged, Run, as_run
+from tas_lib.settings import StopSet
 
 
 class Candidates:

@@ -42,10 +42,11 @@ from tas_lib.collection import (
 )
 from tas_lib.metrics import PerQuery
 from tas_lib.models import BertDot
-from tas_lib.profile import Profile, System, located
+from tas_lib.profile import Profile, located
 from tas_lib.records import FloatArray, History, IntArray, Pairs, Ragged, Run, as_run
 from tas_lib.rerankers import Rerankers
 from tas_lib.sampling import Sampler
+from tas_lib.settings import System
 from tas_lib.stopping import Candidates, ndcg
 from tas_lib.training import InBatchTeacher, Objective
 
@@ -61,7 +62,7 @@ DECIDE = {
     "tas_balanced": TOPICS | {"margin_bins"},
     "hard_margin": TOPICS | {"margin_cap"},
 }
-"""Which settings of `profile.Sampling` a strategy looks at; another one's change is no reason to train again."""
+"""Which settings of `settings.Sampling` a strategy looks at; another one's change is no reason to train again."""
 PIPELINE = {"pooling", "of", "how", "first", "by", "depth"}
 """What a trained system does not have; it stands in no provenance of one."""
 CARRIED = {"workers", "cached_chunk", "compile"}

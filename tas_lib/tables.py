@@ -11,7 +11,7 @@ import pandas as pd
 from tas_lib import compared
 from tas_lib.composing import Cell, Table, compose, values_of
 from tas_lib.metrics import PerQuery, mean, paired_t
-from tas_lib.profile import Evaluation, Profile, System
+from tas_lib.profile import Profile
 from tas_lib.published import Printed, independent_figures, paper_table
 from tas_lib.rendering import frame, latex, markdown
 from tas_lib.rows import (
@@ -34,6 +34,7 @@ from tas_lib.rows import (
     signed,
     six_columns,
 )
+from tas_lib.settings import Evaluation, System
 from tas_lib.store import atomic_write
 
 Scores = Mapping[str, Mapping[str, PerQuery]]

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tas_lib import losses, models
 from tas_lib.collection import tokenise
 from tas_lib.models import BertCat, Classifier, ColBert
-from tas_lib.profile import Teachers, Tokens
 from tas_lib.records import FloatArray, IntArray, Pairs, Ragged
+from tas_lib.settings import Teachers, Tokens
 
 log = logging.getLogger(__name__)
 

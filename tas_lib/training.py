@@ -24,9 +24,9 @@ from tas_lib import checkpoints, losses, models, ranks
 from tas_lib.checkpoints import Progress
 from tas_lib.losses import Dual
 from tas_lib.models import BertDot
-from tas_lib.profile import System, Training
 from tas_lib.records import Batch, History, IntArray, Ragged
 from tas_lib.sampling import Sampler
+from tas_lib.settings import System, Training
 from tas_lib.teachers import TextVectors
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,10 @@ from benchmarks.fresh import ROOT
 from tas_lib import sampling as ours
 from tas_lib import store
 from tas_lib.collection import load_tokenizer
-from tas_lib.profile import Sampling, load
+from tas_lib.profile import load
 from tas_lib.records import Pairs
 from tas_lib.roofline import Roofline
+from tas_lib.settings import Sampling
 
 
 def read(folder: Path) -> Pairs:

@@ -8,6 +8,7 @@ import pytest
 from tas_lib import compared, profile, rows, tables
 from tas_lib.metrics import PerQuery
 from tas_lib.published import independent_figures, paper_table
+from tas_lib.settings import PAPERS_SETS
 from tools import graph
 
 MSMARCO, CHECKPOINTS, DOCS = (profile.load(name) for name in ("msmarco", "checkpoints", "docs"))
@@ -212,7 +213,7 @@ def test_others_figures_are_numbers_of_the_papers_columns_and_none_stands_twice(
     figures = independent_figures()
     text = (profile.ROOT / "data" / "paper" / "independent.csv").read_text(encoding="utf-8").splitlines()
     assert text[0] == "source,row,column,value" and len(text) - 1 == len(figures) == 14 * 9 + 5 * 6
-    columns = {f"{label} {measure}" for label in profile.PAPERS_SETS for measure in (NDCG, MRR, RECALL)}
+    columns = {f"{label} {measure}" for label in PAPERS_SETS for measure in (NDCG, MRR, RECALL)}
     digits = {"2023 study": r"\.\d{3}", "Pyserini": r"\.\d{4}"}
     for (source, row, column), value in figures.items():
         assert column in columns and re.fullmatch(digits[source], value), (source, row, column)
@@ -239,7 +240,7 @@ def test_figures_read_by_hand(source, row, column, value):
 
 def test_the_studys_bm25_is_anserinis_tuned_one():
     figures, paper = independent_figures(), paper_table(7)
-    for label in profile.PAPERS_SETS:
+    for label in PAPERS_SETS:
         measures = (MRR, RECALL) if "DEV" in label else (NDCG, RECALL)
         for measure in measures:
             tuned = figures["Pyserini", "BM25 tuned", f"{label} {measure}"]

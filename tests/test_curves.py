@@ -12,7 +12,7 @@ from matplotlib.text import Annotation
 
 from tas_lib import curves, metrics, style, trec
 from tas_lib.curves import Curve
-from tas_lib.profile import ROOT
+from tas_lib.settings import ROOT
 
 matplotlib.use("agg")
 TREC = Path(os.environ.get("TAS_SHARED_DATA", ROOT.parent / "shared" / "data")) / "trec-dl-2020"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tas_lib import collection, docstrings, store
-from tas_lib.profile import DocsSource
 from tas_lib.records import Source
+from tas_lib.settings import DocsSource
 from tas_lib.sources import docs
 
 # --- one docstring -----------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from tas_lib import encoding, store
-from tas_lib.profile import Profile, System
+from tas_lib.profile import Profile
+from tas_lib.settings import System
 from tas_lib.systems import Experiment
 from tools import encode
 

@@ -17,7 +17,7 @@ from tiny import t5_tokenizer as tokenizer
 from transformers import GenerationConfig, PreTrainedModel
 
 from tas_lib import expansion, models, search
-from tas_lib.profile import Bm25, Expansion
+from tas_lib.settings import Bm25, Expansion
 from tas_lib.store import Store, provenance
 
 HOW = Expansion(queries=3, top_k=4, longest=6, cap=12, batch=4, shard=8)

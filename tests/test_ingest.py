@@ -13,8 +13,8 @@ from tas_lib import blocks, collection, ingest, mining, store, trec
 from tas_lib.columns import Held, Rows, Stored, stored, take
 from tas_lib.entries import open_entries, read_entries
 from tas_lib.growing import Growing
-from tas_lib.profile import LocalSource
 from tas_lib.records import Pairs, Source, Texts
+from tas_lib.settings import LocalSource
 from tas_lib.triples import pair_lines, read_triples
 
 QUERIES = {f"q{i}": i for i in range(7)}

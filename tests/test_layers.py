@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 FLOORS = [
-    ["profile", "records", "store", "docstrings", "blocks", "columns", "growing"],  # ground
-    ["ranks"],  # the processes of a launch
+    ["settings", "records", "store", "docstrings", "blocks", "columns", "growing"],  # ground
+    ["profile", "ranks"],  # settings put together; the processes of a launch
     ["trec", "triples", "entries", "published"],  # the field's files, the paper's numbers
     ["sources", "shipped", "ingest"]  # the data, and beside it
     + ["models", "losses", "clustering", "sampling", "metrics", "fusion"],  # the paper: neighbours that do not meet

@@ -14,7 +14,8 @@ from ir_measures import nDCG
 from pydantic import ValidationError
 
 from tas_lib import collection, metrics, trec
-from tas_lib.profile import ROOT, LocalSource, sentence
+from tas_lib.profile import sentence
+from tas_lib.settings import ROOT, LocalSource
 from tas_lib.sources import local
 from tas_lib.systems import BM25, Experiment
 from tas_lib.triples import read_triples

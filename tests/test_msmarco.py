@@ -18,7 +18,7 @@ import pytest
 import tiny
 
 from tas_lib import collection
-from tas_lib.profile import MsMarcoSource
+from tas_lib.settings import MsMarcoSource
 from tas_lib.sources import msmarco
 from tas_lib.triples import read_triples
 

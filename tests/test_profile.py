@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tas_lib import profile
-from tas_lib.profile import System
+from tas_lib.settings import System
 
 WHOLE = """
 source: {kind: docs, packages: [numpy]}

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tas_lib import models, ranks, sampling, store, training
 from tas_lib.models import BertDot
-from tas_lib.profile import Sampling, System, Training
+from tas_lib.settings import Sampling, System, Training
 from tas_lib.store import Store
 from tas_lib.systems import BASELINE, Experiment
 from tools import train

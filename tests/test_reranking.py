@@ -12,7 +12,7 @@ from tiny import t5_tokenizer as tokenizer
 
 from tas_lib import metrics, reranking, seq2seq, teachers
 from tas_lib.models import BertCat
-from tas_lib.profile import Teachers
+from tas_lib.settings import Teachers
 
 QUERIES, PASSAGES = tiny.QUERIES, tiny.PASSAGES
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tas_lib import search
-from tas_lib.profile import Bm25
+from tas_lib.settings import Bm25
 
 DOCUMENTS = [
     ["plot", "line", "colour"],

@@ -13,7 +13,7 @@ from numpy.random import Generator, Philox
 from transformers import BertConfig, BertModel
 
 from tas_lib import remake, seq2seq, seq2seq_training, shipped, store
-from tas_lib.profile import Expansion, Reranking, Seq2Seq, System
+from tas_lib.settings import Expansion, Reranking, Seq2Seq, System
 from tas_lib.systems import Experiment
 
 ASKED = ["true", "false", "Query", "Document", "Document0", "Document1", "Relevant", "Passage", ":", "0", "1"]

@@ -8,8 +8,9 @@ import tiny
 
 from tas_lib import mining, profile, shipped, store
 from tas_lib.collection import Collection, open_collection, write
-from tas_lib.profile import DocsSource, Evaluation, LocalSource, Pairing, Profile, Reranking, Sampling, TestSet
+from tas_lib.profile import Profile
 from tas_lib.records import FloatArray, IntArray, Pairs, QuerySet, Source, Texts
+from tas_lib.settings import DocsSource, Evaluation, LocalSource, Pairing, Reranking, Sampling, TestSet
 from tas_lib.systems import Experiment
 
 

@@ -27,8 +27,9 @@ from tas_lib import (
     teachers,
 )
 from tas_lib.collection import load_tokenizer, tokenise
-from tas_lib.profile import Bm25, Evaluation, Expansion, Profile, Reranking, Sampling, StopSet, System, TestSet, Tokens
+from tas_lib.profile import Profile
 from tas_lib.records import as_run
+from tas_lib.settings import Bm25, Evaluation, Expansion, Reranking, Sampling, StopSet, System, TestSet, Tokens
 from tas_lib.systems import BASELINE, BM25, Experiment, ndcg
 from tas_lib.teachers import FreshVectors
 

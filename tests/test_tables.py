@@ -9,6 +9,7 @@ from ir_measures import Measure, R, nDCG
 from tas_lib import profile, rows, tables
 from tas_lib.published import Printed, paper_table
 from tas_lib.rows import Column, Row
+from tas_lib.settings import TestSet
 
 RESULTS = ("nDCG@10", "MRR@10", "R@1K")
 NDCG, RECALL = nDCG @ 10, R @ 100
@@ -127,10 +128,10 @@ def test_equal_values_as_printed_share_the_bold():
 
 EVALUATION = profile.Evaluation(
     sets=(
-        profile.TestSet(name="dev", label="Docs dev"),
-        profile.TestSet(name="graded-a", label="Docs A", binarise_at=2, graded=True),
-        profile.TestSet(name="graded-b", label="Docs B", binarise_at=2, graded=True),
-        profile.TestSet(name="graded-c", label="Docs C", binarise_at=2, graded=True),
+        TestSet(name="dev", label="Docs dev"),
+        TestSet(name="graded-a", label="Docs A", binarise_at=2, graded=True),
+        TestSet(name="graded-b", label="Docs B", binarise_at=2, graded=True),
+        TestSet(name="graded-c", label="Docs C", binarise_at=2, graded=True),
     ),
     depth=100,
 )

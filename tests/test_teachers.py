@@ -9,8 +9,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from tas_lib import collection, models, pretraining, remake, shipped, store, teachers
 from tas_lib.models import BertCat, Classifier, ColBert
-from tas_lib.profile import Pretraining, Profile, Teachers, Tokens
+from tas_lib.profile import Profile
 from tas_lib.records import Ragged
+from tas_lib.settings import Pretraining, Teachers, Tokens
 
 QUERIES, PASSAGES = tiny.texts(24, 8, seed=1), tiny.texts(60, 14, seed=2)
 SETTINGS = Teachers(

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from tas_lib import checkpoints, latency, losses, models, sampling, teachers, training
 from tas_lib.models import BertDot
-from tas_lib.profile import InBatchLoss, ListWeights, Sampling, System, Training
 from tas_lib.records import Batch, History
+from tas_lib.settings import InBatchLoss, ListWeights, Sampling, System, Training
 from tas_lib.store import Store
 
 QUERIES, PASSAGES = tiny.texts(24, 8, seed=1), tiny.texts(60, 14, seed=2)

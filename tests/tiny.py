@@ -21,18 +21,9 @@ from transformers import (
 
 from tas_lib import collection, shipped, store
 from tas_lib.models import ColBert, save
-from tas_lib.profile import (
-    DocsSource,
-    Evaluation,
-    Pairing,
-    Profile,
-    Sampling,
-    StopSet,
-    TestSet,
-    Tokens,
-    Training,
-)
+from tas_lib.profile import Profile
 from tas_lib.records import Pairs, QuerySet, Ragged, Source, Texts
+from tas_lib.settings import DocsSource, Evaluation, Pairing, Sampling, StopSet, TestSet, Tokens, Training
 
 WORDS = ["the", "mean", "of", "an", "array", "along", "axis", "sum", "product", "matrix", "linear", "plot", "graph"]
 QUERIES = ["the mean of an array", "plot", "a linear product"]

@@ -17,7 +17,7 @@ import torch
 from accelerate import PartialState
 
 from tas_lib import encoding, profile
-from tas_lib.profile import System
+from tas_lib.settings import System
 from tas_lib.systems import Experiment
 
 PATIENCE = timedelta(days=7)  # that processes wait for the slowest

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 
 from tas_lib.encoding import device
-from tas_lib.profile import Profile, System
+from tas_lib.profile import Profile
 from tas_lib.roofline import roofline
+from tas_lib.settings import System
 from tools import graph
 
 PASSAGES = graph.MSMARCO_PASSAGES

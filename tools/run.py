@@ -18,7 +18,8 @@ from snakemake import cli
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
 from tas_lib import profile as profiles
-from tas_lib.profile import MsMarcoSource, Profile
+from tas_lib.profile import Profile
+from tas_lib.settings import MsMarcoSource
 from tools import graph, notebooks, progress, readme
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ import sys
 
 from tas_lib import profile as profiles
 from tas_lib import ranks
-from tas_lib.profile import System
+from tas_lib.settings import System
 from tas_lib.systems import Experiment
 
 

@@ -17,8 +17,8 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.feature_extraction.text import CountVectorizer
 
 from tas_lib.docstrings import TEMPLATE, docstrings, split_docstring
-from tas_lib.profile import DocsSource
 from tas_lib.records import QuerySet, Source, Texts
+from tas_lib.settings import DocsSource
 
 
 class Entry(NamedTuple):

@@ -22,8 +22,8 @@ import numpy as np
 from tas_lib import store, trec
 from tas_lib.columns import Rows
 from tas_lib.entries import open_entries, read_entries
-from tas_lib.profile import LocalSource
 from tas_lib.records import Qrels, QuerySet, Source, Texts
+from tas_lib.settings import LocalSource
 from tas_lib.triples import PairBlock, pair_blocks
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ import numpy as np
 
 from tas_lib import store, trec
 from tas_lib.entries import open_entries, read_entries
-from tas_lib.profile import MsMarcoSource
 from tas_lib.records import Qrels, QuerySet, Source, Texts
+from tas_lib.settings import MsMarcoSource
 from tas_lib.triples import pair_blocks
 
 log = logging.getLogger(__name__)
