@@ -1,7 +1,9 @@
 """Text files, plain or gz: line by line, and in blocks of whole lines that all cores parse, a few at a time."""
 
+import codecs
 import gzip
 import io
+import re
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +17,8 @@ from pyarrow import csv
 SIZE = 1 << 26  # bytes of a block: about a million lines of teacher scores
 AT_ONCE = 2  # blocks in the works; pyarrow's parser takes all cores for one, and each more costs half a gigabyte
 SPACES = b"\t\r\x0b\x0c\x1c\x1d\x1e\x1f "  # of ASCII, what parts columns besides the line feed
+WIDE_SPACES = re.compile("|".join(filter(str.isspace, map(chr, range(0x80, 0x3001)))).encode())
+"""Beyond ASCII, what Python parts columns at."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -60,12 +64,14 @@ def blocks(path: Path, size: int = SIZE) -> Iterator[Block]:
 def table(text: bytes, types: Mapping[str, pa.DataType]) -> pa.Table | None:
     """The columns of plain lines, or None: where a line has other columns, or what a library could read otherwise.
 
-    Plain is ASCII with either single tabs or single spaces between the columns, and none of these empty. Of numbers,
-    what pyarrow reads is read by Python's `float` alike.
+    Plain is UTF-8 with either single tabs or single spaces between the columns, no other space anywhere, no byte order
+    mark, and no column empty. Of numbers, what pyarrow reads is read by Python's `float` alike.
     """
     text = text.replace(b"\r\n", b"\n") if b"\r" in text else text
     parted = {bytes([space]) for space in SPACES if space in text}
-    if len(parted) != 1 or not text.isascii():
+    if len(parted) != 1:
+        return None
+    if not text.isascii() and (text.startswith(codecs.BOM_UTF8) or WIDE_SPACES.search(text)):
         return None
     try:
         found = csv.read_csv(

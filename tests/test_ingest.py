@@ -18,7 +18,7 @@ from tas_lib.settings import LocalSource
 from tas_lib.triples import pair_lines, read_triples
 
 QUERIES = {f"q{i}": i for i in range(7)}
-PASSAGES = {f"p{i}": 3 * i for i in range(20)}
+PASSAGES = {f"p{i}": 3 * i for i in range(20)} | {"p7é": 1}
 
 
 def made_lines(n: int, scored: bool = True, space: str = "\t", seed: int = 0) -> list[str]:
@@ -57,6 +57,7 @@ STYLES: dict[str, Callable[[list[str]], bytes]] = {
     "two spaces": lambda lines: "".join(lines).replace("\t", "  ").encode(),
     "tabs and spaces": lambda lines: "".join([lines[0].replace("\t", " "), *lines[1:]]).encode(),
     "a number as only Python reads it": underscored,
+    "ids beyond ASCII": lambda lines: "".join(lines).replace("p7", "p7é").replace("q8", "q文").encode(),
 }
 
 
@@ -76,8 +77,16 @@ def test_pairs_in_blocks_are_those_read_line_by_line_to_the_bit(tmp_path, style,
 def test_plain_lines_are_parsed_by_the_library_and_others_are_not():
     kinds = {"a": blocks.pa.float64(), "b": blocks.pa.string()}
     assert blocks.table(b"1.5 x\n\n2 y\r\n", kinds).to_pydict() == {"a": [1.5, 2.0], "b": ["x", "y"]}
-    for text in (b"1 x y\n", b"1  x\n", b"1 x\n2\ty\n", b"1 x\rz\n", b"1 \n", "1 é\n".encode(), b"1_0 x\n", b"\n"):
+    assert blocks.table("1.5 é\n2 文\n".encode(), kinds).to_pydict() == {"a": [1.5, 2.0], "b": ["é", "文"]}
+    for text in (b"1 x y\n", b"1  x\n", b"1 x\n2\ty\n", b"1 x\rz\n", b"1 \n", b"1 \xe9\n", b"1_0 x\n", b"\n"):
         assert blocks.table(text, kinds) is None
+    for text in ("1 x\u3000y\n", "\ufeff1 x\n", "1 \xa0x\n", "\u0661 x\n", "1 é\x85\n"):
+        assert blocks.table(text.encode(), kinds) is None
+
+
+def test_spaces_beyond_ascii_are_those_that_python_parts_columns_at():
+    for letter in map(chr, [*range(0x80, 0xD800), *range(0xE000, 0x11000), 0x1F600]):
+        assert (len(f"a{letter}b".split()) == 2) == bool(blocks.WIDE_SPACES.search(f"a{letter}b".encode())), letter
 
 
 def test_ids_that_are_not_ascii_or_look_like_something_else_are_words(tmp_path):
