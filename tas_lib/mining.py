@@ -48,7 +48,10 @@ def negatives(profile: Profile, collection: Collection) -> list[IntArray]:
         store.save_arrays(folder, negatives=drawn)
 
     place = store.Store(profile.folder).artefact(
-        "negatives", {**pairing.model_dump(), **profile.negatives.model_dump()}, {"collection": collection.digest}, make
+        "negatives",
+        {**pairing.model_dump(exclude={"positives"}), **profile.negatives.model_dump()},
+        {"collection": collection.digest},
+        make,
     )
     return [row[row >= 0].astype(np.int64) for row in store.load_array(place / "negatives.npy")]
 
@@ -71,7 +74,8 @@ def open_pairs(profile: Profile, collection: Collection, scorer: Callable[[], Sc
             score = _known_first(known, scorer, train.texts, collection.passages.texts) if known else scorer()
         margins = None
         if path is None:
-            query, pos, neg = pair_rows(collection.relevant("train"), negatives(profile, collection))
+            positives = some(collection.relevant("train"), profile.pairing.positives)
+            query, pos, neg = pair_rows(positives, negatives(profile, collection))
         else:
             rows = {query: row for row, query in enumerate(train.ids)}
             query, pos, neg, margins, left_out = ingest.spool_triples(path, rows, collection.row, folder / SPOOL)
@@ -82,7 +86,10 @@ def open_pairs(profile: Profile, collection: Collection, scorer: Callable[[], Sc
         shutil.rmtree(folder / SPOOL, ignore_errors=True)
 
     place = store.Store(profile.folder).artefact(
-        "pairs", {**profile.pairing.model_dump(), **profile.negatives.model_dump()}, _inputs(profile, collection), make
+        "pairs",
+        {**profile.pairing.model_dump(exclude_none=True), **profile.negatives.model_dump()},
+        _inputs(profile, collection),
+        make,
     )
     return Pairs(**{name: store.load_array(place / f"{name}.npy") for name in Pairs._fields})
 
@@ -126,6 +133,20 @@ def margins_by(score: Scorer, query: IntArray, pos: IntArray, neg: IntArray) -> 
     asked, place = np.unique(np.concatenate([query * width + pos, query * width + neg]), return_inverse=True)
     scores = score(*np.divmod(asked, width))
     return (scores[place[: len(query)]] - scores[place[len(query) :]]).astype(np.float32)
+
+
+def some(positives: list[IntArray], most: int | None) -> list[IntArray]:
+    """At most so many of each query's positives, in their order, drawn by the query's row; all of them for None.
+
+    >>> [len(rows) for rows in some([np.arange(9), np.arange(2)], 5)]
+    [5, 2]
+    """
+    if most is None:
+        return positives
+    return [
+        np.sort(Generator(Philox(key=[1, query])).choice(rows, most, replace=False)) if len(rows) > most else rows
+        for query, rows in enumerate(positives)
+    ]
 
 
 def pair_rows(positives: list[IntArray], negatives: list[IntArray]) -> tuple[IntArray, IntArray, IntArray]:

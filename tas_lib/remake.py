@@ -119,7 +119,7 @@ def make_cats(p: Profile, collection: Collection, tokens: dict[str, Ragged], lar
             )
             models.save(cat, load_tokenizer(str(larger)), place)
 
-        parameters = {**settings.model_dump(include=CAT_SETTINGS), **p.pairing.model_dump(), "fold": k}
+        parameters = {**settings.model_dump(include=CAT_SETTINGS), **p.pairing.model_dump(exclude_none=True), "fold": k}
         made.append(store.Store(p.folder).artefact(f"remake/cat-{k}", parameters, inputs, train))
     return made
 
@@ -159,7 +159,7 @@ def make_scores(p: Profile, collection: Collection, tokens: dict[str, Ragged], f
         shipped.write_scores(place / "scores.parquet", keys[0][q], keys[1][shown], scores.round(3), fold[q])
 
     inputs = {str(k): store.digest_of(folder) for k, folder in enumerate(folders)} | {"collection": collection.digest}
-    place = store.Store(p.folder).artefact("remake/scores", p.pairing.model_dump(), inputs, score)
+    place = store.Store(p.folder).artefact("remake/scores", p.pairing.model_dump(exclude_none=True), inputs, score)
     cats = [models.load_cat(str(folder)).to(encoding.device()) for folder in folders]
     measured = rerank_tune(p, collection, tokens, cats)
     ship(p, place, "scores", measured)

@@ -93,6 +93,7 @@ class Pairing(Settings):
 
     depth: PositiveInt = 100  # negatives come from BM25's first so many
     negatives: PositiveInt = 100  # a query: 40M pairs over 400K queries, §4.1
+    positives: PositiveInt | None = None  # a query, drawn from its relevant passages; None: all of them
 
 
 class Sampling(Settings):

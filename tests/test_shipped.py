@@ -293,6 +293,33 @@ def test_pairs_without_scores_are_scored_by_the_teacher(settings: Profile, tmp_p
     assert table.margins.tolist() == (table.pos.astype(int) - table.neg).tolist()  # 10 q + pos - (10 q + neg)
 
 
+def test_of_very_many_positives_some_are_drawn_by_query_and_what_fits_stays():
+    found = [np.arange(100), np.arange(100), np.array([7, 3])]
+    for most in (1, 5, 100):
+        few = mining.some(found, most)
+        assert [len(rows) for rows in few] == [most, most, min(most, 2)]
+        assert all(len({*rows}) == len(rows) and {*rows} <= {*whole} for rows, whole in zip(few, found, strict=True))
+        assert [rows.tolist() for rows in few] == [rows.tolist() for rows in mining.some(found, most)]
+    assert mining.some(found, 5)[0].tolist() != mining.some(found, 5)[1].tolist()
+    assert mining.some(found, None) is found
+
+
+def test_a_cap_of_positives_cuts_the_pairs_and_not_what_counts_as_relevant(settings: Profile, tmp_path: Path):
+    mine = folder_of(settings, tmp_path, "")
+    every = "".join(f"{query} 0 p{i} 1\n" for query in "abcd" for i in (0, 3, 4))
+    (tmp_path / "files" / "qrels.train.tsv").write_text(every)
+    made = {}
+    for most in (None, 2):
+        asked = mine.model_copy(update={"pairing": Pairing(depth=6, negatives=3, positives=most)})
+        table = mining.open_pairs(asked, open_collection(asked), lambda: by_place)
+        ranges = list(zip(table.offsets, table.offsets[1:], strict=False))
+        made[most] = [({*table.pos[i:j].tolist()}, {*table.neg[i:j].tolist()}) for i, j in ranges]
+    for (all_pos, all_neg), (pos, neg) in zip(made[None], made[2], strict=True):
+        assert len(pos) == 2 * bool(all_neg) and pos <= all_pos <= {0, 3, 4}
+        assert neg == all_neg and not neg & {0, 3, 4}
+    assert any(neg for _, neg in made[2])
+
+
 @pytest.mark.parametrize("pairs", [PLAIN, ""], ids=["published without scores", "mined"])
 def test_a_teacher_that_is_not_there_is_told_before_any_work(settings: Profile, tmp_path: Path, pairs: str):
     mine = folder_of(settings, tmp_path, pairs)
