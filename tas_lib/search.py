@@ -17,6 +17,7 @@ from tas_lib.settings import Bm25
 
 HELD = 2**25  # scores in memory at a time (134 MB)
 CACHED = 2**18  # numbers of passages that each core widens and multiplies at a time (1 MB)
+SCANNED = 2**24  # bytes of passages from which on one query is scanned; fewer stay in the caches, where products win
 INDEXED = 100_000  # passages whose words BM25 cuts and stems at a time
 COPIED = 2**17  # passages that are copied to a card at a time
 WORKSPACE = 3 * 2**30  # bytes of a GPU that are left to what else is done there
@@ -158,11 +159,12 @@ def dense(
 
     queries: (Q, D). passages: (P, D), any float type, on CPU or GPU, memory-mapped if need be; scored in fp32.
     block: passages whose scores are held before the best are kept; fewer where many queries would fill the memory.
-    A single query on a CPU is answered by `scan` instead, where vectors are fp16.
+    A single query over many passages in fp16 on a CPU is answered by `scan` instead.
     """
     depth = min(depth, len(passages))
     queries = queries.float()
-    if len(queries) == 1 and depth and passages.dtype == torch.float16 and passages.device.type == "cpu":
+    on_cpu_in_fp16 = passages.device.type == "cpu" and passages.dtype == torch.float16
+    if len(queries) == 1 and on_cpu_in_fp16 and passages.nbytes >= SCANNED:
         return scan(queries, passages, depth)
     block = min(block, max(HELD // max(len(queries), 1), 4 * depth))
     kept_scores = torch.empty((len(queries), 0), device=queries.device)

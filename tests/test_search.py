@@ -145,6 +145,7 @@ def test_a_scan_for_one_query_finds_what_a_full_sort_finds(
     monkeypatch: pytest.MonkeyPatch, cores: int, width: int, depth: int
 ):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    monkeypatch.setattr(search, "SCANNED", 0)
     rng = torch.Generator().manual_seed(0)
     query, passages = torch.randn(1, width, generator=rng), torch.randn(301, width, generator=rng).half()
     every = passages.double().numpy() @ query[0].double().numpy()
@@ -165,13 +166,15 @@ def test_a_scan_takes_a_file_fewer_passages_than_cores_and_vectors_with_gaps(tmp
     assert search.scan(query.T.contiguous().T, passages, 3)[0].tolist() == wanted
 
 
-def test_of_one_query_and_of_several_the_scan_is_for_the_one(monkeypatch: pytest.MonkeyPatch):
-    asked: list[int] = []
-    monkeypatch.setattr(search, "dot_products", lambda q, p: asked.append(len(q)) or q @ p.float().T)
-    passages = torch.ones(5, 2)
-    for n, kind in [(1, torch.float16), (2, torch.float16), (1, torch.float32)]:
-        search.dense(torch.ones(n, 2), passages.to(kind), 3)
-    assert asked == [2, 1]
+def test_only_one_query_over_many_passages_in_fp16_is_scanned(monkeypatch: pytest.MonkeyPatch):
+    multiplied: list[tuple[int, int]] = []
+    monkeypatch.setattr(search, "dot_products", lambda q, p: multiplied.append((len(q), len(p))) or q @ p.float().T)
+    monkeypatch.setattr(search, "SCANNED", 20)  # bytes: five vectors of two
+    passages = torch.ones(6, 2)
+    for n, some in [(1, passages.half()), (1, passages[:5].half()), (1, passages[:4].half()), (2, passages.half())]:
+        search.dense(torch.ones(n, 2), some, 3)
+    search.dense(torch.ones(1, 2), passages, 3)
+    assert multiplied == [(1, 4), (2, 6), (1, 6)]
     assert search.dense(torch.ones(1, 2), passages[:0].half(), 3)[0].shape == (1, 0)
 
 
