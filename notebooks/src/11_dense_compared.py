@@ -25,8 +25,8 @@ from tas_lib.teaching import check, grid
 
 settings = profile.load(PROFILE)
 lab = systems.Experiment(settings)
-listed = {key: system for key, system in settings.systems.items() if system.kind == "run"}
-scores = lab.scores([*tables.TABLE6, *(key for key in listed if key not in tables.TABLE6)])
+added = [key for key, system in settings.systems.items() if system.kind in ("run", "checkpoint")]
+scores = lab.scores([*tables.TABLE6, *(key for key in added if key not in tables.TABLE4 | tables.TABLE6)])
 start = models.load_encoder(settings.encoder_path)
 encoder = f"{type(start).__name__.removesuffix('Model')}, {start.config.hidden_size} wide"
 print(f"Our systems start from: {encoder}, {start.config.num_hidden_layers} layers")
