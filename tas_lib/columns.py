@@ -1,5 +1,6 @@
 """Sequences of texts that are not lists: ids packed in memory, texts left where they lie and read a block at a time."""
 
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -41,9 +42,9 @@ class Column(Sequence[Item]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    @abstractmethod
     def at(self, row: int) -> Item:
         """The item of a row from 0 on."""
-        raise NotImplementedError
 
 
 class Held(Column[str]):

@@ -155,7 +155,10 @@ def test_a_scan_for_one_query_finds_what_a_full_sort_finds(
     np.testing.assert_allclose(scores[0], every[rows[0]], atol=1e-5 * width**0.5)
 
 
-def test_a_scan_takes_a_file_fewer_passages_than_cores_and_vectors_with_gaps(tmp_path: Path):
+def test_a_scan_takes_a_file_fewer_passages_than_cores_and_vectors_with_gaps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     rng = torch.Generator().manual_seed(0)
     query, passages = torch.randn(1, 16, generator=rng), torch.randn(3, 16, generator=rng).half()
     np.save(tmp_path / "p.npy", passages.numpy())
