@@ -9,7 +9,7 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
-from tas_lib import profile as profiles
+from tas_lib import config as profiles
 from tools import graph
 
 PROFILE = profiles.load(config.get("profile", "docs"))

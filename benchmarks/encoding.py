@@ -15,16 +15,17 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 
 from benchmarks import Figure, clock
-from tas_lib import encoding, models, profile
-from tas_lib.collection import load_tokenizer, tokenise
+from tas_lib import config, models
+from tas_lib.data.collection import load_tokenizer, tokenise
 from tas_lib.models import BertDot
+from tas_lib.retrieval import encode as encoding
 
 CAP, CHUNK, AIM = 200, 64, 1.2  # tokens a passage (§4.1), texts at a time as `write_vectors` takes them
 
 
 def rows(passages: int = 20_000) -> list[Figure]:
     """The small encoder of profile docs, and 6 layers of 384 with random weights on a twentieth of the passages."""
-    shipped = profile.load("docs").encoder_path
+    shipped = config.load("docs").encoder_path
     tokenizer = load_tokenizer(shipped)
     with tempfile.TemporaryDirectory() as place:
         larger = random_bert(Path(place), tokenizer)

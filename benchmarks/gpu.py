@@ -15,13 +15,15 @@ from numpy.random import Generator, Philox
 
 from benchmarks import Figure
 from benchmarks.training_step import PAIRS, Rows, for_steps, our_steps
-from tas_lib import latency, losses, search
-from tas_lib.latency import paper_encoder, time_boxed
+from tas_lib import losses
+from tas_lib.config import Tokens
+from tas_lib.data.store import Store
 from tas_lib.models import ColBert
 from tas_lib.records import Pairs, Ragged
-from tas_lib.roofline import bound, retrieval_work, roofline
-from tas_lib.settings import Tokens
-from tas_lib.store import Store
+from tas_lib.report import latency
+from tas_lib.report.latency import paper_encoder, time_boxed
+from tas_lib.report.roofline import bound, retrieval_work, roofline
+from tas_lib.retrieval import dense as search
 
 VOCABULARY, WIDTH = 30_522, 768
 PASSAGES, DEPTH = 8_841_823, 1_000

@@ -21,11 +21,11 @@ import pyarrow as pa
 from pyarrow import csv
 
 from benchmarks import Figure
-from tas_lib import ingest, store
-from tas_lib.columns import Rows
-from tas_lib.entries import open_entries
-from tas_lib.settings import ROOT
-from tas_lib.triples import pair_lines
+from tas_lib.config import ROOT
+from tas_lib.data import ingest, store
+from tas_lib.data.columns import Rows
+from tas_lib.data.entries import open_entries
+from tas_lib.data.triples import pair_lines
 
 LINES = 40_000_000  # of the published scores, about
 PASSAGES = 8_841_823  # of MS MARCO
@@ -74,7 +74,7 @@ def write_collection(path: Path, passages: int) -> None:
 
 
 def _tokenizer() -> Any:
-    from tas_lib import collection  # not above: it brings torch, which is no part of what pairs need
+    from tas_lib.data import collection
 
     return collection.load_tokenizer(str(ROOT / "data" / "docs" / "encoder"))
 
@@ -115,7 +115,7 @@ def plain_pairs(path: Path, lines: int) -> Callable[[], Any]:
 
 def passages(path: Path, root: Path) -> Callable[[], Any]:
     """`collection.tsv` to an artefact with parquet."""
-    from tas_lib import collection
+    from tas_lib.data import collection
     from tas_lib.records import Source, Texts
 
     def make(folder: Path) -> None:
@@ -128,7 +128,7 @@ def passages(path: Path, root: Path) -> Callable[[], Any]:
 
 def opened(root: Path) -> Callable[[], Any]:
     """The collection opened; gives the gigabytes that it holds."""
-    from tas_lib import collection
+    from tas_lib.data import collection
 
     def work() -> float:
         before = _resident()
@@ -157,7 +157,7 @@ PARTS = ("id", "title", "text")
 
 def tokens(root: Path) -> Callable[[], Any]:
     """The collection's passages to token ids on disk."""
-    from tas_lib import collection
+    from tas_lib.data import collection
 
     texts, tokenizer = collection.Collection(root / "collection").passages.texts, _tokenizer()
     return lambda: collection.write_tokens(tokenizer, texts, CAP, root, "passages")
@@ -165,7 +165,7 @@ def tokens(root: Path) -> Callable[[], Any]:
 
 def plain_tokens(root: Path) -> Callable[[], Any]:
     """The tokenizer library's own call over all texts, which are in memory already; nothing is kept or written."""
-    from tas_lib import collection
+    from tas_lib.data import collection
 
     texts, backend = [*collection.Collection(root / "collection").passages.texts], _tokenizer().backend_tokenizer
     backend.enable_truncation(CAP)

@@ -16,9 +16,10 @@ from numpy.random import Generator, Philox
 
 from benchmarks import Figure
 from benchmarks.fresh import call
-from tas_lib import sampling, store
+from tas_lib import sampling
+from tas_lib.config import Sampling
+from tas_lib.data import store
 from tas_lib.records import IntArray, Pairs
-from tas_lib.settings import Sampling
 
 QUERIES, PAIRS, PASSAGES = 400_000, 100, 8_841_823
 OF_A_TOPIC = 200  # 2,000 topics

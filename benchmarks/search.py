@@ -14,7 +14,9 @@ import faiss
 import torch
 
 from benchmarks import Figure, clock
-from tas_lib import encoding, latency, roofline, search
+from tas_lib.report import latency, roofline
+from tas_lib.retrieval import dense as search
+from tas_lib.retrieval import encode as encoding
 
 WIDTH, DEPTH, MSMARCO = 768, 1_000, 8_841_823
 CPU = torch.device("cpu")

@@ -21,15 +21,16 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, Trai
 
 from benchmarks import Figure
 from benchmarks.fresh import ROOT
-from tas_lib import latency, models, sampling, training
-from tas_lib.collection import load_tokenizer, tokenise
+from tas_lib import models, sampling
+from tas_lib.config import Profile, Sampling, System, Training, load
+from tas_lib.data.collection import load_tokenizer, tokenise
 from tas_lib.losses import Dual
 from tas_lib.models import BertDot
-from tas_lib.profile import Profile, load
 from tas_lib.records import Batch, Pairs, Ragged
-from tas_lib.settings import Sampling, System, Training
-from tas_lib.teachers import TokenVectors, token_vectors
-from tas_lib.training import InBatchTeacher, Objective
+from tas_lib.report import latency
+from tas_lib.train import loop as training
+from tas_lib.train.loop import InBatchTeacher, Objective
+from tas_lib.train.teachers import TokenVectors, token_vectors
 
 QUERIES, PASSAGES, PAIRS = 640, 1_280, 4
 B, STEPS, WARM_UP = 32, 60, 10

@@ -62,6 +62,15 @@ class Ragged(NamedTuple):
         """(N,) tokens of each text, special tokens included."""
         return np.diff(self.offsets)
 
+    def with_suffix(self, token: int, n: int) -> "Ragged":
+        """The same texts with `token` appended n times to each (ColBERT's [MASK]s, D10).
+
+        >>> Ragged(np.array([2, 7, 3, 2, 3]), np.array([0, 3, 5])).with_suffix(4, 1).ids
+        array([2, 7, 3, 4, 2, 3, 4])
+        """
+        ids = np.insert(self.ids, np.repeat(self.offsets[1:], n), token)
+        return Ragged(ids, self.offsets + n * np.arange(len(self.offsets)))
+
 
 class Batch(NamedTuple):
     """One training step: (B,) rows of queries, of one positive and one negative passage each, (B,) teacher margins."""

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator, Philox
 
+from tas_lib.config import Sampling, Strategy
 from tas_lib.records import Batch, FloatArray, IntArray, Pairs
-from tas_lib.settings import Sampling, Strategy
 
 QueryRule = Callable[[Generator], IntArray]
 """rng → (B,) different rows of queries."""

@@ -10,12 +10,11 @@ import torch
 from benchmarks import Figure, __main__, fresh, gpu, kmeans, sampling, training_step
 from benchmarks.fresh import ROOT
 from tas_lib import sampling as ours
-from tas_lib import store
-from tas_lib.collection import load_tokenizer
-from tas_lib.profile import load
+from tas_lib.config import Sampling, load
+from tas_lib.data import store
+from tas_lib.data.collection import load_tokenizer
 from tas_lib.records import Pairs
-from tas_lib.roofline import Roofline
-from tas_lib.settings import Sampling
+from tas_lib.report.roofline import Roofline
 
 
 def read(folder: Path) -> Pairs:
@@ -161,7 +160,8 @@ def test_sentence_transformers_sees_the_same_texts_and_has_the_same_loss():
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import MarginMSELoss
 
-    from tas_lib import losses, models, training
+    from tas_lib import losses, models
+    from tas_lib.train import loop as training
 
     settings = load("docs")
     rows = training_step.made_up(load_tokenizer(settings.encoder_path), training_step.MSMARCO)

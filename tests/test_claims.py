@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_rel
 
-from tas_lib import claims, metrics, paper_claims
-from tas_lib.claims import ENOUGH
-from tas_lib.paper_claims import CLAIMS, COLUMNS, ORDERS, Compared, Measured
-from tas_lib.published import paper_table
-from tas_lib.rows import RERANKERS7, STAGES7
-from tas_lib.settings import ROOT, Evaluation, TestSet
+from tas_lib.config import ROOT, Evaluation, TestSet
+from tas_lib.evaluation import claims, metrics, paper_claims
+from tas_lib.evaluation.claims import ENOUGH
+from tas_lib.evaluation.paper_claims import CLAIMS, COLUMNS, ORDERS, Compared, Measured
+from tas_lib.report.published import paper_table
+from tas_lib.report.rows import RERANKERS7, STAGES7
 
 COMPARED = [claim for claim in CLAIMS if isinstance(claim, Compared)]
 MEASURED = [claim for claim in CLAIMS if isinstance(claim, Measured)]

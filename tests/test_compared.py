@@ -5,17 +5,18 @@ import re
 import pandas as pd
 import pytest
 
-from tas_lib import compared, profile, rows, tables
-from tas_lib.metrics import PerQuery
-from tas_lib.published import independent_figures, paper_table
-from tas_lib.settings import PAPERS_SETS
+from tas_lib import config
+from tas_lib.config import PAPERS_SETS
+from tas_lib.evaluation.metrics import PerQuery
+from tas_lib.report import compared, rows, tables
+from tas_lib.report.published import independent_figures, paper_table
 from tools import graph
 
-MSMARCO, CHECKPOINTS, DOCS = (profile.load(name) for name in ("msmarco", "checkpoints", "docs"))
+MSMARCO, CHECKPOINTS, DOCS = (config.load(name) for name in ("msmarco", "checkpoints", "docs"))
 NDCG, MRR, RECALL = "nDCG@10", "MRR@10", "R@1K"
 
 
-def scores_of(settings: profile.Profile, values: dict[str, float]) -> dict[str, dict[str, PerQuery]]:
+def scores_of(settings: config.Profile, values: dict[str, float]) -> dict[str, dict[str, PerQuery]]:
     """What `Experiment.scores` gives, one query a set with the same value in every measure."""
     found: dict[str, dict[str, PerQuery]] = {}
     for key, value in values.items():
@@ -24,11 +25,11 @@ def scores_of(settings: profile.Profile, values: dict[str, float]) -> dict[str, 
     return found
 
 
-def table4(settings: profile.Profile, values: dict[str, float]) -> tables.Table:
+def table4(settings: config.Profile, values: dict[str, float]) -> tables.Table:
     return tables.table4(scores_of(settings, values), settings.evaluation, settings.systems)
 
 
-def table6(settings: profile.Profile, values: dict[str, float]) -> tables.Table:
+def table6(settings: config.Profile, values: dict[str, float]) -> tables.Table:
     return tables.table6(scores_of(settings, values), settings.evaluation, settings.systems)
 
 
@@ -211,7 +212,7 @@ def test_the_graph_knows_the_companions_of_ms_marco_alone(tmp_path, monkeypatch)
 
 def test_others_figures_are_numbers_of_the_papers_columns_and_none_stands_twice():
     figures = independent_figures()
-    text = (profile.ROOT / "data" / "paper" / "independent.csv").read_text(encoding="utf-8").splitlines()
+    text = (config.ROOT / "data" / "paper" / "independent.csv").read_text(encoding="utf-8").splitlines()
     assert text[0] == "source,row,column,value" and len(text) - 1 == len(figures) == 14 * 9 + 5 * 6
     columns = {f"{label} {measure}" for label in PAPERS_SETS for measure in (NDCG, MRR, RECALL)}
     digits = {"2023 study": r"\.\d{3}", "Pyserini": r"\.\d{4}"}

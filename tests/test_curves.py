@@ -10,9 +10,11 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from tas_lib import curves, metrics, style, trec
-from tas_lib.curves import Curve
-from tas_lib.settings import ROOT
+from tas_lib.config import ROOT
+from tas_lib.data import trec
+from tas_lib.evaluation import metrics
+from tas_lib.report import curves, style
+from tas_lib.report.curves import Curve
 
 matplotlib.use("agg")
 TREC = Path(os.environ.get("TAS_SHARED_DATA", ROOT.parent / "shared" / "data")) / "trec-dl-2020"

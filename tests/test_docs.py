@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tas_lib import collection, docstrings, store
+from tas_lib.config import DocsSource
+from tas_lib.data import collection, docstrings, store
+from tas_lib.data.sources import docs
 from tas_lib.records import Source
-from tas_lib.settings import DocsSource
-from tas_lib.sources import docs
 
 # --- one docstring -----------------------------------------------------------------------------------------------
 

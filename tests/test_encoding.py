@@ -14,10 +14,10 @@ import tiny
 import torch
 import yaml
 
-from tas_lib import encoding, store
-from tas_lib.profile import Profile
-from tas_lib.settings import System
-from tas_lib.systems import Experiment
+from tas_lib.config import Profile, System
+from tas_lib.data import store
+from tas_lib.experiment import Experiment
+from tas_lib.retrieval import encode as encoding
 from tools import encode
 
 ROOT = Path(__file__).parents[1]

@@ -16,9 +16,11 @@ from tiny import t5
 from tiny import t5_tokenizer as tokenizer
 from transformers import GenerationConfig, PreTrainedModel
 
-from tas_lib import expansion, models, search
-from tas_lib.settings import Bm25, Expansion
-from tas_lib.store import Store, provenance
+from tas_lib import models
+from tas_lib.config import Bm25, Expansion
+from tas_lib.data.store import Store, provenance
+from tas_lib.retrieval import dense as search
+from tas_lib.retrieval import doc2query
 
 HOW = Expansion(queries=3, top_k=4, longest=6, cap=12, batch=4, shard=8)
 PASSAGES = [" ".join(np.random.default_rng(i).choice(tiny.WORDS, 2 + 5 * i % 9)) for i in range(30)]
@@ -41,7 +43,7 @@ def test_sampling_is_that_of_transformers():
         max_new_tokens=6,
         num_return_sequences=3,
     )
-    found = expansion.sample(t5(), rows(PASSAGES[:5]), HOW.model_copy(update=dict(seed=7)), number=40)
+    found = doc2query.sample(t5(), rows(PASSAGES[:5]), HOW.model_copy(update=dict(seed=7)), number=40)
     assert found.shape == (15, 7) and found.tolist() == wanted.tolist()
 
 
@@ -65,21 +67,21 @@ def literally(model: PreTrainedModel, passages: list[np.ndarray], how: Expansion
 @pytest.mark.parametrize("top_k", [1, 3, 10])
 def test_sampling_equals_the_literal_loop(top_k: int):
     how = HOW.model_copy(update=dict(top_k=top_k, longest=9))
-    wanted = literally(t5(), rows(PASSAGES[:5]), how, expansion.stream(0, 3))
-    assert expansion.sample(t5(), rows(PASSAGES[:5]), how, number=3).tolist() == wanted.tolist()
+    wanted = literally(t5(), rows(PASSAGES[:5]), how, doc2query.stream(0, 3))
+    assert doc2query.sample(t5(), rows(PASSAGES[:5]), how, number=3).tolist() == wanted.tolist()
 
 
 def test_a_models_own_settings_do_not_count():
     model = t5()
     own = {"temperature": 0.1, "num_beams": 3, "top_p": 0.1, "max_length": 4, "repetition_penalty": 9.0}
     model.generation_config = GenerationConfig(**{**model.generation_config.to_dict(), **own})
-    found = expansion.sample(model, rows(PASSAGES[:5]), HOW, number=0)
-    assert found.tolist() == expansion.sample(t5(), rows(PASSAGES[:5]), HOW, number=0).tolist()
+    found = doc2query.sample(model, rows(PASSAGES[:5]), HOW, number=0)
+    assert found.tolist() == doc2query.sample(t5(), rows(PASSAGES[:5]), HOW, number=0).tolist()
 
 
 def test_draws_depend_on_seed_and_number_and_on_nothing_before():
     def draw(seed: int, number: int) -> list[list[int]]:
-        return expansion.sample(t5(), rows(PASSAGES[:5]), HOW.model_copy(update=dict(seed=seed)), number).tolist()
+        return doc2query.sample(t5(), rows(PASSAGES[:5]), HOW.model_copy(update=dict(seed=seed)), number).tolist()
 
     once = draw(0, 1)
     torch.rand(3)
@@ -92,7 +94,7 @@ def test_the_stream_of_torch_is_left_as_it_was():
     torch.manual_seed(5)
     wanted = torch.rand(4)
     torch.manual_seed(5)
-    expansion.sample(model, rows(PASSAGES[:2]), HOW, number=0)
+    doc2query.sample(model, rows(PASSAGES[:2]), HOW, number=0)
     assert torch.equal(torch.rand(4), wanted)
 
 
@@ -102,18 +104,18 @@ def test_the_stream_of_torch_is_left_as_it_was():
 def test_queries_stand_with_their_passages():
     # in batches of one, the passage at place s of the order by length is written with stream first + s
     how = HOW.model_copy(update=dict(batch=1, cap=8))
-    found = expansion.queries_for(t5(), tokenizer(), PASSAGES[:6], how, first=100)
+    found = doc2query.queries_for(t5(), tokenizer(), PASSAGES[:6], how, first=100)
     ids = rows(PASSAGES[:6])
     ids = [row if len(row) <= 8 else np.array([*row[:7], 1]) for row in ids]  # cut, </s> kept
     for place, row in enumerate(sorted(range(6), key=lambda row: len(ids[row]))):
-        drawn = expansion.sample(t5(), [ids[row]], how, number=100 + place)
+        drawn = doc2query.sample(t5(), [ids[row]], how, number=100 + place)
         assert found[row] == tokenizer().batch_decode(drawn, skip_special_tokens=True)
     assert len({len(row) for row in ids}) > 3 and all(len(queries) == 3 for queries in found)
 
 
 def test_a_prompt_stands_before_the_passage_and_both_are_cut_at_the_cap():
     def write(passages: list[str], prompt: str = "") -> list[list[str]]:
-        return expansion.queries_for(t5(), tokenizer(), passages, HOW.model_copy(update=dict(prompt=prompt)))
+        return doc2query.queries_for(t5(), tokenizer(), passages, HOW.model_copy(update=dict(prompt=prompt)))
 
     assert write(["mean of"], prompt="sum product") == write(["sum product mean of"]) != write(["mean of"])
     long = "mean " * 11
@@ -122,31 +124,31 @@ def test_a_prompt_stands_before_the_passage_and_both_are_cut_at_the_cap():
 
 
 def test_a_passage_without_words_has_queries_too():
-    assert [len(queries) for queries in expansion.queries_for(t5(), tokenizer(), ["", "plot"], HOW)] == [3, 3]
+    assert [len(queries) for queries in doc2query.queries_for(t5(), tokenizer(), ["", "plot"], HOW)] == [3, 3]
 
 
 # --- on disk -----------------------------------------------------------------------------------------------------
 
 
 def test_shards_hold_the_queries_of_all_passages_in_order(tmp_path: Path):
-    expansion.write_queries(t5(), tokenizer(), PASSAGES, tmp_path, HOW)
+    doc2query.write_queries(t5(), tokenizer(), PASSAGES, tmp_path, HOW)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:05d}.parquet" for number in range(4)]
     wanted = [
         queries
         for first in range(0, 30, 8)
-        for queries in expansion.queries_for(t5(), tokenizer(), PASSAGES[first : first + 8], HOW, first)
+        for queries in doc2query.queries_for(t5(), tokenizer(), PASSAGES[first : first + 8], HOW, first)
     ]
-    assert expansion.read_queries(tmp_path) == wanted
+    assert doc2query.read_queries(tmp_path) == wanted
     assert len({tuple(queries) for queries in wanted}) > 25
 
 
 def test_a_shard_that_stands_there_is_left_alone(tmp_path: Path):
-    expansion.write_queries(t5(), tokenizer(), PASSAGES, tmp_path, HOW)
+    doc2query.write_queries(t5(), tokenizer(), PASSAGES, tmp_path, HOW)
     shards = {path: path.read_bytes() for path in tmp_path.iterdir()}
     lost, kept = tmp_path / "00001.parquet", tmp_path / "00002.parquet"
     lost.unlink()
     before = kept.stat().st_mtime_ns
-    expansion.write_queries(t5(), tokenizer(), PASSAGES, tmp_path, HOW)
+    doc2query.write_queries(t5(), tokenizer(), PASSAGES, tmp_path, HOW)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == shards
     assert kept.stat().st_mtime_ns == before
 
@@ -154,25 +156,25 @@ def test_a_shard_that_stands_there_is_left_alone(tmp_path: Path):
 def write_slowly(folder: Path) -> None:
     """What a process of its own does, to be killed in the middle."""
     torch.set_num_threads(1)
-    at_once = expansion.sample
+    at_once = doc2query.sample
 
     def slowly(*args: object, **named: object) -> torch.Tensor:
         time.sleep(0.05)
         return at_once(*args, **named)
 
-    expansion.sample = slowly
+    doc2query.sample = slowly
     Store(folder).artefact(
         "expansion",
         HOW.model_dump(),
         {},
-        lambda draft: expansion.write_queries(t5(), tokenizer(), PASSAGES, draft, HOW),
+        lambda draft: doc2query.write_queries(t5(), tokenizer(), PASSAGES, draft, HOW),
     )
 
 
 def test_a_real_sigkill_twice_over_changes_no_byte(tmp_path: Path):
     fresh = multiprocessing.get_context("forkserver")
     fresh.set_forkserver_preload(
-        ["tas_lib.expansion", "tas_lib.search", "tas_lib.collection", "transformers.models.t5"]
+        ["tas_lib.retrieval.doc2query", "tas_lib.retrieval.dense", "tas_lib.data.collection", "transformers.models.t5"]
     )
     draft, rng = tmp_path / "killed" / ".expansion.draft", random.Random(3)
 
@@ -198,7 +200,7 @@ def test_a_real_sigkill_twice_over_changes_no_byte(tmp_path: Path):
     assert last.exitcode == 0
     whole, killed = (tmp_path / name / "expansion" for name in ("whole", "killed"))
     assert provenance(killed)["digest"] == provenance(whole)["digest"]
-    assert expansion.read_queries(killed) == expansion.read_queries(whole) and len(expansion.read_queries(whole)) == 30
+    assert doc2query.read_queries(killed) == doc2query.read_queries(whole) and len(doc2query.read_queries(whole)) == 30
     kept = (killed / "00000.parquet").stat()
     assert (kept.st_ino, kept.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
 
@@ -211,11 +213,11 @@ def test_bm25_finds_a_passage_by_a_word_of_its_queries_alone():
     asked = ["total"]
     settings = Bm25()
     assert search.Bm25Index(texts, settings).search(asked, 2)[0].tolist() == [[-1, -1]]
-    longer = expansion.expanded(texts, [["the total of an array", "sum"], []])
+    longer = doc2query.expanded(texts, [["the total of an array", "sum"], []])
     assert longer == ["sum along an axis the total of an array sum", "plot of a line"]
     assert search.Bm25Index(longer, settings).search(asked, 2)[0].tolist() == [[0, -1]]
 
 
 def test_as_many_lists_of_queries_as_passages_are_wanted():
     with pytest.raises(ValueError, match="shorter"):
-        expansion.expanded(["a", "b"], [["c"]])
+        doc2query.expanded(["a", "b"], [["c"]])

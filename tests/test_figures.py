@@ -11,10 +11,11 @@ from matplotlib.text import Text
 from numpy.random import Generator, Philox
 from skimage.color import rgb2lab
 
-from tas_lib import clustering, figures, profile, sampling
+from tas_lib import clustering, config, sampling
 from tas_lib.clustering import Clusters
-from tas_lib.figures import Fed, TopicPlane
 from tas_lib.records import History, Pairs
+from tas_lib.report import figures
+from tas_lib.report.figures import Fed, TopicPlane
 
 matplotlib.use("agg")
 
@@ -41,7 +42,7 @@ def strategies() -> list[Fed]:
     topics = Clusters(assignment, np.zeros((4, 1))).topics
     return [
         figures.feed(
-            name, sampling.make_sampler(name, pairs, topics, profile.Sampling(), 1), assignment, 10, 0, range(20)
+            name, sampling.make_sampler(name, pairs, topics, config.Sampling(), 1), assignment, 10, 0, range(20)
         )
         for name in ("random", "tas", "tas_balanced")
     ]
@@ -254,7 +255,7 @@ def test_examples_differ_and_long_ones_are_taken_last_and_cut():
 def test_a_batch_is_fed_with_its_largest_topic_first():
     # queries 0..3 with pairs of margins 0..9: range i holds margin i; topics of 1 and 3 queries
     pairs = Pairs.sort(4, np.repeat(np.arange(4), 10), np.zeros(40, int), np.arange(40), np.tile(np.arange(10.0), 4))
-    sampler = sampling.make_sampler("random", pairs, [], profile.Sampling(batch_size=4), 1)
+    sampler = sampling.make_sampler("random", pairs, [], config.Sampling(batch_size=4), 1)
     fed = figures.feed("random", sampler, np.array([7, 2, 2, 2]), 10, step=0, steps=range(3))
     batch = sampler.batch(0)
     margin_of = dict(zip(batch.queries.tolist(), batch.margins.tolist(), strict=True))

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import R, nDCG
 
-from tas_lib import fusion, metrics, trec
+from tas_lib.config import ROOT
+from tas_lib.data import trec
+from tas_lib.evaluation import metrics
 from tas_lib.records import Qrels, Run
-from tas_lib.settings import ROOT
+from tas_lib.retrieval import fusion
 
 DENSE = {"q1": {"a": 104.0, "b": 103.5, "c": 102.0}}
 SPARSE = {"q1": {"c": 12.0, "d": 8.0, "a": 4.0}}

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import tiny
 
-from tas_lib import blocks, collection, ingest, mining, store, trec
-from tas_lib.columns import Held, Rows, Stored, stored, take
-from tas_lib.entries import open_entries, read_entries
-from tas_lib.growing import Growing
+from tas_lib.config import LocalSource
+from tas_lib.data import blocks, collection, ingest, store, trec
+from tas_lib.data.columns import Held, Rows, Stored, stored, take
+from tas_lib.data.entries import open_entries, read_entries
+from tas_lib.data.growing import Growing
+from tas_lib.data.triples import pair_lines, read_triples
 from tas_lib.records import Pairs, Source, Texts
-from tas_lib.settings import LocalSource
-from tas_lib.triples import pair_lines, read_triples
+from tas_lib.train import pairs as mining
 
 QUERIES = {f"q{i}": i for i in range(7)}
 PASSAGES = {f"p{i}": 3 * i for i in range(20)} | {"p7é": 1}

@@ -9,15 +9,18 @@ import pytest
 import tiny
 import torch
 
-from tas_lib import cost_tables, latency, roofline, search, store, teachers
-from tas_lib.cost_tables import Cell, Table
-from tas_lib.latency import ENCODING, RETRIEVAL, TOKENS, TOTAL, Timing
+from tas_lib.data import store
 from tas_lib.models import BertDot, ColBert
-from tas_lib.published import paper_table
 from tas_lib.records import Batch, History
-from tas_lib.roofline import Bound, Roofline
-from tas_lib.teachers import TokenVectors
-from tas_lib.training import InBatchTeacher
+from tas_lib.report import cost_tables, latency, roofline
+from tas_lib.report.cost_tables import Cell, Table
+from tas_lib.report.latency import ENCODING, RETRIEVAL, TOKENS, TOTAL, Timing
+from tas_lib.report.published import paper_table
+from tas_lib.report.roofline import Bound, Roofline
+from tas_lib.retrieval import dense as search
+from tas_lib.train import teachers
+from tas_lib.train.loop import InBatchTeacher
+from tas_lib.train.teachers import TokenVectors
 
 CPU = torch.device("cpu")
 

@@ -13,12 +13,12 @@ import tiny
 from ir_measures import nDCG
 from pydantic import ValidationError
 
-from tas_lib import collection, metrics, trec
-from tas_lib.profile import sentence
-from tas_lib.settings import ROOT, LocalSource
-from tas_lib.sources import local
-from tas_lib.systems import BM25, Experiment
-from tas_lib.triples import read_triples
+from tas_lib.config import ROOT, LocalSource, sentence
+from tas_lib.data import collection, trec
+from tas_lib.data.sources import local
+from tas_lib.data.triples import read_triples
+from tas_lib.evaluation import metrics
+from tas_lib.experiment import BM25, Experiment
 
 NFCORPUS = Path(os.environ.get("TAS_SHARED_DATA", ROOT.parent / "shared" / "data")) / "nfcorpus.zip"
 PASSAGES = {"p1": ("Mean", "the mean of an array"), "p2": ("", "a sum along an axis"), "p3": ("Plot", "a linear plot")}

@@ -8,7 +8,7 @@ import pytest
 from ir_measures import RR, Judged, R, nDCG
 from scipy.stats import t as t_distribution
 
-from tas_lib import metrics
+from tas_lib.evaluation import metrics
 
 QRELS = {"q1": {"a": 3, "b": 1, "c": 2}, "q2": {"a": 2}, "q3": {"d": 0, "e": 1}}
 RUN = {"q1": {"b": 9.0, "x": 8.0, "a": 7.0}, "q3": {"e": 1.0, "d": 2.0}, "q9": {"a": 1.0}}

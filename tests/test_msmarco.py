@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import tiny
 
-from tas_lib import collection
-from tas_lib.settings import MsMarcoSource
-from tas_lib.sources import msmarco
-from tas_lib.triples import read_triples
+from tas_lib.config import MsMarcoSource
+from tas_lib.data import collection
+from tas_lib.data.sources import msmarco
+from tas_lib.data.triples import read_triples
 
 SCORES = "8.5\t1.25\t101\t0\t3\n-1.0 2.5 101 0 2\n4.0\t3.0\t102\t1\t0\n"
 MD5 = hashlib.md5(SCORES.encode()).hexdigest()

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from ir_measures import RR, R, nDCG
 
-from tas_lib import metrics, trec
+from tas_lib.config import ROOT, Bm25
+from tas_lib.data import trec
+from tas_lib.evaluation import metrics
 from tas_lib.records import as_run
-from tas_lib.search import Bm25Index
-from tas_lib.settings import ROOT, Bm25
+from tas_lib.retrieval.dense import Bm25Index
 
 DATA = Path(os.environ.get("TAS_SHARED_DATA", ROOT.parent / "shared" / "data"))
 TREC, NFCORPUS = DATA / "trec-dl-2020", DATA / "nfcorpus.zip"

@@ -6,8 +6,8 @@ from statistics import fmean, stdev
 
 import pytest
 
-from tas_lib.published import paper_table
-from tas_lib.settings import ROOT
+from tas_lib.config import ROOT
+from tas_lib.report.published import paper_table
 
 SETS = ("TREC-DL'19", "TREC-DL'20", "MSMARCO DEV")
 NINE = [f"{s} {m}" for s in SETS for m in ("nDCG@10", "MRR@10", "R@1K")]

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from tas_lib import profile
-from tas_lib.settings import System
+from tas_lib import config
+from tas_lib.config import System
 
 WHOLE = """
 source: {kind: docs, packages: [numpy]}
@@ -20,9 +20,9 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Load a profile from a text."""
     monkeypatch.setenv("TAS_PROFILES", str(tmp_path))
 
-    def from_text(text: str | bytes) -> profile.Profile:
+    def from_text(text: str | bytes) -> config.Profile:
         (tmp_path / "mine.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-        return profile.load("mine")
+        return config.load("mine")
 
     return from_text
 
@@ -36,8 +36,8 @@ def refused(load, text: str | bytes) -> str:
 
 
 def test_the_profiles_of_the_project_are_valid():
-    for path in (profile.ROOT / "profiles").glob("*.yaml"):
-        assert profile.load(path.stem).name == path.stem
+    for path in (config.ROOT / "profiles").glob("*.yaml"):
+        assert config.load(path.stem).name == path.stem
 
 
 def test_what_a_profile_leaves_out_is_the_papers(load):
@@ -63,7 +63,7 @@ def test_what_a_profile_leaves_out_is_the_papers(load):
 def test_an_unknown_profile_is_refused_with_the_known_ones(load):
     load(WHOLE)
     with pytest.raises(ValueError) as error:
-        profile.load("docz")
+        config.load("docz")
     assert str(error.value) == "there is no profile 'docz'; there are: mine"
 
 
@@ -153,7 +153,7 @@ def test_a_system_of_an_unknown_variant_is_refused_with_the_known_ones(load):
     assert "system 3: there is no variant 'mor'; there are: more" in refused(load, VARIED + '  "3": {variant: mor}\n')
     load(VARIED)
     with pytest.raises(ValueError, match="notebook parameters: there is no variant 'mor' in mine; there are: more"):
-        profile.system("mine", **PARAMETERS, variant="mor")
+        config.system("mine", **PARAMETERS, variant="mor")
 
 
 def test_systems_that_differ_have_names_that_differ(load):
@@ -183,7 +183,7 @@ PARAMETERS = {"seed": 1, "teacher": "dual", "sampling": "tas", "loss": "margin_m
 
 def test_a_notebooks_parameters_name_profile_and_system(load):
     load(WHOLE)
-    settings, system = profile.system("mine", **PARAMETERS)
+    settings, system = config.system("mine", **PARAMETERS)
     assert settings.name == "mine"
     assert system == System(teacher="dual", sampling="tas")
 
@@ -202,7 +202,7 @@ def test_a_notebooks_parameters_name_profile_and_system(load):
 def test_a_notebooks_wrong_parameter_is_one_sentence(load, name: str, value: object, told: str):
     load(WHOLE)
     with pytest.raises(ValueError) as error:
-        profile.system("mine", **PARAMETERS | {name: value})
+        config.system("mine", **PARAMETERS | {name: value})
     assert str(error.value).startswith(f"notebook parameters: {told}")
     assert "\n" not in str(error.value)
 
@@ -217,7 +217,7 @@ def test_folders_can_be_moved(load, monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_an_encoder_is_a_folder_of_the_project_any_folder_or_a_hub_name(load, tmp_path: Path):
     settings = load(WHOLE)
-    wanted = {str(tmp_path): str(tmp_path), "tests": str(profile.ROOT / "tests"), "someone/model": "someone/model"}
+    wanted = {str(tmp_path): str(tmp_path), "tests": str(config.ROOT / "tests"), "someone/model": "someone/model"}
     for encoder, path in wanted.items():
         assert settings.model_copy(update={"encoder": encoder}).encoder_path == path
 

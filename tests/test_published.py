@@ -4,9 +4,9 @@ import gzip
 
 import pytest
 
-from tas_lib import trec
-from tas_lib.entries import read_entries
-from tas_lib.triples import read_triples
+from tas_lib.data import trec
+from tas_lib.data.entries import read_entries
+from tas_lib.data.triples import read_triples
 
 RUN = {"q2": {"a": 1 / 3, "b": 2.0}, "q10": {"b": -1.5, "a": -1.5}}
 QRELS = {"q2": {"b": 0, "a": 3}, "q10": {"c": -1}}

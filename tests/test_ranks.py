@@ -21,11 +21,14 @@ import yaml
 from test_training import PAIRS, PASSAGES, QUERIES, agreement, colbert_says
 from torch import Tensor
 
-from tas_lib import models, ranks, sampling, store, training
+from tas_lib import models, sampling
+from tas_lib.config import Sampling, System, Training
+from tas_lib.data import store
+from tas_lib.data.store import Store
+from tas_lib.experiment import BASELINE, Experiment
 from tas_lib.models import BertDot
-from tas_lib.settings import Sampling, System, Training
-from tas_lib.store import Store
-from tas_lib.systems import BASELINE, Experiment
+from tas_lib.train import distributed
+from tas_lib.train import loop as training
 from tools import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +56,7 @@ def _joined(rank: int, n: int, port: int, work: Callable[..., Any], *arguments: 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n)}
     torch.set_num_threads(1)
     try:
-        with ranks.joined():
+        with distributed.joined():
             return work(*arguments)
     except BaseException:
         traceback.print_exc()
@@ -69,7 +72,7 @@ def dual() -> training.Objective:
 
 
 def student(dropout: float = 0.0) -> BertDot:
-    return BertDot(tiny.bert(dropout=dropout, seed=ranks.rank()), "mean")  # only rank 0's weights may count
+    return BertDot(tiny.bert(dropout=dropout, seed=distributed.rank()), "mean")  # only rank 0's weights may count
 
 
 # --- one step ----------------------------------------------------------------------------------------------------
@@ -104,8 +107,8 @@ def test_alone_a_batch_is_encoded_bit_for_bit_as_without_ranks():
 
 
 def shares(n: int) -> tuple[list[int], list[float]]:
-    own = ranks.share(n)
-    return own.tolist(), ranks.gather(torch.tensor(own)[:, None] * 1.0, n).flatten().tolist()
+    own = distributed.share(n)
+    return own.tolist(), distributed.gather(torch.tensor(own)[:, None] * 1.0, n).flatten().tolist()
 
 
 def test_rows_are_dealt_like_cards_and_come_back_in_order():
@@ -120,7 +123,7 @@ def training_of(folder: Path, changed: dict[str, object], dropout: float = 0.0) 
     model, settings = student(dropout), SETTINGS.model_copy(update=changed)
     lesson = model, sampler(8), dual(), QUERIES, PASSAGES
     history = []
-    if ranks.rank():
+    if distributed.rank():
         training.assist(*lesson, settings)
     else:
         history = [list(h[:4]) for h in training.train(*lesson, agreement, settings, folder)]

@@ -10,9 +10,13 @@ import torch
 from tiny import t5
 from tiny import t5_tokenizer as tokenizer
 
-from tas_lib import metrics, reranking, seq2seq, teachers
+from tas_lib.config import Teachers
+from tas_lib.evaluation import metrics
 from tas_lib.models import BertCat
-from tas_lib.settings import Teachers
+from tas_lib.retrieval import cross_encoder
+from tas_lib.retrieval import rerank as reranking
+from tas_lib.retrieval import t5 as seq2seq
+from tools.make_shipped import teachers as making
 
 QUERIES, PASSAGES = tiny.QUERIES, tiny.PASSAGES
 
@@ -106,8 +110,8 @@ def test_bert_cat_reranks_through_the_same_function():
     cat = BertCat(tiny.bert()).eval()
     queries, passages = tiny.texts(3, 8, seed=1), tiny.texts(6, 14, seed=2)
     with torch.inference_mode():
-        found = reranking.rerank(CANDIDATES, partial(teachers.score_all, cat, queries, passages, chunk=4), 4)
-    scores = teachers.cat_rerank([cat], queries, passages, CANDIDATES, Teachers(bf16=False))
+        found = reranking.rerank(CANDIDATES, partial(cross_encoder.score_all, cat, queries, passages, chunk=4), 4)
+    scores = making.cat_rerank([cat], queries, passages, CANDIDATES, Teachers(bf16=False))
     first = CANDIDATES[0, :4][np.argsort(-scores[0, :4], kind="stable")]
     assert found[0].tolist() == [*first, 1, 3]
 

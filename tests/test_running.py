@@ -14,8 +14,8 @@ import nbformat
 import psutil
 import pytest
 
-from tas_lib import profile as profiles
-from tas_lib.roofline import Roofline
+from tas_lib import config as profiles
+from tas_lib.report.roofline import Roofline
 from tools import estimate, graph, notebooks, progress, setup
 from tools import run as runner
 

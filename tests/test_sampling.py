@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tas_lib import profile, sampling
+from tas_lib import config, sampling
 from tas_lib.records import Pairs
 
 STRATEGIES = ["random", "tas", "tas_balanced", "hard_margin"]
@@ -39,7 +39,7 @@ def topic_of(topics: list[np.ndarray]) -> np.ndarray:
 
 
 def make(strategy: str, pairs: Pairs, topics: list[np.ndarray], seed: int = 1, **settings: float) -> sampling.Sampler:
-    return sampling.make_sampler(strategy, pairs, topics, profile.Sampling(**settings), seed)
+    return sampling.make_sampler(strategy, pairs, topics, config.Sampling(**settings), seed)
 
 
 def spread(counts: Counter, keys: range) -> float:

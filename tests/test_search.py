@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tas_lib import search
-from tas_lib.settings import Bm25
+from tas_lib.config import Bm25
+from tas_lib.retrieval import dense as search
 
 DOCUMENTS = [
     ["plot", "line", "colour"],

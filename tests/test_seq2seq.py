@@ -14,7 +14,7 @@ from tiny import t5
 from tiny import t5_tokenizer as tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tas_lib import seq2seq
+from tas_lib.retrieval import t5 as seq2seq
 
 QUERIES, PASSAGES = tiny.QUERIES, tiny.PASSAGES
 

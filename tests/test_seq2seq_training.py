@@ -12,9 +12,11 @@ import torch
 from numpy.random import Generator, Philox
 from transformers import BertConfig, BertModel
 
-from tas_lib import remake, seq2seq, seq2seq_training, shipped, store
-from tas_lib.settings import Expansion, Reranking, Seq2Seq, System
-from tas_lib.systems import Experiment
+from tas_lib.config import Expansion, Reranking, Seq2Seq, System
+from tas_lib.data import shipped, store
+from tas_lib.experiment import Experiment
+from tas_lib.retrieval import t5 as seq2seq
+from tools.make_shipped import remake, seq2seq_training
 
 ASKED = ["true", "false", "Query", "Document", "Document0", "Document1", "Relevant", "Passage", ":", "0", "1"]
 TOKENIZER = tiny.tokenizer([*ASKED, *tiny.WORDS])

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import tiny
 
-from tas_lib import mining, profile, shipped, store
-from tas_lib.collection import Collection, open_collection, write
-from tas_lib.profile import Profile
+from tas_lib import config
+from tas_lib.config import DocsSource, Evaluation, LocalSource, Pairing, Profile, Reranking, Sampling, TestSet
+from tas_lib.data import shipped, store
+from tas_lib.data.collection import Collection, open_collection, write
+from tas_lib.experiment import Experiment
 from tas_lib.records import FloatArray, IntArray, Pairs, QuerySet, Source, Texts
-from tas_lib.settings import DocsSource, Evaluation, LocalSource, Pairing, Reranking, Sampling, TestSet
-from tas_lib.systems import Experiment
+from tas_lib.train import pairs as mining
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_an_encoder_from_elsewhere_needs_no_provenance(settings: Profile, tmp_pa
 
 
 def test_what_data_docs_holds_is_what_was_shipped():
-    docs = profile.load("docs")
+    docs = config.load("docs")
     for name in ("encoder", "cat", "colbert", "scores", "seq2seq", "expansions"):
         shipped.folder(docs, name)
     for path in docs.artefacts_folder.rglob("*config.json"):
@@ -361,7 +362,7 @@ def test_packages_other_than_the_pins_are_named_and_the_run_goes_on(
     settings: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     (tmp_path / "requirements.txt").write_text("numpy==0.1\n")
-    monkeypatch.setattr("tas_lib.collection.ROOT", tmp_path)
+    monkeypatch.setattr("tas_lib.data.collection.ROOT", tmp_path)
     inputs = {"packages": store.digest(store.installed(settings.source.packages))}
 
     def make(folder: Path) -> None:

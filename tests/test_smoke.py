@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tas_lib import profile as profiles
+from tas_lib import config as profiles
 from tools import graph, notebooks
 
 ROOT = Path(__file__).resolve().parents[1]

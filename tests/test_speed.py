@@ -8,9 +8,10 @@ import pytest
 import tiny
 
 from benchmarks import Figure, clock, encoding, search
-from tas_lib import latency, models
-from tas_lib.collection import tokenise
-from tas_lib.roofline import Roofline
+from tas_lib import models
+from tas_lib.data.collection import tokenise
+from tas_lib.report import latency
+from tas_lib.report.roofline import Roofline
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tas_lib import store
-from tas_lib.store import Store
+from tas_lib.data import store
+from tas_lib.data.store import Store
 
 fork = multiprocessing.get_context("fork")
 

@@ -13,25 +13,18 @@ import tiny
 import torch
 from sentence_transformers import SentenceTransformer
 
-from tas_lib import (
-    clustering,
-    encoding,
-    expansion,
-    fusion,
-    metrics,
-    models,
-    search,
-    seq2seq,
-    shipped,
-    store,
-    teachers,
-)
-from tas_lib.collection import load_tokenizer, tokenise
-from tas_lib.profile import Profile
+from tas_lib import clustering, models
+from tas_lib.config import Bm25, Evaluation, Expansion, Profile, Reranking, Sampling, StopSet, System, TestSet, Tokens
+from tas_lib.data import shipped, store
+from tas_lib.data.collection import load_tokenizer, tokenise
+from tas_lib.evaluation import metrics
+from tas_lib.experiment import BASELINE, BM25, Experiment, ndcg
 from tas_lib.records import as_run
-from tas_lib.settings import Bm25, Evaluation, Expansion, Reranking, Sampling, StopSet, System, TestSet, Tokens
-from tas_lib.systems import BASELINE, BM25, Experiment, ndcg
-from tas_lib.teachers import FreshVectors
+from tas_lib.retrieval import cross_encoder, doc2query, fusion
+from tas_lib.retrieval import dense as search
+from tas_lib.retrieval import encode as encoding
+from tas_lib.retrieval import t5 as seq2seq
+from tas_lib.train.teachers import FreshVectors
 
 DUAL = System(batch_size=6)
 
@@ -169,7 +162,7 @@ def test_asked_again_nothing_is_made_again(lab: Experiment, caplog: pytest.LogCa
 
 def made_anew(lab: Experiment, system: System, caplog: pytest.LogCaptureFixture) -> list[str]:
     caplog.clear()
-    with caplog.at_level(logging.INFO, "tas_lib.store"):
+    with caplog.at_level(logging.INFO, "tas_lib.data.store"):
         lab.trained(system)
     return [record.message for record in caplog.records if record.message.startswith("systems/")]
 
@@ -443,7 +436,7 @@ def test_a_reranked_run_is_the_first_stages_with_its_first_candidates_by_score(p
         first = metrics.ranking(before.get(query, {}))
         with torch.inference_mode():
             scores = {
-                p: teachers.cat_scores(
+                p: cross_encoder.cat_scores(
                     cat, pipelines.tokens["graded"], pipelines.tokens["passages"], np.array([q]), np.array([row[p]]), 1
                 ).item()
                 for p in first[:4]
@@ -493,7 +486,7 @@ def with_t5(pipelines: Experiment, tmp_path: Path) -> Experiment:
 
 def test_docT5query_is_bm25_with_the_written_queries_behind_each_passage(with_t5: Experiment):
     found, texts = with_t5.collection, with_t5.collection.passages.texts
-    written = expansion.queries_for(
+    written = doc2query.queries_for(
         tiny.t5(), tiny.t5_tokenizer(), texts[32:64], with_t5.profile.expansion, first=32
     )  # the second shard
     assert with_t5.written[32:64] == written
@@ -516,12 +509,12 @@ def test_shipped_queries_are_taken_and_only_others_written(with_t5: Experiment, 
     ours = p.model_copy(
         update={"artefacts": str(tmp_path / "data"), "expansion": p.expansion.model_copy(update={"model": ""})}
     )
-    found = expansion.open_queries(ours, with_t5.collection)
+    found = doc2query.open_queries(ours, with_t5.collection)
     known = dict(zip(texts[5:], queries, strict=True))  # some passages may stand there twice
     assert [found[row] for row in range(80) if texts[row] in known] == [known[t] for t in texts if t in known]
     others = [row for row in range(5) if texts[row] not in known]
     assert others and all(len(found[row]) == 2 for row in others)
-    lacking = expansion.queries_for(tiny.t5(), tiny.t5_tokenizer(), [texts[row] for row in others], p.expansion)
+    lacking = doc2query.queries_for(tiny.t5(), tiny.t5_tokenizer(), [texts[row] for row in others], p.expansion)
     assert [found[row] for row in others] == lacking
 
 
@@ -559,7 +552,7 @@ def test_a_fusion_is_made_anew_with_its_parts_and_a_training_never_for_a_pipelin
 ):
     pipelines.run(FUSED, "graded")
     retuned = changed(pipelines, bm25=Bm25(k1=2.0))
-    with caplog.at_level(logging.INFO, "tas_lib.store"):
+    with caplog.at_level(logging.INFO, "tas_lib.data.store"):
         retuned.run(FUSED, "graded")
     anew = [record.message.split(":")[0] for record in caplog.records if "made anew" in record.message]
     assert f"retrieved/{FUSED.name}/graded" in anew and not any(place.startswith("systems/") for place in anew)

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 from ir_measures import Measure, R, nDCG
 
-from tas_lib import profile, rows, tables
-from tas_lib.published import Printed, paper_table
-from tas_lib.rows import Column, Row
-from tas_lib.settings import TestSet
+from tas_lib import config
+from tas_lib.config import TestSet
+from tas_lib.report import rows, tables
+from tas_lib.report.published import Printed, paper_table
+from tas_lib.report.rows import Column, Row
 
 RESULTS = ("nDCG@10", "MRR@10", "R@1K")
 NDCG, RECALL = nDCG @ 10, R @ 100
@@ -126,7 +127,7 @@ def test_equal_values_as_printed_share_the_bold():
     assert "| .090 |" in text
 
 
-EVALUATION = profile.Evaluation(
+EVALUATION = config.Evaluation(
     sets=(
         TestSet(name="dev", label="Docs dev"),
         TestSet(name="graded-a", label="Docs A", binarise_at=2, graded=True),
@@ -176,12 +177,12 @@ def test_the_short_tables_have_the_papers_six_columns_on_three_sets():
 
 
 SYSTEMS = {
-    "2": profile.System(teacher="pairwise", sampling="random"),
-    "5": profile.System(teacher="in_batch", sampling="random"),
-    "10": profile.System(),
-    "18": profile.System(batch_size=64),
-    "19": profile.System(batch_size=128),
-    "BM25 of a friend": profile.System(kind="run", source="friend.run"),
+    "2": config.System(teacher="pairwise", sampling="random"),
+    "5": config.System(teacher="in_batch", sampling="random"),
+    "10": config.System(),
+    "18": config.System(batch_size=64),
+    "19": config.System(batch_size=128),
+    "BM25 of a friend": config.System(kind="run", source="friend.run"),
 }
 TABLES = {
     "table3": lambda scores: tables.table3(scores, EVALUATION, SYSTEMS),
@@ -325,7 +326,7 @@ def test_table_6_names_our_encoder_and_batches_with_the_papers_in_parentheses():
     assert names["Baselines / RocketQA / ERNIE-Base / 4,000"] == ("RocketQA", "ERNIE-Base", "12", "4,000")
     assert "under its letters: 64 beside 96, 128 beside 256." in table.caption
     sizes = {"10": 32, "18": 96, "19": 256}
-    same = {key: profile.System(batch_size=size) for key, size in sizes.items()}
+    same = {key: config.System(batch_size=size) for key, size in sizes.items()}
     full = tables.table6({}, EVALUATION, same)
     assert "beside" not in full.caption
     assert [row.names[2:] for row in full.rows][-3:] == [("DistilBERT", "6", "32"), ("DistilBERT", "6", "96"),
@@ -347,7 +348,7 @@ def test_table_6_tells_reported_from_not_run_and_tests_what_was_run():
 def test_runs_made_elsewhere_find_their_row_in_table_6_or_get_one():
     ance = "Baselines / ANCE / BERT-Base / 32"
     scores = scores_of({"2": LOW}) | {"BM25 of a friend": scores_of({"": HIGH})[""], ance: scores_of({"": HIGH})[""]}
-    systems = SYSTEMS | {ance: profile.System(kind="run", source="ance.run")}
+    systems = SYSTEMS | {ance: config.System(kind="run", source="ance.run")}
     table = tables.table6(scores, EVALUATION, systems)
     found = {row.key: (row.letter, row.names[1], row.origin) for row in table.rows}
     assert found[ance] == ("a", "ANCE", "run file")
@@ -357,7 +358,7 @@ def test_runs_made_elsewhere_find_their_row_in_table_6_or_get_one():
 
 
 def test_a_system_that_the_profile_calls_reported_is_no_run_that_is_missing():
-    table = tables.table4({"10": {}}, EVALUATION, {"10": profile.System(kind="reported", source="the paper")})
+    table = tables.table4({"10": {}}, EVALUATION, {"10": config.System(kind="reported", source="the paper")})
     assert [row.origin for row in table.rows][-2:] == ["not run", "reported only"]
     assert table.cells[-1][0].missing == "reported only"
 
@@ -406,7 +407,7 @@ def test_spread_is_the_sample_deviation_of_the_means_that_there_are():
 
 
 def test_the_table_of_deviations_compares_all_choices_with_each_other_and_nothing_with_the_paper():
-    evaluation = profile.load("docs").evaluation
+    evaluation = config.load("docs").evaluation
     measures = {c.measure for c in rows.nine_columns(evaluation)}
     sets = {test.name: {m: LOW for m in measures} for test in evaluation.sets}
     better = {name: {m: HIGH for m in measures} for name in sets}
@@ -420,19 +421,19 @@ def test_the_table_of_deviations_compares_all_choices_with_each_other_and_nothin
 # --- Table 7 -----------------------------------------------------------------------------------------------------
 
 
-def pipelines() -> profile.Profile:
+def pipelines() -> config.Profile:
     listed = {
-        "2": profile.System(teacher="pairwise", sampling="random"),
-        "18": profile.System(batch_size=96),
-        "d2q": profile.System(kind="expanded"),
-        "bm25+18": profile.System(kind="fused", of=("bm25", "18")),
-        "18>cat": profile.System(kind="reranked", first="18"),
-        "bm25>mono": profile.System(kind="reranked", first="bm25", by="mono"),
-        "bm25>mono>duo": profile.System(kind="reranked", first="bm25>mono", by="duo"),
+        "2": config.System(teacher="pairwise", sampling="random"),
+        "18": config.System(batch_size=96),
+        "d2q": config.System(kind="expanded"),
+        "bm25+18": config.System(kind="fused", of=("bm25", "18")),
+        "18>cat": config.System(kind="reranked", first="18"),
+        "bm25>mono": config.System(kind="reranked", first="bm25", by="mono"),
+        "bm25>mono>duo": config.System(kind="reranked", first="bm25>mono", by="duo"),
     }
-    source = profile.DocsSource(packages=("numpy",))
-    return profile.Profile(name="x", source=source, evaluation=EVALUATION, systems=listed,
-                           reranking=profile.Reranking(depth=50))  # fmt: skip
+    source = config.DocsSource(packages=("numpy",))
+    return config.Profile(name="x", source=source, evaluation=EVALUATION, systems=listed,
+                           reranking=config.Reranking(depth=50))  # fmt: skip
 
 
 def test_table7_has_all_rows_of_the_paper_in_its_order_and_ours_between_them():

@@ -7,11 +7,15 @@ import tiny
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from tas_lib import collection, models, pretraining, remake, shipped, store, teachers
+from tas_lib import models
+from tas_lib.config import Pretraining, Profile, Teachers, Tokens
+from tas_lib.data import collection, shipped, store
 from tas_lib.models import BertCat, Classifier, ColBert
-from tas_lib.profile import Profile
 from tas_lib.records import Ragged
-from tas_lib.settings import Pretraining, Teachers, Tokens
+from tas_lib.retrieval import cross_encoder
+from tas_lib.train import teachers
+from tools.make_shipped import pretraining, remake
+from tools.make_shipped import teachers as making
 
 QUERIES, PASSAGES = tiny.texts(24, 8, seed=1), tiny.texts(60, 14, seed=2)
 SETTINGS = Teachers(
@@ -26,12 +30,12 @@ NEGATIVES = [np.delete(np.arange(60), q)[:9] for q in range(24)]
 
 @pytest.mark.parametrize(("n", "k"), [(10, 3), (9, 3), (2, 3), (100, 7)])
 def test_folds_are_of_one_size_or_differ_by_one(n: int, k: int):
-    sizes = np.bincount(teachers.folds(n, k, seed=0), minlength=k)
+    sizes = np.bincount(making.folds(n, k, seed=0), minlength=k)
     assert sizes.sum() == n and sizes.max() - sizes.min() <= 1
 
 
 def test_folds_depend_on_the_seed_alone():
-    assert teachers.folds(50, 3, 0).tolist() == teachers.folds(50, 3, 0).tolist() != teachers.folds(50, 3, 1).tolist()
+    assert making.folds(50, 3, 0).tolist() == making.folds(50, 3, 0).tolist() != making.folds(50, 3, 1).tolist()
 
 
 # --- BERT_CAT ----------------------------------------------------------------------------------------------------
@@ -53,15 +57,15 @@ def test_a_cross_encoder_reads_pairs_as_its_own_tokenizer_joins_them(seps: int):
         types = torch.tensor([tokenizer(texts[0][q], texts[1][p], return_token_type_ids=True)["token_type_ids"]])
         known = {"token_type_ids": types} if config.type_vocab_size > 1 else {}
         wanted.append(theirs(input_ids=ids, **known).logits.item())
-    found = teachers.score_texts(Classifier(theirs), tokenizer, texts, rows, Tokens(query=30, passage=30))
+    found = cross_encoder.score_texts(Classifier(theirs), tokenizer, texts, rows, Tokens(query=30, passage=30))
     np.testing.assert_allclose(found, wanted, atol=1e-6)
-    assert teachers.separators(tokenizer) == seps
+    assert cross_encoder.separators(tokenizer) == seps
 
 
 def test_a_cross_encoder_whose_pairs_are_joined_otherwise_is_refused():
     tokenizer = tiny.tokenizer(seps=0)
     with pytest.raises(ValueError, match="pairs are not read as CLS query SEP passage SEP"):
-        teachers.separators(tokenizer)
+        cross_encoder.separators(tokenizer)
 
 
 def test_scores_of_many_pairs_are_those_of_each_pair_alone():
@@ -69,7 +73,7 @@ def test_scores_of_many_pairs_are_those_of_each_pair_alone():
     rng = np.random.default_rng(0)
     q, p = rng.integers(24, size=40), rng.integers(60, size=40)
     with torch.inference_mode():
-        together = teachers.score_all(cat, QUERIES, PASSAGES, q, p, chunk=3)
+        together = cross_encoder.score_all(cat, QUERIES, PASSAGES, q, p, chunk=3)
         alone = [cat(*models.cat_inputs([QUERIES.row(i)], [PASSAGES.row(j)])).item() for i, j in zip(q, p, strict=True)]
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
@@ -77,7 +81,7 @@ def test_scores_of_many_pairs_are_those_of_each_pair_alone():
 def test_reranking_gives_the_mean_of_the_models_and_no_score_where_there_is_no_candidate():
     cats = [BertCat(tiny.bert(seed=seed)).eval() for seed in (0, 1)]
     candidates = np.array([[5, 9, -1], [-1, -1, -1], [2, 0, 1]])
-    scores = teachers.cat_rerank(cats, *[Ragged(*t) for t in (QUERIES, PASSAGES)], candidates, SETTINGS)
+    scores = making.cat_rerank(cats, *[Ragged(*t) for t in (QUERIES, PASSAGES)], candidates, SETTINGS)
     assert np.isneginf(scores[candidates < 0]).all()
     with torch.inference_mode():
         wanted = np.mean([cat(*models.cat_inputs([QUERIES.row(2)], [PASSAGES.row(0)])).item() for cat in cats])
@@ -85,7 +89,7 @@ def test_reranking_gives_the_mean_of_the_models_and_no_score_where_there_is_no_c
 
 
 def test_a_bert_cat_learns_to_pick_the_relevant_passage():
-    cat = teachers.train_cat(
+    cat = making.train_cat(
         tiny.bert(),
         QUERIES,
         PASSAGES,
@@ -96,7 +100,7 @@ def test_a_bert_cat_learns_to_pick_the_relevant_passage():
         "test",
     )
     candidates = np.array([[q, *NEGATIVES[q]] for q in range(3)])
-    scores = teachers.cat_rerank([cat], QUERIES, PASSAGES, candidates, SETTINGS)
+    scores = making.cat_rerank([cat], QUERIES, PASSAGES, candidates, SETTINGS)
     assert scores.argmax(axis=1).tolist() == [0, 0, 0]
     assert not cat.training
 
@@ -109,7 +113,7 @@ def test_queries_without_a_pair_are_never_asked():
     positives = [rows if q else rows[:0] for q, rows in enumerate(POSITIVES)]
     negatives = [rows if q != 1 else rows[:0] for q, rows in enumerate(NEGATIVES)]
     few = settings(cat_queries=2, cat_steps=2)
-    teachers.train_cat(tiny.bert(), QUERIES, PASSAGES, positives, negatives, np.arange(4), few, "test")
+    making.train_cat(tiny.bert(), QUERIES, PASSAGES, positives, negatives, np.arange(4), few, "test")
 
 
 # --- ColBERT -----------------------------------------------------------------------------------------------------
@@ -161,7 +165,7 @@ def test_a_colbert_learns_the_margins():
 
     torch.manual_seed(SETTINGS.seed)
     before = error(ColBert(tiny.bert(), 8).eval())
-    trained = teachers.train_colbert(tiny.bert(), QUERIES, PASSAGES, pairs, SETTINGS)
+    trained = making.train_colbert(tiny.bert(), QUERIES, PASSAGES, pairs, SETTINGS)
     assert error(trained) < 0.5 * before
 
 
@@ -180,7 +184,7 @@ def larger(p: Profile) -> Path:
 def test_no_training_query_is_scored_by_a_model_that_was_trained_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Another wording of a query changes the models of the other folds, and leaves that of its own fold as it was."""
     weights: list[list[bytes]] = []
-    fold = teachers.folds(tiny.SIZES["train"], 3, 0)
+    fold = making.folds(tiny.SIZES["train"], 3, 0)
     for wording in ("first", "second"):
         monkeypatch.setenv("TAS_RUNS", str(tmp_path / wording))
         p = labelled(tmp_path / wording)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tas_lib import losses, sampling, teaching
+from tas_lib import losses, sampling
+from tas_lib.report import notebook as teaching
 
 
 @pytest.fixture

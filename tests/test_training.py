@@ -16,11 +16,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tas_lib import checkpoints, latency, losses, models, sampling, teachers, training
+from tas_lib import losses, models, sampling
+from tas_lib.config import InBatchLoss, ListWeights, Sampling, System, Training
+from tas_lib.data.store import Store
 from tas_lib.models import BertDot
 from tas_lib.records import Batch, History
-from tas_lib.settings import InBatchLoss, ListWeights, Sampling, System, Training
-from tas_lib.store import Store
+from tas_lib.report import latency
+from tas_lib.train import checkpoint as checkpoints
+from tas_lib.train import loop as training
+from tas_lib.train import teachers
 
 QUERIES, PASSAGES = tiny.texts(24, 8, seed=1), tiny.texts(60, 14, seed=2)
 PAIRS = tiny.pairs(24, 60)

@@ -19,11 +19,10 @@ from transformers import (
     T5Tokenizer,
 )
 
-from tas_lib import collection, shipped, store
+from tas_lib.config import DocsSource, Evaluation, Pairing, Profile, Sampling, StopSet, TestSet, Tokens, Training
+from tas_lib.data import collection, shipped, store
 from tas_lib.models import ColBert, save
-from tas_lib.profile import Profile
 from tas_lib.records import Pairs, QuerySet, Ragged, Source, Texts
-from tas_lib.settings import DocsSource, Evaluation, Pairing, Sampling, StopSet, TestSet, Tokens, Training
 
 WORDS = ["the", "mean", "of", "an", "array", "along", "axis", "sum", "product", "matrix", "linear", "plot", "graph"]
 QUERIES = ["the mean of an array", "plot", "a linear product"]

@@ -16,9 +16,10 @@ from datetime import timedelta
 import torch
 from accelerate import PartialState
 
-from tas_lib import encoding, profile
-from tas_lib.settings import System
-from tas_lib.systems import Experiment
+from tas_lib import config
+from tas_lib.config import System
+from tas_lib.experiment import Experiment
+from tas_lib.retrieval import encode as encoding
 
 PATIENCE = timedelta(days=7)  # that processes wait for the slowest
 
@@ -33,7 +34,7 @@ def main(words: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)  # sets each process's GPU
     try:
-        encode(Experiment(profile.load(asked.profile)), asked.system, asked.shards, state)
+        encode(Experiment(config.load(asked.profile)), asked.system, asked.shards, state)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

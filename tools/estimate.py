@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import torch
 
-from tas_lib.encoding import device
-from tas_lib.profile import Profile
-from tas_lib.roofline import roofline
-from tas_lib.settings import System
+from tas_lib.config import Profile, System
+from tas_lib.report.roofline import roofline
+from tas_lib.retrieval.encode import device
 from tools import graph
 
 PASSAGES = graph.MSMARCO_PASSAGES

@@ -21,7 +21,7 @@ import papermill
 import psutil
 from papermill.exceptions import PapermillExecutionError
 
-from tas_lib import profile as profiles
+from tas_lib import config as profiles
 from tools import graph, notebooks
 
 SHOW_EVERY_S = 20

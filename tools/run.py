@@ -17,9 +17,8 @@ from typing import IO, NoReturn
 from snakemake import cli
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
-from tas_lib import profile as profiles
-from tas_lib.profile import Profile
-from tas_lib.settings import MsMarcoSource
+from tas_lib import config as profiles
+from tas_lib.config import MsMarcoSource, Profile
 from tools import graph, notebooks, progress, readme
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +72,7 @@ def fetched(profile: Profile) -> list[str]:
     """A line for every file that the source is fetched from, with its size and whether it is there; no connection."""
     if not isinstance(profile.source, MsMarcoSource):
         return []
-    from tas_lib.sources import msmarco  # a source imports what only its own profile needs
+    from tas_lib.data.sources import msmarco
 
     files = msmarco.downloads(profile.source)
     missing = sum(file.size for file in files if not file.there)
@@ -168,7 +167,7 @@ def teachers(profile: Profile, lock: IO[str]) -> None:
     """Make what data/ ships."""
     pins = str(ROOT / "requirements-teachers.txt")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", pins], check=True)
-    become(lock, "tas_lib.remake", profile.name)
+    become(lock, "tools.make_shipped.remake", profile.name)
 
 
 def become(lock: IO[str], module: str, *words: str) -> NoReturn:

@@ -9,10 +9,10 @@ the baseline and the topics among it, writes all files, and goes on where a kill
 import logging
 import sys
 
-from tas_lib import profile as profiles
-from tas_lib import ranks
-from tas_lib.settings import System
-from tas_lib.systems import Experiment
+from tas_lib import config as profiles
+from tas_lib.config import System
+from tas_lib.experiment import Experiment
+from tas_lib.train import distributed
 
 
 def main(words: list[str]) -> int:
@@ -26,12 +26,12 @@ def main(words: list[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr, flush=True)
         return 2
-    with ranks.joined():
-        if ranks.rank():
+    with distributed.joined():
+        if distributed.rank():
             lab.assist()
             return 0
         place = lab.trained(system)
-        ranks.tell(None)
+        distributed.tell(None)
     print(place, flush=True)
     return 0
 

@@ -34,11 +34,12 @@ PROFILE = "docs"  # a file in profiles/
 # %%
 import importlib
 
-from tas_lib import losses, metrics, profile
-from tas_lib.teaching import check, grid, show
+from tas_lib import config, losses
+from tas_lib.evaluation import metrics
+from tas_lib.report.notebook import check, grid, show
 
-settings = profile.load(PROFILE)
-sources = sorted((profile.ROOT / "notebooks" / "src").glob("[0-9]*.py"))
+settings = config.load(PROFILE)
+sources = sorted((config.ROOT / "notebooks" / "src").glob("[0-9]*.py"))
 heads = [path.read_text(encoding="utf-8").splitlines()[1] for path in sources]
 titles = [head.removeprefix("# # ").split(" · ", 1) for head in heads]
 grid(titles, ["notebook", "the question it answers"])
@@ -81,7 +82,7 @@ assert [number for number, _ in titles] == [path.name[:2] for path in sources]
 # [DEVIATIONS](../DEVIATIONS.md). For example, how a batch is composed:
 
 # %%
-show(profile.Sampling)
+show(config.Sampling)
 
 # %% [markdown]
 # A profile states only what it does otherwise, and a misspelt key is an error. *Before you run:* what will a laptop
@@ -140,8 +141,8 @@ names = {
 }
 for module, wanted in names.items():
     assert set(wanted) <= set(dir(importlib.import_module(f"tas_lib.{module}"))), module
-assert {"clusters", "clusters_per_batch", "margin_bins", "batch_size"} <= set(profile.Sampling.model_fields)
-assert "alpha" in profile.Training.model_fields
+assert {"clusters", "clusters_per_batch", "margin_bins", "batch_size"} <= set(config.Sampling.model_fields)
+assert "alpha" in config.Training.model_fields
 
 # %% [markdown]
 # ## Words

@@ -23,13 +23,16 @@ import numpy as np
 import pandas as pd
 from numpy.random import Generator, Philox
 
-from tas_lib import docstrings, metrics, profile, search, store, systems
+from tas_lib import config, experiment
+from tas_lib.data import docstrings, store
+from tas_lib.data.sources import docs
+from tas_lib.evaluation import metrics
 from tas_lib.records import as_run
-from tas_lib.sources import docs
-from tas_lib.teaching import check, grid, show
+from tas_lib.report.notebook import check, grid, show
+from tas_lib.retrieval import dense as search
 
-settings = profile.load(PROFILE)
-lab = systems.Experiment(settings)
+settings = config.load(PROFILE)
+lab = experiment.Experiment(settings)
 collection = lab.collection
 
 # %% [markdown]
@@ -211,7 +214,7 @@ grid([pool[i] for i in shown], ["query", "passage", "grade"]) if pool else "no s
 tune, chosen = collection.sets.get("tune"), (settings.bm25.k1, settings.bm25.b)
 rr, trials = metrics.paper_measures(1, 100)[1], {}
 for k1, b in {chosen, *product((0.6, 0.9, 1.2, 1.5), (0.2, 0.4, 0.6, 0.8))} if tune else ():
-    index = search.Bm25Index(collection.passages.texts, profile.Bm25(k1=k1, b=b))
+    index = search.Bm25Index(collection.passages.texts, config.Bm25(k1=k1, b=b))
     rows, found = index.search(tune.queries.texts, 100)
     run = as_run(tune.queries.ids, collection.passages.ids, rows, found)
     trials[k1, b] = metrics.evaluate(run, tune.qrels, [rr])[rr]
@@ -249,7 +252,7 @@ graded = {test.name: test.binarise_at for test in settings.evaluation.sets}
 rows = []
 for name in [*graded, *(name for name in ("stop", "tune") if name in collection.sets)]:
     wanted = metrics.paper_measures(graded.get(name, 1), settings.evaluation.depth)
-    values = metrics.evaluate(lab.run(systems.BM25, name), collection.sets[name].qrels, wanted)
+    values = metrics.evaluate(lab.run(experiment.BM25, name), collection.sets[name].qrels, wanted)
     rows.append((name, *(metrics.mean(values[measure]) for measure in wanted)))
 grid(rows, ["set", *map(metrics.printed_name, wanted)])
 

@@ -23,10 +23,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
-from tas_lib import collection, models, profile, shipped, systems
-from tas_lib.teaching import check, grid, show
+from tas_lib import config, experiment, models
+from tas_lib.data import collection, shipped
+from tas_lib.report.notebook import check, grid, show
 
-settings = profile.load(PROFILE)
+settings = config.load(PROFILE)
 tokenizer = collection.load_tokenizer(settings.encoder_path)
 encoder = models.load_encoder(settings.encoder_path).eval()
 
@@ -171,7 +172,7 @@ grid(rows, ["query", "passage", "product"])
 # BERT_CAT re-ranks only a first stage's candidates, as many as a run is deep; the other two score every passage.
 
 # %%
-lab = systems.Experiment(settings)
+lab = experiment.Experiment(settings)
 m, n = (round(float(lab.tokens[name].lengths.mean())) for name in ("dev", "passages"))
 depth, passages = settings.evaluation.depth, len(lab.collection.passages.ids)
 late = models.ColBert(encoder, settings.teachers.colbert_dim).eval()  # all three on the profile's encoder

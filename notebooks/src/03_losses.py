@@ -20,11 +20,13 @@ import numpy as np
 import torch
 from torch import tensor
 
-from tas_lib import losses, models, profile, shipped, systems, training
-from tas_lib.profile import System
-from tas_lib.teaching import check, grid, show
+from tas_lib import config, experiment, losses, models
+from tas_lib.config import System
+from tas_lib.data import shipped
+from tas_lib.report.notebook import check, grid, show
+from tas_lib.train import loop as training
 
-settings = profile.load(PROFILE)
+settings = config.load(PROFILE)
 alpha = settings.training.alpha
 
 # %% [markdown]
@@ -178,7 +180,7 @@ assert all(0.3 < mean / pair < 3 and printed / pair > b / 4 for b, pair, mean, p
 # shipped file, ColBERT scores the matrix. *Before you run:* whose margins will the untrained student be closer to?
 
 # %%
-lab = systems.Experiment(settings)
+lab = experiment.Experiment(settings)
 batch = lab.sampler(System(sampling="random", seed=SEED)).batch(0)
 untrained = models.load_dot(settings.encoder_path, settings.pooling).eval()
 colbert = models.load_colbert(shipped.model(settings, "colbert"))

@@ -28,10 +28,12 @@ from numpy.random import Generator, Philox
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
-from tas_lib import clustering, figures, profile, teaching
-from tas_lib.systems import Experiment
+from tas_lib import clustering, config
+from tas_lib.experiment import Experiment
+from tas_lib.report import figures
+from tas_lib.report import notebook as teaching
 
-settings = profile.load(PROFILE)
+settings = config.load(PROFILE)
 experiment = Experiment(settings)
 
 # %% [markdown]

@@ -21,11 +21,13 @@ SEED = 1  # of the order; 1 is what the systems of the tables are trained with
 # %%
 import numpy as np
 
-from tas_lib import figures, profile, sampling, teaching
-from tas_lib.figures import LABELS, fit
-from tas_lib.systems import Experiment
+from tas_lib import config, sampling
+from tas_lib.experiment import Experiment
+from tas_lib.report import figures
+from tas_lib.report import notebook as teaching
+from tas_lib.report.figures import LABELS, fit
 
-settings = profile.load(PROFILE)
+settings = config.load(PROFILE)
 experiment = Experiment(settings)
 clusters, pairs = experiment.clusters, experiment.pairs
 topic_of, queries = clusters.assignment, experiment.collection.sets["train"].queries.texts
@@ -34,7 +36,7 @@ b, h, n = settings.sampling.batch_size, settings.sampling.margin_bins, settings.
 # %%
 samplers = {}
 for name in ("random", "tas", "tas_balanced", "hard_margin"):
-    _, system = profile.system(PROFILE, seed=SEED, teacher="dual", sampling=name, loss="margin_mse", batch_size=b)
+    _, system = config.system(PROFILE, seed=SEED, teacher="dual", sampling=name, loss="margin_mse", batch_size=b)
     samplers[name] = experiment.sampler(system)
 
 # %% [markdown]

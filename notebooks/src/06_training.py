@@ -23,13 +23,16 @@ VARIANT = ""  # one of the profile's: other settings of training or sampling
 import pandas as pd
 import torch
 
-from tas_lib import figures, metrics, models, profile, systems, training
-from tas_lib.teaching import check, grid, show
+from tas_lib import config, experiment, models
+from tas_lib.evaluation import metrics
+from tas_lib.report import figures
+from tas_lib.report.notebook import check, grid, show
+from tas_lib.train import loop as training
 
-settings, system = profile.system(
+settings, system = config.system(
     PROFILE, seed=SEED, teacher=TEACHER, sampling=SAMPLING, loss=LOSS, batch_size=BATCH_SIZE, variant=VARIANT
 )
-lab = systems.Experiment(settings)
+lab = experiment.Experiment(settings)
 system.name
 
 # %% [markdown]
@@ -110,7 +113,7 @@ f"kept: step {best.step:.0f}, nDCG@10 {best.ndcg:.3f} on the early-stopping set"
 rows = {
     (test.label, name): {metrics.printed_name(m): metrics.mean(v) for m, v in lab.evaluate(row, test.name).items()}
     for test in settings.evaluation.sets
-    for name, row in [("BM25", systems.BM25), (system.name, system)]
+    for name, row in [("BM25", experiment.BM25), (system.name, system)]
 }
 pd.DataFrame(rows).T.round(3)
 
@@ -152,7 +155,7 @@ check(my_dual, lambda pair, crossed, alpha: pair + crossed * alpha, (3.0, 2.0, 0
 # %%
 QUESTION = "how do I find the shortest path between two nodes"
 found = []
-for row in (systems.BM25, system):
+for row in (experiment.BM25, system):
     places, _ = lab.retrieve(row, [QUESTION], 10)
     found.append([lab.collection.titles[place] if place >= 0 else "" for place in places[0]])
 grid(zip(range(1, 11), *found, strict=True), ["rank", "BM25", "trained"])

@@ -28,15 +28,20 @@ import numpy as np
 import torch
 from IPython.display import Markdown
 
-from tas_lib import cost_tables, latency, models, profile, roofline, search, shipped, systems, teachers, training
-from tas_lib.collection import load_tokenizer, tokenise
-from tas_lib.encoding import device as find_device
-from tas_lib.published import paper_table
-from tas_lib.teaching import check, grid, show
+from tas_lib import config, experiment, models
+from tas_lib.data import shipped
+from tas_lib.data.collection import load_tokenizer, tokenise
+from tas_lib.report import cost_tables, latency, roofline
+from tas_lib.report.notebook import check, grid, show
+from tas_lib.report.published import paper_table
+from tas_lib.retrieval import cross_encoder
+from tas_lib.retrieval import dense as search
+from tas_lib.retrieval.encode import device as find_device
+from tas_lib.train import loop as training
 
 # %%
-settings = profile.load(PROFILE)
-lab, device = systems.Experiment(settings), find_device()
+settings = config.load(PROFILE)
+lab, device = experiment.Experiment(settings), find_device()
 hardware, machine = roofline.hardware(device), roofline.roofline(device)
 grid(hardware.items(), ["what", "here"])
 print(f"Reads at most {machine.gb_s:,.1f} GB a second, computes at most {machine.gflop_s:,.0f} · 10⁹ fp32 operations.")
@@ -228,7 +233,7 @@ cat = models.load_cross_encoder(shipped.model(settings, "cat")).to(device)
 colbert = models.load_colbert(shipped.model(settings, "colbert")).to(device)
 asked, shown = np.tile(batch.queries, 2), np.concatenate([batch.pos, batch.neg])
 with torch.inference_mode():
-    calls = {"pairwise": partial(teachers.cat_scores, cat, train, passages, asked, shown, 32),
+    calls = {"pairwise": partial(cross_encoder.cat_scores, cat, train, passages, asked, shown, 32),
              "in_batch": partial(latency.fresh_scores, colbert, train, passages, batch),
              "kept": partial(lab.in_batch_teacher.scores, batch, device)}  # fmt: skip
     price = {name: latency.time_boxed(f, 1, 3).mean / len(batch.queries) for name, f in calls.items()}

@@ -20,12 +20,14 @@ PROFILE = "docs"  # a file in profiles/
 import torch
 from IPython.display import Markdown
 
-from tas_lib import losses, models, profile, systems, tables, training
-from tas_lib.profile import System
-from tas_lib.teaching import check, grid
+from tas_lib import config, experiment, losses, models
+from tas_lib.config import System
+from tas_lib.report import tables
+from tas_lib.report.notebook import check, grid
+from tas_lib.train import loop as training
 
-settings = profile.load(PROFILE)
-lab = systems.Experiment(settings)
+settings = config.load(PROFILE)
+lab = experiment.Experiment(settings)
 scores = lab.scores(tables.TABLE3)
 {key: "run" if sets else "not run" for key, sets in scores.items()}
 

@@ -20,11 +20,13 @@ import pandas as pd
 from IPython.display import Markdown
 from ir_measures import Judged
 
-from tas_lib import metrics, profile, systems, tables
-from tas_lib.teaching import check, grid
+from tas_lib import config, experiment
+from tas_lib.evaluation import metrics
+from tas_lib.report import tables
+from tas_lib.report.notebook import check, grid
 
-settings = profile.load(PROFILE)
-lab = systems.Experiment(settings)
+settings = config.load(PROFILE)
+lab = experiment.Experiment(settings)
 scores = lab.scores(tables.TABLE4)
 ran = {key: sets for key, sets in scores.items() if sets}
 {key: " / ".join(filter(None, tables.TABLE4[key].names)) for key in ran}

@@ -24,12 +24,13 @@ import pandas as pd
 from IPython.display import Markdown
 from scipy.stats import chi2, norm
 
-from tas_lib import profile, rows, systems, tables
-from tas_lib.profile import System
-from tas_lib.teaching import check, grid
+from tas_lib import config, experiment
+from tas_lib.config import System
+from tas_lib.report import rows, tables
+from tas_lib.report.notebook import check, grid
 
-settings = profile.load(PROFILE)
-lab = systems.Experiment(settings)
+settings = config.load(PROFILE)
+lab = experiment.Experiment(settings)
 alpha, b = settings.evaluation.alpha, settings.sampling.batch_size
 
 # %% [markdown]

@@ -19,12 +19,14 @@ PROFILE = "docs"  # a file in profiles/
 import numpy as np
 from IPython.display import Markdown
 
-from tas_lib import metrics, models, profile, rows, sampling, systems, tables
-from tas_lib.published import paper_table
-from tas_lib.teaching import check, grid
+from tas_lib import config, experiment, models, sampling
+from tas_lib.evaluation import metrics
+from tas_lib.report import rows, tables
+from tas_lib.report.notebook import check, grid
+from tas_lib.report.published import paper_table
 
-settings = profile.load(PROFILE)
-lab = systems.Experiment(settings)
+settings = config.load(PROFILE)
+lab = experiment.Experiment(settings)
 added = [key for key, system in settings.systems.items() if system.kind in ("run", "checkpoint")]
 scores = lab.scores([*tables.TABLE6, *(key for key in added if key not in tables.TABLE4 | tables.TABLE6)])
 start = models.load_encoder(settings.encoder_path)

@@ -25,14 +25,17 @@ from itertools import cycle
 import numpy as np
 from IPython.display import Markdown
 
-from tas_lib import curves, fusion, latency, metrics, profile, rows, style, systems, tables
-from tas_lib.curves import Curve
-from tas_lib.published import paper_table
-from tas_lib.teaching import check, grid
+from tas_lib import config, experiment
+from tas_lib.evaluation import metrics
+from tas_lib.report import curves, latency, rows, style, tables
+from tas_lib.report.curves import Curve
+from tas_lib.report.notebook import check, grid
+from tas_lib.report.published import paper_table
+from tas_lib.retrieval import fusion
 
 # %%
-settings = profile.load(PROFILE)
-lab = systems.Experiment(settings)
+settings = config.load(PROFILE)
+lab = experiment.Experiment(settings)
 TAS = "18" if "18" in settings.systems else "10"
 BOTH, EXPANDED, depth = f"bm25+{TAS}", f"d2q+{TAS}", settings.evaluation.depth
 graded = [t for t in settings.evaluation.sets if t.graded] or list(settings.evaluation.sets)
@@ -132,10 +135,10 @@ assert all(abs(sum(row[2:]) - 1) < 1e-9 for row in found)
 if BOTH in lab.listed:
     words, dense = (lab.run(lab.listed[key], "stop") for key in settings.systems[BOTH].of)
     stop = lab.collection.sets["stop"].qrels
-    worth = fusion.qualities(dense, words, stop, settings.fusion.alphas, systems.ndcg)
+    worth = fusion.qualities(dense, words, stop, settings.fusion.alphas, experiment.ndcg)
     alpha = lab.alpha(settings.systems[BOTH])
     grid([["nDCG@10", *worth.values()]], ["α", *(f"{a:g}" for a in worth)])
-    print(f"chosen: α = {alpha:g}; BM25 alone has {systems.ndcg(words, stop):.3f}")
+    print(f"chosen: α = {alpha:g}; BM25 alone has {experiment.ndcg(words, stop):.3f}")
     assert worth[alpha] == max(worth.values())
 
 # %% [markdown]
@@ -231,10 +234,10 @@ for test in graded:
         before = lab.run(lab.listed[key], test.name)
         best = {q: {p: of_set[q].get(p, 0) if i < n else -i for i, p in enumerate(metrics.ranking(run))}
                 for q, run in before.items() if q in of_set}  # fmt: skip
-        low, high = systems.ndcg(before, of_set), systems.ndcg(best, of_set)
+        low, high = experiment.ndcg(before, of_set), experiment.ndcg(best, of_set)
         ends = {f"{key}>mono>duo": "mono and duo", f"{key}>cat": "BERT_CAT"}
         for name in filter(scores.get, ends):
-            got = systems.ndcg(lab.run(lab.listed[name], test.name), of_set)
+            got = experiment.ndcg(lab.run(lab.listed[name], test.name), of_set)
             room.append([test.label, shown[key][0], ends[name], low, got, high, (got - low) / max(high - low, 1e-9)])
             assert max(low, got) <= high + 1e-9
 grid(room, ["set", "first stage", "by", "nDCG@10 before", "after", "by grades", "share of the room"])

@@ -25,11 +25,13 @@ import torch
 from IPython.display import Markdown
 from numpy.random import Generator, Philox
 
-from tas_lib import claims, curves, losses, metrics, paper_claims, profile, sampling, systems
-from tas_lib.teaching import check, grid, show
+from tas_lib import config, experiment, losses, sampling
+from tas_lib.evaluation import claims, metrics, paper_claims
+from tas_lib.report import curves
+from tas_lib.report.notebook import check, grid, show
 
-settings = profile.load(PROFILE)
-lab = systems.Experiment(settings)
+settings = config.load(PROFILE)
+lab = experiment.Experiment(settings)
 
 # %% [markdown]
 # ## The claims
@@ -95,7 +97,7 @@ apart
 
 # %%
 b, h, n = settings.sampling.batch_size, settings.sampling.margin_bins, settings.sampling.clusters_per_batch
-wanted = {name: profile.System(sampling=name, batch_size=b) for name in ("random", "tas", "tas_balanced")}
+wanted = {name: config.System(sampling=name, batch_size=b) for name in ("random", "tas", "tas_balanced")}
 samplers = {name: lab.sampler(system) for name, system in wanted.items()}
 drawn = {name: [sampler.batch(step) for step in range(300)] for name, sampler in samplers.items()}
 topic_of = lab.clusters.assignment
@@ -195,15 +197,19 @@ grid(shares.items(), ["measured", "value"])
 # time of this collection on this machine: few passages are quickly searched.
 
 # %%
-from tas_lib import collection, fusion, latency, models, search, shipped, teachers
+from tas_lib import models
+from tas_lib.data import collection, shipped
+from tas_lib.report import latency
+from tas_lib.retrieval import cross_encoder, fusion
+from tas_lib.retrieval import dense as search
 
-baseline, depth = systems.BASELINE, settings.evaluation.depth
+baseline, depth = experiment.BASELINE, settings.evaluation.depth
 model, tokenizer = lab.load(baseline), collection.load_tokenizer(settings.encoder_path)
 device = next(model.parameters()).device
 find = partial(search.dense, passages=lab.vectors(baseline).to(device), depth=depth)
 answer = partial(latency.answering, model, tokenizer, settings.tokens.query, find, 64)
 one, ten = (latency.least(answer, queries[:100], size) for size in (1, 10))
-two = [lab.run(system, settings.evaluation.sets[0].name) for system in (baseline, systems.BM25)]
+two = [lab.run(system, settings.evaluation.sets[0].name) for system in (baseline, experiment.BM25)]
 seconds = min(repeat(lambda: fusion.interpolate(*two, alpha=1, depth=depth), number=1, repeat=3))
 measured["milliseconds of a query, rounded up to tens"] = 10 * math.ceil(one.mean / 10)
 measured["time of ten queries over that of one, rounded up to fives"] = 5 * math.ceil(ten.mean / one.mean / 5)
@@ -224,7 +230,7 @@ colbert = models.load_colbert(shipped.model(settings, "colbert")).to(device)
 batch, texts = drawn["random"][0], (lab.tokens["train"], lab.tokens["passages"])
 own = np.tile(batch.queries, 2), np.concatenate([batch.pos, batch.neg])
 calls = [partial(latency.fresh_scores, colbert, *texts, batch), partial(lab.in_batch_teacher.scores, batch, device),
-         partial(teachers.cat_scores, cat, *texts, *own, 32)]  # fmt: skip
+         partial(cross_encoder.cat_scores, cat, *texts, *own, 32)]  # fmt: skip
 with torch.inference_mode():
     fresh, kept, pairs = (min(latency.time_boxed(call, 1, 1).ms) for call in calls)
 measured["in-batch time, kept vectors over new, rounded up to tenths"] = math.ceil(10 * kept / fresh) / 10

@@ -16,11 +16,12 @@ PROFILE = "docs"  # a file in profiles/
 # %%
 from IPython.display import Markdown
 
-from tas_lib import profile, rows, systems, tables
-from tas_lib.teaching import check, grid
+from tas_lib import config, experiment
+from tas_lib.report import rows, tables
+from tas_lib.report.notebook import check, grid
 
-settings = profile.load(PROFILE)
-lab = systems.Experiment(settings)
+settings = config.load(PROFILE)
+lab = experiment.Experiment(settings)
 scores = lab.scores(rows.DEVIATIONS)
 {key: "run" if sets else "not run" for key, sets in scores.items()}
 

@@ -1,0 +1,291 @@
+"""The default collection: the documentation of the installed scientific Python packages, read and never imported.
+
+A docstring's summary is a query, its body the passage that answers it, its qualified name the title, and its
+"See Also" section, written by people, the source of graded judgements (DESIGN, "The default profile").
+"""
+
+import hashlib
+import sysconfig
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.feature_extraction.text import CountVectorizer
+
+from tas_lib.config import DocsSource
+from tas_lib.data.docstrings import TEMPLATE, docstrings, split_docstring
+from tas_lib.records import QuerySet, Source, Texts
+
+
+class Entry(NamedTuple):
+    """One documented function, class or method: where it stands, its two texts, the names its author points at."""
+
+    name: str
+    package: str
+    query: str
+    passage: str
+    see_also: tuple[str, ...]
+
+
+# --- from entries to a collection --------------------------------------------------------------------------------
+
+
+def read_entries(settings: DocsSource, root: Path) -> tuple[list[Entry], set[str], Counter[str]]:
+    """Every usable entry, the names of all documented ones, and how many were dropped for what reason."""
+    dropped: Counter[str] = Counter()
+    entries, known = [], set()
+    for package in settings.packages:
+        if not (root / package).is_dir():
+            raise ValueError(f"the collection needs the package {package!r}; it is not installed in {root.name}")
+        for name, text in docstrings(root, package):
+            if name in known:
+                dropped["the name seen before"] += 1
+                continue
+            known.add(name)
+            query, body, linked = split_docstring(text)
+            words = body.split()
+            if TEMPLATE.search(query):
+                dropped["an unfilled template as summary"] += 1
+            elif not settings.query_words[0] <= len(query.split()) <= settings.query_words[1]:
+                dropped["a summary too short or too long"] += 1
+            elif len(words) < settings.min_body_words:
+                dropped["a body too short"] += 1
+            else:
+                entries.append(Entry(name, package, query, " ".join(words[: settings.max_passage_words]), linked))
+    return entries, known, dropped
+
+
+def similar_pairs(texts: Sequence[str], threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (rows, columns; row < column) whose sets of three-word shingles have Jaccard similarity >= threshold."""
+    shingles = CountVectorizer(ngram_range=(3, 3), token_pattern=r"\S+", binary=True, dtype=np.int32)
+    x = shingles.fit_transform([text if len(text.split()) > 2 else f"{text} . . ." for text in texts]).tocsr()
+    sizes = np.asarray(x.sum(axis=1)).ravel()
+    rows, columns = [], []
+    for start in range(0, x.shape[0], 1000):
+        shared = (x[start : start + 1000] @ x.T).tocoo()
+        i, j = shared.row + start, shared.col
+        close = (i < j) & (shared.data >= threshold * (sizes[i] + sizes[j] - shared.data))
+        rows.append(i[close])
+        columns.append(j[close])
+    return np.concatenate(rows), np.concatenate(columns)
+
+
+def resolver(known: set[str]) -> Callable[[str, str, str], str | None]:
+    """A function (link, entry, package) → the documented name that is meant, or None.
+
+    A name is matched whole, then by its last parts within the package; among several, the one that stands nearest
+    to the entry (longest common prefix) wins, and a tie is left unresolved.
+    """
+    by_last = defaultdict(list)
+    for name in sorted(known):
+        by_last[name.rpartition(".")[2]].append(name)
+
+    def common(a: Sequence[str], b: Sequence[str]) -> int:
+        return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+    def resolve(link: str, entry: str, package: str) -> str | None:
+        if link in known:
+            return link
+        own = link.partition(".")[0]
+        others = {name.partition(".")[0] for name in by_last[link.rpartition(".")[2]]}
+        if own in others and "." in link:
+            package, link = own, link.partition(".")[2]
+        found = [
+            name
+            for name in by_last[link.rpartition(".")[2]]
+            if name.startswith(package + ".") and name.endswith("." + link) and name != entry
+        ]
+        if not found:
+            return None
+        place = entry.split(".")
+        shares = [(common(place, name.split(".")), -name.count(".")) for name in found]
+        best = max(shares)
+        return found[shares.index(best)] if shares.count(best) == 1 else None
+
+    return resolve
+
+
+def read(settings: DocsSource, root: Path | None = None) -> Source:
+    """The collection with its splits and judgements; the same sources and settings give the same bytes.
+
+    root: the folder that holds the packages, by default the one this Python installs into.
+    """
+    entries, known, dropped = read_entries(settings, root or Path(sysconfig.get_paths()["purelib"]))
+    read_count, documented = len(entries), len(known)
+    resolve = resolver(known)
+    targets = [[resolve(link, e.name, e.package) for link in e.see_also] for e in entries]
+    linked = {name for e, found in zip(entries, targets, strict=True) for name in found if name} | {
+        e.name for e, found in zip(entries, targets, strict=True) if any(found)
+    }
+
+    merged = _merge(entries, settings.same)  # name → the name that stands for it
+    chosen = _cap([i for i, e in enumerate(entries) if merged[e.name] == e.name], entries, linked, settings)
+    dropped["a near-duplicate, merged into another"] = sum(name != kept for name, kept in merged.items())
+    dropped["beyond the package's cap"] = read_count - dropped["a near-duplicate, merged into another"] - len(chosen)
+    row = {entries[i].name: n for n, i in enumerate(chosen)}
+    kept = [entries[i] for i in chosen]
+
+    links: list[set[int]] = [set() for _ in kept]  # undirected
+    outcome: Counter[str] = Counter()
+    for e, found in zip(entries, targets, strict=True):
+        here = row.get(merged[e.name])
+        for name in found:
+            there = row.get(merged.get(name or "", ""))
+            outcome[_outcome(name, here, there)] += 1
+            if here is not None and there is not None and here != there:
+                links[here].add(there)
+                links[there].add(here)
+
+    shared = Counter(e.query.lower() for e in kept)
+    asks = np.array([shared[e.query.lower()] < settings.boilerplate for e in kept])
+    dropped["a query dropped as boilerplate, its passage kept"] = int((~asks).sum())
+    close = similar_pairs([e.passage for e in kept], settings.akin)
+    same_query = _equal_pairs(
+        [e.query.lower() if ask else f"{i}" for i, (e, ask) in enumerate(zip(kept, asks, strict=True))]
+    )
+    akin = _components(len(kept), [close, same_query])
+    edges = np.array([(i, j) for i, neighbours in enumerate(links) for j in sorted(neighbours) if i < j]).reshape(-1, 2)
+    families = _components(len(kept), [close, same_query, (edges[:, 0], edges[:, 1])])
+    aliases: list[set[int]] = [set() for _ in kept]
+    for i, j in zip(*(side.tolist() for side in close), strict=True):
+        if kept[i].name.rpartition(".")[2] == kept[j].name.rpartition(".")[2]:
+            aliases[i].add(j)
+            aliases[j].add(i)
+
+    split = _split(kept, asks, links, akin, families, settings)
+    sets = {}
+    for name, rows in split.items():
+        graded = name.startswith("graded")
+        qrels = {}
+        for i in rows:
+            grades = _grades(i, links, aliases) if graded else {i: 1}
+            qrels[f"q/{kept[i].name}"] = {kept[j].name: grade for j, grade in sorted(grades.items())}
+        sets[name] = QuerySet(name, Texts([f"q/{kept[i].name}" for i in rows], [kept[i].query for i in rows]), qrels)
+    barred = np.array(sorted(_barred(split, akin, families)), np.int64)
+    report = {
+        "packages": dict(Counter(e.package for e in kept)),
+        "read": {"documented entries": documented, "usable entries": read_count, "passages": len(kept)},
+        "dropped": dict(dropped),
+        "links": dict(outcome),
+        "barred": {"passages in no training pair": len(barred)},
+    }
+    return Source(
+        Texts([e.name for e in kept], [e.passage for e in kept]), [e.name for e in kept], sets, barred, report
+    )
+
+
+def _merge(entries: Sequence[Entry], threshold: float) -> dict[str, str]:
+    """Each name → the name whose passage stands for its own: the first kept one that is this similar."""
+    order = sorted(
+        range(len(entries)), key=lambda i: (entries[i].name.count("."), len(entries[i].name), entries[i].name)
+    )
+    near = defaultdict(list)
+    for i, j in zip(*(side.tolist() for side in similar_pairs([e.passage for e in entries], threshold)), strict=True):
+        near[i].append(j)
+        near[j].append(i)
+    rank = {i: n for n, i in enumerate(order)}
+    stands: dict[int, int] = {}
+    for i in order:
+        kept = sorted((j for j in near[i] if stands.get(j) == j), key=rank.__getitem__)
+        stands[i] = kept[0] if kept else i
+    return {entries[i].name: entries[stands[i]].name for i in order}
+
+
+def _cap(rows: Sequence[int], entries: Sequence[Entry], linked: set[str], settings: DocsSource) -> list[int]:
+    """At most `package_cap` entries a package: those that link or are linked first, the rest in the order of a hash."""
+    by_package = defaultdict(list)
+    for i in rows:
+        by_package[entries[i].package].append(i)
+    kept = []
+    for package in settings.packages:
+        ranked = sorted(
+            by_package[package], key=lambda i: (entries[i].name not in linked, _shuffle(entries[i].name, 0))
+        )
+        kept += ranked[: settings.package_cap]
+    return sorted(kept)
+
+
+def _shuffle(key: str, seed: int) -> str:
+    """A key's place in an order that is the same on every machine."""
+    return hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()
+
+
+def _outcome(name: str | None, here: int | None, there: int | None) -> str:
+    if name is None:
+        return "unresolved or ambiguous"
+    if here is None or there is None:
+        return "resolved, one end not in the collection"
+    return "resolved to the same passage" if here == there else "resolved"
+
+
+def _equal_pairs(keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    first: dict[str, int] = {}
+    pairs = [(first[key], i) for i, key in enumerate(keys) if first.setdefault(key, i) != i]
+    both = np.array(pairs, np.int64).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def _components(n: int, edges: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """(n,) the connected component of each entry."""
+    rows, columns = (np.concatenate([e[side] for e in edges]) for side in (0, 1))
+    return connected_components(coo_array((np.ones(len(rows)), (rows, columns)), shape=(n, n)), directed=False)[1]
+
+
+def _grades(i: int, links: Sequence[set[int]], aliases: Sequence[set[int]]) -> dict[int, int]:
+    """3: the entry and its aliases; 2: linked directly, either way; 1: two links away."""
+    grades = {k: 1 for j in links[i] for k in links[j]}
+    return grades | dict.fromkeys(links[i], 2) | dict.fromkeys(aliases[i], 3) | {i: 3}
+
+
+def _split(
+    kept: Sequence[Entry],
+    asks: np.ndarray,
+    links: Sequence[set[int]],
+    akin: np.ndarray,
+    families: np.ndarray,
+    settings: DocsSource,
+) -> dict[str, list[int]]:
+    """Rows of the queries of every set. Families (held together by links and likeness) fill the two graded sets in
+    turn, whole groups of akin entries the sparse sets; families or groups too large to go to one side stay in training.
+    """
+    free = np.ones(len(kept), bool)
+    sets: dict[str, list[int]] = {"graded-a": [], "graded-b": []}
+
+    def groups(labels: np.ndarray, largest: int) -> Iterator[list[int]]:
+        members = defaultdict(list)
+        for i, label in enumerate(labels.tolist()):
+            members[label].append(i)
+        small = [group for group in members.values() if len(group) <= largest]
+        yield from sorted(small, key=lambda group: _shuffle(kept[group[0]].name, settings.seed))
+
+    for group in groups(families, settings.largest_family):
+        asking = [i for i in group if asks[i] and len(links[i]) >= settings.min_links]
+        name = min(("graded-a", "graded-b"), key=lambda n: len(sets[n]))
+        if asking and len(sets[name]) < settings.graded_queries:
+            sets[name] += asking
+            free[group] = False
+    sizes = {"dev": settings.dev_queries, "stop": settings.stop_queries, "tune": settings.tune_queries}
+    sets |= {name: [] for name in sizes}
+    remaining = groups(akin, settings.largest_group)
+    for name, size in sizes.items():
+        while len(sets[name]) < size:
+            group = next(remaining, [])
+            if not group:
+                raise ValueError(f"the collection is too small for {size} queries in the set {name!r}")
+            asking = [i for i in group if asks[i] and free[i]]
+            if asking and free[group].all():
+                sets[name] += asking
+                free[group] = False
+    sets["train"] = [i for i in range(len(kept)) if free[i] and asks[i]]
+    return {name: sorted(rows) for name, rows in sets.items()}
+
+
+def _barred(split: dict[str, list[int]], akin: np.ndarray, families: np.ndarray) -> set[int]:
+    """Passages that answer a held-out query, with all that is held together with them."""
+    graded = {families[i] for name in ("graded-a", "graded-b") for i in split[name]}
+    sparse = {akin[i] for name in ("dev", "stop", "tune") for i in split[name]}
+    return {i for i in range(len(akin)) if families[i] in graded or akin[i] in sparse}

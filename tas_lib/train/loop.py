@@ -1,0 +1,251 @@
+"""The training loop of §4: batches by number, one encoding of every text, early stopping, resumable bit for bit.
+
+Several processes (ranks.py) train one student on the same batches as one: each encodes its share of a batch's texts,
+all know all vectors, and the gradients are summed. They differ from those of one process by rounding, and in the
+dropout, of which each process draws its own.
+"""
+
+import itertools
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset
+
+from tas_lib import losses, models
+from tas_lib.config import System, Training
+from tas_lib.losses import Dual
+from tas_lib.models import BertDot
+from tas_lib.records import Batch, History, IntArray, Ragged
+from tas_lib.sampling import Sampler
+from tas_lib.train import checkpoint as checkpoints
+from tas_lib.train import distributed
+from tas_lib.train.checkpoint import Progress
+from tas_lib.train.teachers import TextVectors
+
+log = logging.getLogger(__name__)
+Objective = Callable[[Tensor, Batch], Dual]
+"""(student scores (B, 2B), batch) → the loss and its two parts"""
+Step = Callable[[Batch, int, float], Dual]
+"""(batch, its number, a factor) → the loss; its gradient, times the factor, is then in the student's parameters"""
+LARGEST = 2**26
+"""Numbers that ColBERT's scores of token against token may fill at once: 256 MB; on docs, 128 queries stay below."""
+PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class InBatchTeacher(NamedTuple):
+    """A frozen ColBERT's token vectors; it scores every query of a batch against every passage."""
+
+    queries: TextVectors
+    passages: TextVectors
+
+    def scores(self, batch: Batch, device: torch.device) -> Tensor:
+        """(B, 2B), columns as in losses.py; so many queries at once as memory allows."""
+        vecs, mask = self.queries.rows(
+            batch.queries[distributed.share(len(batch.queries))], device
+        )  # (b, M, D), (b, M)
+        passages = self.passages.rows(np.concatenate([batch.pos, batch.neg]), device)
+        n = max(1, LARGEST // (mask.shape[1] * passages[1].numel()))
+        parts = [models.late_interaction(v, m, *passages) for v, m in zip(vecs.split(n), mask.split(n), strict=True)]
+        return distributed.gather(torch.cat(parts), len(batch.queries))
+
+
+def objective(system: System, settings: Training, teacher: InBatchTeacher | None) -> Objective:
+    """What a system is taught by: labels alone, one teacher, or both (Eqs. 6-8). A single loss has no weight."""
+    in_batch = {
+        "margin_mse": losses.in_batch_margin_mse,
+        "margin_mse_as_printed": losses.in_batch_margin_mse_as_printed,
+        "kldiv_as_published": losses.kldiv_as_published,
+        "listnet": losses.listnet,
+        "lambdarank": losses.lambdarank,
+    }[system.loss]
+
+    def loss(student: Tensor, batch: Batch) -> Dual:
+        zero = student.new_zeros(())
+        margins = torch.from_numpy(np.asarray(batch.margins, np.float32)).to(student.device)
+        if system.teacher == "none":
+            value = losses.ranknet(student)
+            return Dual(value, value, zero)
+        if system.teacher == "pairwise":
+            value = losses.margin_mse(student, margins)
+            return Dual(value, value, zero)
+        if teacher is None:
+            raise ValueError(f"a system with teacher {system.teacher!r} needs the in-batch teacher's vectors")
+        target = teacher.scores(batch, student.device)
+        if system.teacher == "in_batch":
+            value = in_batch(student, target)
+            return Dual(value, zero, value)
+        return losses.dual(student, target, margins, settings.weight(system.loss), in_batch)
+
+    return loss
+
+
+def score_batch(student: nn.Module, queries: Ragged, passages: Ragged, batch: Batch, chunk: int = 32) -> Tensor:
+    """Student scores (B, 2B) of every query against every passage, each text encoded once, in fp32."""
+    q = _encode(student, queries, batch.queries, chunk)  # (B, D)
+    p = _encode(student, passages, np.concatenate([batch.pos, batch.neg]), chunk)  # (2B, D)
+    with torch.autocast(q.device.type, enabled=False):  # in bf16, scores of 100 would lie 0.5 apart (D12)
+        return q.float() @ p.float().T
+
+
+def _encode(student: nn.Module, texts: Ragged, rows: IntArray, chunk: int) -> Tensor:
+    """`models.encode_rows` by all processes: the distinct texts are dealt by length, so that shares cost the same."""
+    distinct, back = np.unique(rows, return_inverse=True)
+    order = np.argsort(texts.lengths_of(distinct), kind="stable")
+    own = models.encode_rows(student, texts, distinct[order[distributed.share(len(order))]], chunk)
+    return distributed.gather(own, len(order))[torch.from_numpy(np.argsort(order)[back]).to(own.device)]
+
+
+class Cached(nn.Module):
+    """A student that keeps vectors only, and encodes again, chunk by chunk, when their gradients are known.
+
+    Gradient caching (Gao et al., RepL4NLP 2021): for one more encoding, the memory of a batch becomes that of a chunk.
+    torch's checkpointing of a whole pass of the encoder is just that; it draws the same dropout again.
+    """
+
+    def __init__(self, student: nn.Module) -> None:
+        """student: a BERT_DOT."""
+        super().__init__()
+        self.student = student
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """As the student's."""
+        return checkpoint(self.student, ids, mask, use_reentrant=False)
+
+
+class Batches(Dataset[Batch]):
+    """Step numbers in, batches out; what the worker processes hold (§3, "concurrently in a sub-process")."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        """sampler: any of the four strategies."""
+        self.sampler = sampler
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step."""
+        return self.sampler.batch(step)
+
+
+def batches(sampler: Sampler, start: int, stop: int, workers: int) -> Iterator[Batch]:
+    """Batches start..stop-1 in order, composed ahead of need by `workers` processes."""
+    loader = DataLoader(
+        Batches(sampler),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        collate_fn=_same,
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,  # the pair table is not copied
+    )
+    return iter(loader)
+
+
+def _same(batch: Any) -> Any:  # the default would make tensors of the rows
+    return batch
+
+
+def rate(settings: Training, step: int) -> float:
+    """The learning rate of a step: constant as printed, or the public code's cosine (D3); a warm-up is ours."""
+    base = settings.learning_rate * min(1.0, (step + 1) / (settings.warmup + 1))
+    return base if settings.schedule == "constant" else base * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+
+
+def a_step(student: BertDot, loss: Objective, queries: Ragged, passages: Ragged, settings: Training) -> Step:
+    """What every process does in a step, up to the gradients: the precision, memory and speed that the settings ask."""
+    encoder = cast(nn.Module, torch.compile(student, dynamic=True)) if settings.compile else student
+    chunk = settings.cached_chunk or 32
+    if settings.cached_chunk:
+        encoder = Cached(encoder)
+    kind, precision = next(student.parameters()).device.type, PRECISION[settings.precision]
+
+    def step(batch: Batch, number: int, factor: float) -> Dual:
+        distributed.spread(student)
+        # dropout, a function of the step like the batch
+        torch.manual_seed(settings.model_seed * 1_000_003 + number + (distributed.rank() << 40))
+        with torch.autocast(kind, precision, enabled=settings.precision != "fp32"):
+            scores = score_batch(encoder, queries, passages, batch, chunk)
+        value = loss(scores.float(), batch)
+        student.zero_grad()
+        (value.total * factor).backward()
+        distributed.sum_gradients(student)
+        return value
+
+    return step
+
+
+def train(
+    student: BertDot,
+    sampler: Sampler,
+    loss: Objective,
+    queries: Ragged,
+    passages: Ragged,
+    validate: Callable[[BertDot], float],
+    settings: Training,
+    folder: Path,
+) -> list[History]:
+    """Train until nDCG@10 on the early-stopping set has not improved `patience` times; `student` ends as the best one.
+
+    validate: nDCG@10 on the early-stopping set. folder: holds the checkpoints; called again with the same folder after
+    a kill, it goes on after the last whole one and ends with the same weights. `checkpoints.remove` once they are safe.
+    Where there are several processes, this is rank 0's part; the others are in `assist`.
+    """
+    device = next(student.parameters()).device
+    adam = torch.optim.Adam(student.parameters(), lr=settings.learning_rate, fused=device.type == "cuda" or None)
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")  # else its factor is 1
+    take = a_step(student, loss, queries, passages, settings)
+    state = checkpoints.resume(folder, student, adam, scaler)
+    start, history, best = state.step, list(state.history), state.best
+    stop = start if history and _finished(history, settings) else settings.steps  # killed after the last evaluation
+    clock = time.monotonic() - (history[-1].seconds if history else 0.0)
+    sums = np.zeros(2)
+    student.train()
+    distributed.tell(start)
+    for step, batch in enumerate(batches(sampler, start, stop, settings.workers), start):
+        adam.param_groups[0]["lr"] = rate(settings, step)
+        factor = scaler.scale(torch.ones((), device=device)).item()
+        distributed.tell(factor)
+        value = take(batch, step, factor)
+        scaler.step(adam)
+        scaler.update()
+        sums += (value.pairwise.item(), value.in_batch.item())
+        done = step + 1
+        if done % settings.validate_every == 0 or done == settings.steps:
+            since = done - (history[-1].step if history else 0)
+            pairwise, in_batch = (sums / since).tolist()
+            history.append(History(done, validate(student.eval()), pairwise, in_batch, time.monotonic() - clock))
+            student.train()
+            sums[:] = 0
+            log.info("step %d of %d: nDCG@10 %.4f, losses %.3f + %.3f, %.0f s", done, settings.steps, *history[-1][1:])
+            if history[-1].ndcg > max((h.ndcg for h in history[:-1]), default=-1.0):
+                best = {name: value.detach().clone() for name, value in student.state_dict().items()}
+            finished = _finished(history, settings)
+            checkpoints.write(folder, Progress(done, history, best), student, adam, scaler)
+            if finished:
+                break
+    distributed.tell(None)
+    student.load_state_dict(best)
+    return history
+
+
+def assist(
+    student: BertDot, sampler: Sampler, loss: Objective, queries: Ragged, passages: Ragged, settings: Training
+) -> None:
+    """What all ranks but 0 do while that one is in `train`: their share of every step, until it says there is none."""
+    take = a_step(student.train(), loss, queries, passages, settings)
+    start = distributed.told()
+    ahead = batches(sampler, start, settings.steps, settings.workers)
+    for step in itertools.count(start):
+        if (factor := distributed.told()) is None:
+            return
+        take(next(ahead), step, factor)
+
+
+def _finished(history: list[History], settings: Training) -> bool:
+    best = max(range(len(history)), key=lambda i: history[i].ndcg)
+    return history[-1].step >= settings.min_steps and len(history) - 1 - best >= settings.patience

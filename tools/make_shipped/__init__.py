@@ -1,0 +1,1 @@
+"""How `data/docs` is made: run by `./run_all.sh docs teachers` only."""
