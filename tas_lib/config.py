@@ -280,9 +280,13 @@ class System(Settings):
             return "-".join([self.kind, how, *re.findall(r"[\w.]+", " ".join(self.parts))])
         if self.kind != "trained":
             return "-".join(filter(None, [self.kind, *re.findall(r"[\w.]+", self.source), self.pooling]))
-        loss = "" if self.loss == "margin_mse" else f"-{self.loss}"
-        variant = f"-{self.variant}" if self.variant else ""
-        return f"{self.teacher}-{self.sampling}{loss}-b{self.batch_size}-s{self.seed}{variant}"
+        parts = [self.teacher, self.sampling] if self.teacher != "none" else ["labels"]
+        if self.teacher == "none" and self.sampling != "random":
+            parts.append(self.sampling)
+        for field, text in (("loss", self.loss), ("batch_size", f"b{self.batch_size}"), ("seed", f"seed{self.seed}")):
+            if getattr(self, field) != type(self).model_fields[field].default:
+                parts.append(text)
+        return "-".join(filter(None, [*parts, self.variant]))
 
 
 class Pretraining(Settings):

@@ -39,7 +39,7 @@ def by_key(verdicts):
 def test_every_claim_has_a_key_of_its_own_and_stands_in_the_results_or_the_method():
     assert len({claim.key for claim in CLAIMS}) == len(CLAIMS) == 67
     assert len({claim.words for claim in CLAIMS}) == len(CLAIMS)
-    sections = {"1", "2.2", "2.3", "2.4", "3", "4.1", "4.2", "4.3", "5.1", "5.2", "5.3", "6"}
+    sections = {"labels", "2.2", "2.3", "2.4", "pairwise/tas", "4.1", "4.2", "4.3", "5.1", "5.2", "5.3", "in_batch/tas"}
     assert {claim.section for claim in CLAIMS} == sections
 
 
@@ -50,7 +50,7 @@ def test_every_section_is_a_heading_of_the_paper():
 
 
 PIPELINES = {
-    key.format(tas="18") + by: (7, f"{group} latency / {stage}{by and ' / '}{model if by else ''}")
+    key.format(tas="tas_b") + by: (7, f"{group} latency / {stage}{by and ' / '}{model if by else ''}")
     for stage, (key, _) in STAGES7.items()
     for group, (model, by) in zip(("Low", "Medium", "High"), RERANKERS7.items(), strict=True)
 }
@@ -67,9 +67,12 @@ def test_every_system_is_a_row_of_the_papers_tables_or_has_other_clusters():
 
 
 def test_a_greater_sign_within_a_key_is_no_comparison():
-    claim = Compared("", "", "", "d2q+18>mono>duo > 18>duo > 18, 5 > bm25", "all columns")
-    assert claim.pairs == [("d2q+18>mono>duo", "18>duo"), ("18>duo", "18"), ("5", "bm25")]
-    assert Compared("", "", "", "18>duo = 18, 20 = 10", "").pairs == [("18>duo", "18"), ("20", "10")]
+    claim = Compared("", "", "", "d2q+tas_b>mono>duo > tas_b>duo > tas_b, in_batch/random > bm25", "all columns")
+    assert claim.pairs == [("d2q+tas_b>mono>duo", "tas_b>duo"), ("tas_b>duo", "tas_b"), ("in_batch/random", "bm25")]
+    assert Compared("", "", "", "tas_b>duo = tas_b, dual/tas_balanced/fewer = dual/tas_balanced", "").pairs == [
+        ("tas_b>duo", "tas_b"),
+        ("dual/tas_balanced/fewer", "dual/tas_balanced"),
+    ]
 
 
 def test_the_legend_names_every_part_of_every_key():
@@ -94,16 +97,16 @@ def test_the_minimum_that_was_asked_for_is_there():
 TEACHERS = ("Pairwise (BERT_CAT)", "In-Batch Neg. (ColBERT)", "Pairwise + In-Batch")
 ROWS = PIPELINES | {
     "bm25>cat": (7, "High latency / BM25 / BERT-Large"),
-    "1": (4, "None / Random"),
+    "labels": (4, "None / Random"),
     **{
         str(2 + 3 * i + j): (4, f"{teacher} / {sampling}")
         for i, teacher in enumerate(TEACHERS)
         for j, sampling in enumerate(("Random", "TAS", "TAS-Balanced"))
     },
-    "11": (3, "KLDiv"),
-    "12": (3, "ListNet"),
-    "13": (3, "Lambdarank"),
-    "19": (6, "Ours / TAS-Balanced / DistilBERT / 256"),
+    "dual/tas_balanced/kldiv": (3, "KLDiv"),
+    "dual/tas_balanced/listnet": (3, "ListNet"),
+    "dual/tas_balanced/lambdarank": (3, "Lambdarank"),
+    "tas_b/largest": (6, "Ours / TAS-Balanced / DistilBERT / 256"),
 }
 PRINTED = {"nDCG": "nDCG@10", "RR": "MRR@10", "R": "R@1K"}
 KINDS = {"graded": ("TREC-DL'19", "TREC-DL'20"), "dev": ("MSMARCO DEV",)}
@@ -139,7 +142,9 @@ def test_the_papers_own_table_7_has_doct5querys_letters_and_almost_all_results_i
     printed = {key: cell for key, cell in paper_table(7).items() if "@" in key[1]}
     letters = [cell.markers for (row, _), cell in printed.items() if row == PIPELINES["d2q"][1]]
     assert ENOUGH["most"](letters.count("b"), len(letters))
-    fused, alone = ([c.number for (row, _), c in printed.items() if row == PIPELINES[k][1]] for k in ("d2q+18", "18"))
+    fused, alone = (
+        [c.number for (row, _), c in printed.items() if row == PIPELINES[k][1]] for k in ("d2q+tas_b", "tas_b")
+    )
     up = sum(a > b for a, b in zip(fused, alone, strict=True))
     assert (up, len(fused)) == (8, 9) and ENOUGH["all but one"](up, len(fused))
 
@@ -151,10 +156,10 @@ def test_the_papers_own_numbers_keep_the_bounds_on_times_and_on_mono_duo():
     assert one <= bounds["fast"][1] and ten / one <= bounds["ten"][1]
     assert ms["Batch size 1", "Total 99th Per."] / one <= bounds["tail"][1]
     table = {key: cell.number for key, cell in paper_table(7).items()}
-    fused, alone = (table[PIPELINES[key][1], "Latency (ms)"] for key in ("d2q+18", "18"))
+    fused, alone = (table[PIPELINES[key][1], "Latency (ms)"] for key in ("d2q+tas_b", "tas_b"))
     assert fused - alone == bounds["merging"][1]
     graded = [f"TREC-DL'{year} {measure}@10" for year in (19, 20) for measure in ("nDCG", "MRR")]
-    bm25, d2q, tas = (mean(table[PIPELINES[f"{k}>mono>duo"][1], c] for c in graded) for k in ("bm25", "d2q", "18"))
+    bm25, d2q, tas = (mean(table[PIPELINES[f"{k}>mono>duo"][1], c] for c in graded) for k in ("bm25", "d2q", "tas_b"))
     assert (bm25 + d2q) / 2 - tas >= bounds["high-words"][0]
 
 
@@ -232,7 +237,12 @@ def test_columns_are_those_of_every_graded_set_and_of_the_first_other_one():
 
 # --- judging -------------------------------------------------------------------------------------------------------
 
-LEVELS = dict.fromkeys(paper_claims.SYSTEMS, 0.50) | {"14": 0.501, "15": 0.499, "16": 0.5005, "17": 0.4995}
+LEVELS = dict.fromkeys(paper_claims.SYSTEMS, 0.50) | {
+    "dual/tas_balanced/seed2": 0.501,
+    "dual/tas_balanced/seed3": 0.499,
+    "dual/tas_balanced/seed4": 0.5005,
+    "dual/tas_balanced/seed5": 0.4995,
+}
 # five orders: deviations 0, .001, -.001, .0005, -.0005; their squares sum to 2.5e-6, over 4 is 6.25e-7
 SPREAD = math.sqrt(6.25e-7)
 
@@ -256,12 +266,12 @@ def test_equal_systems_make_no_difference_and_as_good_as_claims_hold():
     assert {verdicts[c.key].verdict for c in COMPARED if " = " in c.systems} == {"holds"}
     assert verdicts["tas-pairwise"].found == "3 and 2: unseen in 9 of 9, clear in 0"
     cell = verdicts["best"].cells[0]
-    assert (cell.better, cell.worse, cell.column) == ("10", "4", "A nDCG@10")
+    assert (cell.better, cell.worse, cell.column) == ("dual/tas_balanced", "pairwise/tas_balanced", "A nDCG@10")
     assert (cell.difference, cell.spread) == (pytest.approx(0, abs=1e-12), pytest.approx(SPREAD))
 
 
 def test_a_system_that_is_far_better_is_clear_in_every_column():
-    verdicts = by_key(claims.judge(scores_of(LEVELS | {"1": 0.4, "20": 0.6}), {}, EVALUATION))
+    verdicts = by_key(claims.judge(scores_of(LEVELS | {"labels": 0.4, "dual/tas_balanced/fewer": 0.6}), {}, EVALUATION))
     assert verdicts["labels"].verdict == verdicts["pairwise"].verdict == verdicts["balanced-labels"].verdict == "holds"
     assert verdicts["dense"].verdict == "does not hold"  # 1 is below BM25, whatever 2 and 5 are
     assert verdicts["dense"].found.startswith("1 and bm25: up in 0 of 9, clearly in 0, down in 9; 2 and bm25: up in 0")
@@ -269,7 +279,7 @@ def test_a_system_that_is_far_better_is_clear_in_every_column():
 
 
 def test_several_comparisons_are_worth_as_much_as_the_weakest():
-    verdicts = by_key(claims.judge(scores_of(LEVELS | {"4": 0.4}), {}, EVALUATION))
+    verdicts = by_key(claims.judge(scores_of(LEVELS | {"pairwise/tas_balanced": 0.4}), {}, EVALUATION))
     assert verdicts["best"].verdict == "no difference"  # 10 beats 4 clearly, and is as good as 7
     strengths = [cell.strength for cell in verdicts["best"].cells]
     assert strengths == [2] * 9 + [0] * 9
@@ -313,7 +323,7 @@ def test_a_sample_of_queries_that_the_other_system_lacks_is_refused():
 
 
 def test_pipelines_are_judged_like_systems():
-    levels = LEVELS | {key: 0.6 for key in PIPELINES if key.endswith(">duo")} | {"18>mono>duo": 0.59, "d2q": 0.52}
+    levels = LEVELS | {key: 0.6 for key in PIPELINES if key.endswith(">duo")} | {"tas_b>mono>duo": 0.59, "d2q": 0.52}
     verdicts = by_key(claims.judge(sampled(scores_of(levels), RERANKED, [f"q{i}" for i in range(20)]), {}, EVALUATION))
     found = {key: verdicts[key].verdict for key in ("slower", "duo", "expanded", "fusion", "low-latency", "high-dev")}
     assert found == {
@@ -331,7 +341,9 @@ def test_pipelines_are_judged_like_systems():
 
 
 def test_holms_correction_is_for_all_comparisons_of_the_table_each_counted_once():
-    frame = claims.frame(claims.judge(scores_of(LEVELS | {"1": 0.4993, "7": 0.5004}), {}, EVALUATION)).dropna()
+    frame = claims.frame(
+        claims.judge(scores_of(LEVELS | {"labels": 0.4993, "in_batch/tas_balanced": 0.5004}), {}, EVALUATION)
+    ).dropna()
     once = frame.drop_duplicates(["better", "worse", "column"]).sort_values("p")
     assert len(once) < len(frame)
     highest = 0.0
@@ -342,8 +354,8 @@ def test_holms_correction_is_for_all_comparisons_of_the_table_each_counted_once(
 
 
 def test_what_was_not_run_is_said_and_does_not_count_among_the_tests():
-    scores = scores_of(LEVELS | {"1": 0.4993})
-    few = {**scores, "20": {}, "13": {}}
+    scores = scores_of(LEVELS | {"labels": 0.4993})
+    few = {**scores, "dual/tas_balanced/fewer": {}, "dual/tas_balanced/lambdarank": {}}
     verdicts, all_there = by_key(claims.judge(few, {}, EVALUATION)), by_key(claims.judge(scores, {}, EVALUATION))
     assert (verdicts["clusters"].verdict, verdicts["clusters"].found) == ("not run", "without 20")
     without = {claim.key for claim in COMPARED if verdicts[claim.key].verdict == "not run"}
@@ -355,7 +367,7 @@ def test_what_was_not_run_is_said_and_does_not_count_among_the_tests():
 
 def test_without_the_five_orders_there_is_no_ruler_and_no_comparison():
     scores = scores_of(LEVELS)
-    del scores["17"]
+    del scores["dual/tas_balanced/seed5"]
     verdicts = by_key(claims.judge(scores, {}, EVALUATION))
     # equal systems gain nothing; to say so, no ruler is needed
     assert [(key, v.verdict) for key, v in verdicts.items() if v.verdict != "not run"] == [
@@ -374,13 +386,15 @@ def test_nothing_run_is_not_run_and_no_column_is_no_verdict():
 
 
 def test_facts_that_follow_from_scores_by_hand():
-    facts = claims.from_scores(scores_of(LEVELS | {"8": 0.4992, "2": 0.40, "5": 0.25}), EVALUATION)
+    facts = claims.from_scores(
+        scores_of(LEVELS | {"dual/random": 0.4992, "pairwise/random": 0.40, "in_batch/random": 0.25}), EVALUATION
+    )
     assert facts["largest standard deviation of nDCG and recall, graded sets"] == pytest.approx(SPREAD)
     assert facts["standard deviation of MRR, dev set"] == pytest.approx(SPREAD)
     assert facts["mean standard deviation, graded sets less dev"] == pytest.approx(0, abs=1e-12)
     # 8 lies at .4992: below four of the orders, above the one at .499
     assert facts["share of orders and columns in which it is above random batches"] == pytest.approx(4 / 5)
-    assert facts["mean nDCG and MRR under mono-duo-T5, bm25 and d2q less 18"] == pytest.approx(0, abs=1e-12)
+    assert facts["mean nDCG and MRR under mono-duo-T5, bm25 and d2q less tas_b"] == pytest.approx(0, abs=1e-12)
     # every measure gains .50 / .40 - 1 over the better of the two
     assert facts["relative gain in recall less that in nDCG or MRR, graded sets"] == pytest.approx(0, abs=1e-9)
 
@@ -388,28 +402,32 @@ def test_facts_that_follow_from_scores_by_hand():
 def test_the_spread_of_dev_is_taken_from_that_of_the_graded_sets():
     scores = scores_of(LEVELS)
     for key in ORDERS:
-        scores[key]["dev"] = scores["10"]["dev"]  # on dev, every order is the same
+        scores[key]["dev"] = scores["dual/tas_balanced"]["dev"]  # on dev, every order is the same
     facts = claims.from_scores(scores, EVALUATION)
     assert facts["standard deviation of MRR, dev set"] == 0
     assert facts["mean standard deviation, graded sets less dev"] == pytest.approx(SPREAD)
 
 
 def test_the_relative_gain_in_recall_is_against_the_best_rival_and_the_larger_other_gain():
-    scores = scores_of(LEVELS | {"2": 0.40, "5": 0.25})
-    ndcg, rr, recall = scores["10"]["a"]
+    scores = scores_of(LEVELS | {"pairwise/random": 0.40, "in_batch/random": 0.25})
+    ndcg, rr, recall = scores["dual/tas_balanced"]["a"]
     for test in ("a", "b"):
-        scores["5"][test] = scores["5"][test] | {recall: dict.fromkeys(scores["5"][test][recall], 0.45)}
-        scores["10"][test] = scores["10"][test] | {rr: dict.fromkeys(scores["10"][test][rr], 0.44)}
+        scores["in_batch/random"][test] = scores["in_batch/random"][test] | {
+            recall: dict.fromkeys(scores["in_batch/random"][test][recall], 0.45)
+        }
+        scores["dual/tas_balanced"][test] = scores["dual/tas_balanced"][test] | {
+            rr: dict.fromkeys(scores["dual/tas_balanced"][test][rr], 0.44)
+        }
     # recall .50 over .45; nDCG .50 over .40; MRR .44 over .40
     gained = claims.from_scores(scores, EVALUATION)["relative gain in recall less that in nDCG or MRR, graded sets"]
     assert gained == pytest.approx((0.50 / 0.45 - 1) - (0.50 / 0.40 - 1))
 
 
 def test_mono_duo_over_words_is_their_mean_less_that_over_tas_balanced():
-    fact = "mean nDCG and MRR under mono-duo-T5, bm25 and d2q less 18"
-    scores = scores_of(LEVELS | {"bm25>mono>duo": 0.53, "d2q>mono>duo": 0.45, "18>mono>duo": 0.48})
+    fact = "mean nDCG and MRR under mono-duo-T5, bm25 and d2q less tas_b"
+    scores = scores_of(LEVELS | {"bm25>mono>duo": 0.53, "d2q>mono>duo": 0.45, "tas_b>mono>duo": 0.48})
     for key in ("dev", "more"):
-        scores["18>mono>duo"][key] = {}  # only the graded sets are looked at
+        scores["tas_b>mono>duo"][key] = {}  # only the graded sets are looked at
     assert claims.from_scores(scores, EVALUATION)[fact] == pytest.approx((0.53 + 0.45) / 2 - 0.48)
     assert fact not in claims.from_scores(scores | {"d2q>mono>duo": {}}, EVALUATION)
 
@@ -418,23 +436,23 @@ def test_shares_of_cutoffs_by_hand():
     recall = {
         "bm25": [0.1, 0.2, 0.3, 0.4],
         "d2q": [0.2, 0.3, 0.4, 0.3],
-        "2": [0.3, 0.2, 0.5, 0.5],  # above both at the first, third and fourth
-        "5": [0.2, 0.4, 0.3, 0.2],  # at the second; at the first they are equal, which is not above
-        "18": [0.3, 0.4, 0.6, 0.4],  # above the two at the first three, above all four at the third only
-        "d2q+18": [0.4, 0.4, 0.7, 0.5],  # at the second 18 has as much
+        "pairwise/random": [0.3, 0.2, 0.5, 0.5],  # above both at the first, third and fourth
+        "in_batch/random": [0.2, 0.4, 0.3, 0.2],  # at the second; at the first they are equal, which is not above
+        "tas_b": [0.3, 0.4, 0.6, 0.4],  # above the two at the first three, above all four at the third only
+        "d2q+tas_b": [0.4, 0.4, 0.7, 0.5],  # at the second 18 has as much
     }
     shares = {
-        "share of cutoffs at which 18 is above bm25 and d2q": 3 / 4,
-        "larger share of cutoffs at which 2 or 5 is above bm25 and d2q": 3 / 4,
-        "share of cutoffs at which 18 is above bm25, d2q, 2 and 5": 1 / 4,
-        "share of cutoffs at which d2q+18 is above d2q and 18": 3 / 4,
+        "share of cutoffs at which tas_b is above bm25 and d2q": 3 / 4,
+        "larger share of cutoffs at which pairwise/random or in_batch/random is above bm25 and d2q": 3 / 4,
+        "share of cutoffs at which tas_b is above bm25, d2q, pairwise/random and in_batch/random": 1 / 4,
+        "share of cutoffs at which d2q+tas_b is above d2q and tas_b": 3 / 4,
     }
     assert claims.from_recall(recall) == shares
     assert set(claims.RECALL) == set(recall)
-    del recall["2"]
+    del recall["pairwise/random"]
     fewer = claims.from_recall(recall)
     assert [fact for fact in shares if fact not in fewer] == [fact for fact in shares if " 2 " in fact]
-    assert claims.from_recall({"18": [0.5], "bm25": [0.1]}) == {}
+    assert claims.from_recall({"tas_b": [0.5], "bm25": [0.1]}) == {}
 
 
 def test_every_cutoff_is_every_cutoff():
@@ -463,7 +481,7 @@ def test_a_number_that_no_claim_is_about_is_refused():
 
 
 def test_the_table_has_every_claim_once_under_its_verdict(tmp_path):
-    verdicts = claims.judge(scores_of(LEVELS | {"1": 0.4}), {}, EVALUATION)
+    verdicts = claims.judge(scores_of(LEVELS | {"labels": 0.4}), {}, EVALUATION)
     md, csv = claims.write(verdicts, tmp_path)
     text = md.read_text()
     heads = re.findall(r"^\*\*(.*): (\d+) of 67\*\*$", text, flags=re.MULTILINE)
@@ -476,9 +494,11 @@ def test_the_table_has_every_claim_once_under_its_verdict(tmp_path):
     found = pd.read_csv(csv, dtype=str, keep_default_na=False)
     assert set(found.claim) == {claim.key for claim in CLAIMS}
     assert len(found) == sum(max(1, len(verdict.cells)) for verdict in verdicts)
-    cell = found[(found.claim == "labels") & (found.better == "2") & (found.column == "A nDCG@10")].iloc[0]
-    assert (cell.verdict, cell.worse, cell.difference, cell.strength) == ("holds", "1", "0.1", "2")
-    again = claims.write(claims.judge(scores_of(LEVELS | {"1": 0.4}), {}, EVALUATION), tmp_path / "again")
+    cell = found[(found.claim == "labels") & (found.better == "pairwise/random") & (found.column == "A nDCG@10")].iloc[
+        0
+    ]
+    assert (cell.verdict, cell.worse, cell.difference, cell.strength) == ("holds", "labels", "0.1", "pairwise/random")
+    again = claims.write(claims.judge(scores_of(LEVELS | {"labels": 0.4}), {}, EVALUATION), tmp_path / "again")
     assert [path.read_bytes() for path in again] == [md.read_bytes(), csv.read_bytes()]
 
 

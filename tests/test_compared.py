@@ -60,7 +60,7 @@ def test_a_figure_is_marked_from_forty_one_ten_thousandths_on(ours, figure, off)
 
 def test_the_mark_stands_behind_the_figure_and_says_by_how_much():
     # system 2 on dev, MRR@10: the paper's Table 4 has .326, the study .325, Pyserini .3251
-    table = table4(MSMARCO, {"2": 0.3296})
+    table = table4(MSMARCO, {"pairwise/random": 0.3296})
     text = compared.markdown("Table 4", table.beside)
     name = "Pairwise (BERT_CAT) / Random"
     assert (
@@ -74,7 +74,7 @@ def test_the_mark_stands_behind_the_figure_and_says_by_how_much():
 
 
 def test_latex_and_csv_tell_the_same(tmp_path):
-    table = table4(MSMARCO, {"2": 0.3296})
+    table = table4(MSMARCO, {"pairwise/random": 0.3296})
     tex = compared.latex("Table 4", table.beside)
     row = (
         r"Pairwise (BERT\_CAT) / Random & MSMARCO DEV MRR@10 & .326 & .325 \textbf{(+.0046)} & .3251 \textbf{(+.0045)}"
@@ -118,12 +118,15 @@ def test_every_trained_row_has_the_teacher_and_sampling_that_its_figures_are_of(
         if source.startswith("ielabgroup"):  # Reproduced_Pairwise_In_Batch_TAS-B-HM_Msmarco
             name = source.partition("_")[2].removesuffix("_Msmarco").replace("Pairwise_In_Batch", "Both")
             assert others.study == " / ".join(name.replace("In_Batch", "In-Batch").rsplit("_", 1))
-    assert CHECKPOINTS.systems["19"].source.endswith("tas_b-b256-msmarco")
-    assert compared.OTHERS["19"] == [compared.Others(pyserini="TAS-B b256")] and MSMARCO.systems["19"].batch_size == 256
+    assert CHECKPOINTS.systems["tas_b/largest"].source.endswith("tas_b-b256-msmarco")
+    assert (
+        compared.OTHERS["tas_b/largest"] == [compared.Others(pyserini="TAS-B b256")]
+        and MSMARCO.systems["tas_b/largest"].batch_size == 256
+    )
 
 
 def test_pyserinis_checkpoints_and_both_bm25s_stand_in_table_6():
-    table = table6(MSMARCO, {"bm25": 0.1875, "19": 0.347})
+    table = table6(MSMARCO, {"bm25": 0.1875, "tas_b/largest": 0.347})
     largest = line(table, "Ours / TAS-Balanced / DistilBERT / 6 / 256", f"MSMARCO DEV {MRR}")
     assert largest.figures == (".347", "", ".3444") and largest.ours == 0.347
     margin_mse = line(table, "Baselines / Margin-MSE (ours) / DistilBERT / 6 / 32", f"TREC-DL'19 {NDCG}")
@@ -138,7 +141,7 @@ def test_pyserinis_checkpoints_and_both_bm25s_stand_in_table_6():
 
 
 def test_a_line_without_any_figure_is_left_out():
-    table = table6(CHECKPOINTS, {"19": 0.3, "a run of a friend": 0.4})
+    table = table6(CHECKPOINTS, {"tas_b/largest": 0.3, "a run of a friend": 0.4})
     assert not [found for found in table.beside if "friend" in found.row]  # measured, but nobody else has it
     assert not [found for found in table.beside if not any(found.figures)]
     ltre = [found.column for found in table.beside if found.row.startswith("Baselines / LTRe ")]
@@ -177,7 +180,7 @@ def test_hard_margins_and_the_published_checkpoint_are_rows_where_the_profile_li
 
 def test_on_another_collection_nothing_is_compared(tmp_path):
     for make, name in ((table4, "table4"), (table6, "table6")):
-        table = make(DOCS, {"bm25": 0.3, "2": 0.3, "10": 0.4})
+        table = make(DOCS, {"bm25": 0.3, "pairwise/random": 0.3, "dual/tas_balanced": 0.4})
         assert table.beside == []
         assert [path.name for path in tables.write(table, tmp_path, name)] == [
             f"{name}.{e}" for e in ("md", "csv", "tex")

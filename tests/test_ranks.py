@@ -179,7 +179,7 @@ def test_who_only_reads_the_store_makes_nothing(tmp_path: Path):
 
 
 def test_a_launch_trains_a_system_and_its_baseline_into_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    profile = tiny.settings(tmp_path, systems={"10": System(batch_size=6)})
+    profile = tiny.settings(tmp_path, systems={"dual/tas_balanced": System(batch_size=6)})
     monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("TAS_PROFILES", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -189,20 +189,22 @@ def test_a_launch_trains_a_system_and_its_baseline_into_the_store(tmp_path: Path
     tiny.put_collection(profile, tiny.source())
     options = f"--cpu --num_processes 2 --num_machines 1 --main_process_port {free_port()} --mixed_precision no"
     launch = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--dynamo_backend", "no"]
-    ended = subprocess.run([*launch, "-m", "tools.train", "tiny", "10"], cwd=ROOT, capture_output=True, text=True)
+    ended = subprocess.run(
+        [*launch, "-m", "tools.train", "tiny", "dual/tas_balanced"], cwd=ROOT, capture_output=True, text=True
+    )
     assert ended.returncode == 0, ended.stderr
-    folder = profile.folder / "systems" / "dual-tas_balanced-b6-s1"
+    folder = profile.folder / "systems" / "dual-tas_balanced-b6"
     assert ended.stdout.split() == [str(folder)]  # said once
 
     made = time.time()
     lab = Experiment(profile)
-    assert lab.trained(lab.listed["10"]) == folder
+    assert lab.trained(lab.listed["dual/tas_balanced"]) == folder
     assert (folder / "provenance.json").stat().st_mtime < made  # nothing was trained again
-    weights = [lab.load(system).state_dict() for system in (BASELINE, lab.listed["10"])]
+    weights = [lab.load(system).state_dict() for system in (BASELINE, lab.listed["dual/tas_balanced"])]
     monkeypatch.setenv("TAS_RUNS", str(tmp_path / "alone"))
     tiny.put_collection(profile, tiny.source())
     alone = Experiment(profile)
-    for system, theirs in zip((BASELINE, lab.listed["10"]), weights, strict=True):
+    for system, theirs in zip((BASELINE, lab.listed["dual/tas_balanced"]), weights, strict=True):
         torch.testing.assert_close(theirs, alone.load(system).state_dict(), rtol=1e-3, atol=1e-4)
 
 
@@ -210,7 +212,7 @@ def test_a_launch_trains_a_system_and_its_baseline_into_the_store(tmp_path: Path
     ("words", "told"),
     [
         (["docs"], "usage: accelerate launch"),
-        (["dosc", "10"], "there is no profile 'dosc'"),
+        (["dosc", "dual/tas_balanced"], "there is no profile 'dosc'"),
         (["docs", "99"], "there is no system '99' to train; there are: 1, 2"),
         (["docs", "d2q"], "there is no system 'd2q' to train"),
     ],

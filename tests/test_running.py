@@ -120,7 +120,7 @@ def test_a_dry_run_says_what_and_why_and_makes_nothing(tree: Path):
     told = run(tree, "figure1", "--dry-run").stdout  # the profile left out is docs
     assert told.splitlines() == [
         "[1/3] 01_collection: not made yet",
-        "[2/3] 06_training-pairwise-random-b32-s1: not made yet",
+        "[2/3] 06_training-pairwise-random: not made yet",
         "[3/3] 04_clustering: not made yet",
     ]
     assert not list(tree.rglob("*.ipynb"))
@@ -152,8 +152,8 @@ def test_a_run_builds_its_target_then_only_what_changed(tree: Path):
     reasons = dict(line.partition("] ")[2].split(": ", 1) for line in told.stdout.splitlines())
     assert reasons == {
         "04_clustering": "changed: notebooks/src/04_clustering.py",
-        "06_training-none-random-b32-s1": "not made yet",
-        "06_training-dual-tas_balanced-b32-s1": "not made yet",
+        "06_training-labels": "not made yet",
+        "06_training-dual-tas_balanced": "not made yet",
         "09_ablation": "not made yet",
     }
 
@@ -291,12 +291,12 @@ def test_only_what_a_notebook_imports_makes_it_run_again(tree: Path, monkeypatch
 def test_standalone_needs_the_baseline_and_only_tas_needs_topics(tree: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TAS_PROFILES", str(tree / "profiles"))
     jobs = graph.jobs(profiles.load("small"))
-    baseline = "06_training-pairwise-random-b32-s1"
+    baseline = "06_training-pairwise-random"
     assert jobs[baseline].needs == ("01_collection",)
-    assert jobs["06_training-none-random-b32-s1"].needs == ("01_collection", baseline)
-    assert jobs["06_training-dual-tas_balanced-b32-s1"].needs == ("01_collection", baseline, "04_clustering")
+    assert jobs["06_training-labels"].needs == ("01_collection", baseline)
+    assert jobs["06_training-dual-tas_balanced"].needs == ("01_collection", baseline, "04_clustering")
     assert len(jobs["09_ablation"].needs) == 3
-    assert jobs["08_losses_compared"].needs == ("06_training-dual-tas_balanced-b32-s1",)  # of four the profile has one
+    assert jobs["08_losses_compared"].needs == ("06_training-dual-tas_balanced",)  # of four the profile has one
     assert jobs["13_claims"].needs == ("05_sampling", "12_pipelines", *jobs["09_ablation"].needs)
 
 
@@ -306,9 +306,9 @@ def test_deviations_are_made_when_asked_for_and_not_with_everything(tree: Path, 
     (tree / "profiles" / "small.yaml").write_text(PROFILE + more)
     small = profiles.load("small")
     jobs, meant = graph.jobs(small), graph.aliases(small)
-    trained = "06_training-dual-tas_balanced-b32-s1-slow"
+    trained = "06_training-dual-tas_balanced-slow"
     assert jobs[trained].parameters["VARIANT"] == "slow"
-    assert jobs["14_deviations"].needs == ("06_training-dual-tas_balanced-b32-s1", trained)
+    assert jobs["14_deviations"].needs == ("06_training-dual-tas_balanced", trained)
     assert meant["deviations"] == ["14_deviations"]
     assert not {trained, "14_deviations"} & set(meant["everything"])
 
@@ -317,7 +317,7 @@ def test_the_first_table_comes_before_the_long_row_of_trainings(tree: Path, monk
     monkeypatch.setenv("TAS_PROFILES", str(tree / "profiles"))
     jobs = graph.jobs(profiles.load("small"))
     later = [name for name, job in jobs.items() if not job.first]
-    assert later == ["06_training-none-random-b32-s1"]
+    assert later == ["06_training-labels"]
 
 
 def test_table_1_at_full_size_is_another_run_of_the_same_notebook_when_asked_for(tree: Path, monkeypatch):

@@ -120,7 +120,7 @@ def test_ndcg_of_candidates_equals_the_formula(lab: Experiment):
 
 def test_a_trained_system_is_a_model_that_others_can_load(lab: Experiment):
     folder = lab.trained(DUAL)
-    assert folder.name == "dual-tas_balanced-b6-s1"
+    assert folder.name == "dual-tas_balanced-b6"
     assert not list(folder.glob("*checkpoint*"))
     assert [h.step for h in lab.history(DUAL)] == [3, 6]
     assert all(h.pairwise > 0 and h.in_batch > 0 for h in lab.history(DUAL))
@@ -217,7 +217,7 @@ def test_runs_are_trec_files_of_what_was_retrieved(lab: Experiment, system: Syst
         assert run[query] == pytest.approx(wanted)
     file = lab.store.root / "retrieved" / system.name / "dev" / "dev.run.gz"
     first = gzip.decompress(file.read_bytes()).decode().splitlines()[0].split()
-    assert (len(first), first[1], first[3], first[5]) == (6, "Q0", "1", system.name)
+    assert (len(first), first[1], first[3], first[5]) == (6, "Q0", "labels", system.name)
 
 
 def test_metrics_by_hand(lab: Experiment):
@@ -291,8 +291,12 @@ def test_an_unknown_checkpoint_is_one_sentence_before_any_work(lab: Experiment, 
     monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
     tiny.put_collection(lab.profile, tiny.source())
     unknown = System(kind="checkpoint", source="nobody/no-such-model")
-    fresh = changed(lab, systems={"2": BASELINE, "19": unknown})
-    for ask in (lambda: fresh.scores(["2", "19"]), lambda: fresh.run(unknown, "dev"), lambda: fresh.vectors(unknown)):
+    fresh = changed(lab, systems={"pairwise/random": BASELINE, "tas_b/largest": unknown})
+    for ask in (
+        lambda: fresh.scores(["pairwise/random", "tas_b/largest"]),
+        lambda: fresh.run(unknown, "dev"),
+        lambda: fresh.vectors(unknown),
+    ):
         with pytest.raises(ValueError, match=r"^no encoder in the hub name .*'nobody/no-such-model'") as error:
             ask()
         assert "\n" not in str(error.value)
@@ -307,10 +311,12 @@ def test_without_training_queries_trained_rows_are_empty_and_the_log_says_why_on
     sets = {name: queries for name, queries in made.sets.items() if name in ("dev", "graded")}
     tiny.put_collection(lab.profile, made._replace(sets=sets))
     caplog.clear()
-    bare = changed(lab, systems={"2": BASELINE, "19": System(kind="checkpoint", source=str(published))})
-    found = bare.scores(["bm25", "2", "10", "19"])
-    assert found["2"] == found["10"] == {}
-    assert found["bm25"].keys() == found["19"].keys() == {"dev", "graded"}
+    bare = changed(
+        lab, systems={"pairwise/random": BASELINE, "tas_b/largest": System(kind="checkpoint", source=str(published))}
+    )
+    found = bare.scores(["bm25", "pairwise/random", "dual/tas_balanced", "tas_b/largest"])
+    assert found["pairwise/random"] == found["dual/tas_balanced"] == {}
+    assert found["bm25"].keys() == found["tas_b/largest"].keys() == {"dev", "graded"}
     assert caplog.text.count("has no training queries") == 1
     with pytest.raises(ValueError, match="there is no query set 'train'; there are: dev, graded"):
         bare.trained(BASELINE)
@@ -320,12 +326,12 @@ def test_without_training_queries_trained_rows_are_empty_and_the_log_says_why_on
 
 
 def test_scores_are_of_what_the_profile_lists_and_can_be_run(lab: Experiment):
-    listed = changed(lab, systems={"2": BASELINE, "x": System(kind="reported", source="someone")})
-    found = listed.scores(["bm25", "2", "3", "x"])
-    assert list(found) == ["bm25", "2", "3", "x"] and found["3"] == found["x"] == {}
+    listed = changed(lab, systems={"pairwise/random": BASELINE, "x": System(kind="reported", source="someone")})
+    found = listed.scores(["bm25", "pairwise/random", "pairwise/tas", "x"])
+    assert list(found) == ["bm25", "pairwise/random", "pairwise/tas", "x"] and found["pairwise/tas"] == found["x"] == {}
     sets = {test.name for test in lab.profile.evaluation.sets}
-    assert found["2"].keys() == found["bm25"].keys() == sets
-    assert found["2"]["dev"] == lab.evaluate(BASELINE, "dev")
+    assert found["pairwise/random"].keys() == found["bm25"].keys() == sets
+    assert found["pairwise/random"]["dev"] == lab.evaluate(BASELINE, "dev")
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------
@@ -342,7 +348,7 @@ def test_more_clusters_than_queries_are_refused_before_any_work(lab: Experiment,
 
 def test_a_batch_of_more_queries_than_there_are_is_refused_before_any_work(lab: Experiment):
     with pytest.raises(ValueError, match=r"system 18 wants 96 of 40 queries"):
-        changed(lab, systems={"18": System(batch_size=96)}).trained(DUAL)
+        changed(lab, systems={"tas_b": System(batch_size=96)}).trained(DUAL)
 
 
 def test_a_test_set_that_the_collection_lacks_is_refused(lab: Experiment):
@@ -397,9 +403,9 @@ def test_digests_name_the_encoder_and_the_teacher(lab: Experiment):
 
 # --- pipelines ---------------------------------------------------------------------------------------------------
 
-FUSED = System(kind="fused", of=("bm25", "10"))
+FUSED = System(kind="fused", of=("bm25", "dual/tas_balanced"))
 RERANKED = System(kind="reranked", first="bm25", by="cat")
-LISTED = {"10": DUAL, "bm25+10": FUSED, "bm25>cat": RERANKED}
+LISTED = {"dual/tas_balanced": DUAL, "bm25+dual/tas_balanced": FUSED, "bm25>cat": RERANKED}
 
 
 @pytest.fixture
@@ -475,7 +481,7 @@ def with_t5(pipelines: Experiment, tmp_path: Path) -> Experiment:
     named = str(tmp_path / "t5")
     more = {
         "d2q": System(kind="expanded"),
-        "d2q+10": System(kind="fused", of=("d2q", "10")),
+        "d2q+dual/tas_balanced": System(kind="fused", of=("d2q", "dual/tas_balanced")),
         "d2q>mono": System(kind="reranked", first="d2q", by="mono"),
         "d2q>mono>duo": System(kind="reranked", first="d2q>mono", by="duo"),
     }
@@ -539,7 +545,7 @@ def test_mono_then_duo_order_by_the_scores_of_the_model(with_t5: Experiment):
     assert moved
 
 
-@pytest.mark.parametrize("key", ["bm25", "10", "d2q+10", "bm25>cat", "d2q>mono>duo"])
+@pytest.mark.parametrize("key", ["bm25", "dual/tas_balanced", "d2q+dual/tas_balanced", "bm25>cat", "d2q>mono>duo"])
 def test_a_single_answer_is_that_of_the_run(with_t5: Experiment, key: str):
     answer, run = with_t5.answerer(with_t5.listed[key], "graded"), with_t5.run(with_t5.listed[key], "graded")
     for query in with_t5.collection.sets["graded"].queries.ids:

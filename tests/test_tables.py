@@ -90,7 +90,10 @@ def test_csv_is_one_line_a_cell_with_the_papers_cell_beside(tmp_path):
 
 
 def test_the_same_table_gives_the_same_bytes(tmp_path):
-    once, twice = tables.write(small_table(), tmp_path / "1", "t"), tables.write(small_table(), tmp_path / "2", "t")
+    once, twice = (
+        tables.write(small_table(), tmp_path / "labels", "t"),
+        tables.write(small_table(), tmp_path / "pairwise/random", "t"),
+    )
     assert [p.read_bytes() for p in once] == [p.read_bytes() for p in twice]
 
 
@@ -177,11 +180,11 @@ def test_the_short_tables_have_the_papers_six_columns_on_three_sets():
 
 
 SYSTEMS = {
-    "2": config.System(teacher="pairwise", sampling="random"),
-    "5": config.System(teacher="in_batch", sampling="random"),
-    "10": config.System(),
-    "18": config.System(batch_size=64),
-    "19": config.System(batch_size=128),
+    "pairwise/random": config.System(teacher="pairwise", sampling="random"),
+    "in_batch/random": config.System(teacher="in_batch", sampling="random"),
+    "dual/tas_balanced": config.System(),
+    "tas_b": config.System(batch_size=64),
+    "tas_b/largest": config.System(batch_size=128),
     "BM25 of a friend": config.System(kind="run", source="friend.run"),
 }
 TABLES = {
@@ -222,7 +225,17 @@ def test_every_number_of_the_papers_table_stands_beside_its_cell(name):
 
 @each_table
 def test_every_table_is_written_in_three_formats_with_as_many_cells_a_line(name, tmp_path):
-    table = TABLES[name](scores_of({"2": LOW, "5": LOW, "10": HIGH, "12": LOW, "14": LOW}))
+    table = TABLES[name](
+        scores_of(
+            {
+                "pairwise/random": LOW,
+                "in_batch/random": LOW,
+                "dual/tas_balanced": HIGH,
+                "dual/tas_balanced/listnet": LOW,
+                "dual/tas_balanced/seed2": LOW,
+            }
+        )
+    )
     markdown, csv, latex = tables.write(table, tmp_path, name)
     lines = [line for line in markdown.read_text().splitlines() if line.startswith("|")]
     assert {line.count(" | ") for line in lines} == {len(table.heads) + len(table.columns) + 1}
@@ -239,7 +252,10 @@ def test_the_caption_says_what_stands_beside_what(name):
 
 
 def test_table_3_has_the_papers_letters_and_says_what_is_lost():
-    table = tables.table3(scores_of({"10": HIGH, "11": LOW, "12": LOW}), EVALUATION)
+    table = tables.table3(
+        scores_of({"dual/tas_balanced": HIGH, "dual/tas_balanced/kldiv": LOW, "dual/tas_balanced/listnet": LOW}),
+        EVALUATION,
+    )
     assert [(row.letter, *row.names) for row in table.rows] == [
         ("k", "KLDiv"),
         ("n", "ListNet"),
@@ -253,16 +269,48 @@ def test_table_3_has_the_papers_letters_and_says_what_is_lost():
 
 
 def test_table_4_compares_the_samplings_of_one_teacher_as_the_paper_does():
-    scores = scores_of({"bm25": LOW, "1": LOW, "2": LOW, "3": HIGH, "5": LOW, "10": HIGH})
+    scores = scores_of(
+        {
+            "bm25": LOW,
+            "labels": LOW,
+            "pairwise/random": LOW,
+            "pairwise/tas": HIGH,
+            "in_batch/random": LOW,
+            "dual/tas_balanced": HIGH,
+        }
+    )
     table = tables.table4(scores, EVALUATION)
     assert [(row.letter, row.key) for row in table.rows] == [
-        *[("", "bm25"), ("", "1"), ("r", "2"), ("t", "3"), ("b", "4"), ("r", "5"), ("t", "6"), ("b", "7")],
-        *[("r", "8"), ("t", "9"), ("b", "10")],
+        *[
+            ("", "bm25"),
+            ("", "labels"),
+            ("r", "pairwise/random"),
+            ("t", "pairwise/tas"),
+            ("b", "pairwise/tas_balanced"),
+            ("r", "in_batch/random"),
+            ("t", "in_batch/tas"),
+            ("b", "in_batch/tas_balanced"),
+        ],
+        *[("r", "dual/random"), ("t", "dual/tas"), ("b", "dual/tas_balanced")],
     ]
     # 3 is better than 2, its teacher's; 10 is better than 1, 2, 5 and BM25 by as much, which are not of its teacher
     assert {row.key: cell.letters for row, cell in zip(table.rows, column_of(table, 0), strict=True)} == {
-        **dict.fromkeys(["bm25", "1", "2", "4", "5", "6", "7", "8", "9", "10"], ""),
-        "3": "r",
+        **dict.fromkeys(
+            [
+                "bm25",
+                "labels",
+                "pairwise/random",
+                "pairwise/tas_balanced",
+                "in_batch/random",
+                "in_batch/tas",
+                "in_batch/tas_balanced",
+                "dual/random",
+                "dual/tas",
+                "dual/tas_balanced",
+            ],
+            "",
+        ),
+        "pairwise/tas": "r",
     }
     assert [row.origin for row in table.rows][:5] == ["BM25", "trained here", "trained here", "trained here", "not run"]
     assert "better than the row so marked of the same teacher (paired" in table.caption
@@ -294,14 +342,18 @@ def test_table_5_ends_with_the_mean_and_the_sample_deviation_by_hand():
 
 
 def test_mean_and_deviation_want_two_instances_and_are_never_the_best_of_a_column():
-    two = tables.table5(scores_of({"10": rising(0.10), "14": rising(0.20)}), EVALUATION)
+    two = tables.table5(
+        scores_of({"dual/tas_balanced": rising(0.10), "dual/tas_balanced/seed2": rising(0.20)}), EVALUATION
+    )
     assert [cell.value for cell in column_of(two, 0)][5:] == pytest.approx([0.1725, 0.115 / 2**0.5])
     assert two.rows[5].origin == two.rows[6].origin == "over 2 instances"
-    same = tables.table5(scores_of({"10": rising(0.20), "14": rising(0.20)}), EVALUATION)  # the mean is .230 too
+    same = tables.table5(
+        scores_of({"dual/tas_balanced": rising(0.20), "dual/tas_balanced/seed2": rising(0.20)}), EVALUATION
+    )  # the mean is .230 too
     assert column_of(same, 0)[5].value == pytest.approx(column_of(same, 0)[0].value)
     assert ["**" in line for line in tables.markdown(same).splitlines()[-7:]] == [True] * 2 + [False] * 5
     assert tables.latex(same).count(r"\textbf") == 2 * len(same.columns)
-    one = tables.table5(scores_of({"10": rising(0.10)}), EVALUATION)
+    one = tables.table5(scores_of({"dual/tas_balanced": rising(0.10)}), EVALUATION)
     assert [cell.value for cell in column_of(one, 0)][5:] == [None, None]
     assert one.rows[6].origin == "not run"
 
@@ -318,14 +370,19 @@ def test_the_papers_own_deviations_are_those_of_a_sample():
 
 
 def test_table_6_names_our_encoder_and_batches_with_the_papers_in_parentheses():
-    table = TABLES["table6"](scores_of({"2": LOW, "10": HIGH}))
+    table = TABLES["table6"](scores_of({"pairwise/random": LOW, "dual/tas_balanced": HIGH}))
     names = {row.key: row.names[1:] for row in table.rows}
     assert names["bm25"] == ("BM25", "–", "–", "–")
-    assert names["10"] == ("TAS-Balanced", "Bert 128 (DistilBERT)", "2 (6)", "32")
-    assert names["18"][-1], names["19"][-1] == ("64 (96)", "128 (256)")
-    assert names["Baselines / RocketQA / ERNIE-Base / 4,000"] == ("RocketQA", "ERNIE-Base", "12", "4,000")
+    assert names["dual/tas_balanced"] == ("TAS-Balanced", "Bert 128 (DistilBERT)", "2 (6)", "32")
+    assert names["tas_b"][-1], names["tas_b/largest"][-1] == ("64 (96)", "128 (256)")
+    assert names["Baselines / RocketQA / ERNIE-Base / 4,000"] == (
+        "RocketQA",
+        "ERNIE-Base",
+        "dual/tas_balanced/listnet",
+        "4,000",
+    )
     assert "under its letters: 64 beside 96, 128 beside 256." in table.caption
-    sizes = {"10": 32, "18": 96, "19": 256}
+    sizes = {"dual/tas_balanced": 32, "tas_b": 96, "tas_b/largest": 256}
     same = {key: config.System(batch_size=size) for key, size in sizes.items()}
     full = tables.table6({}, EVALUATION, same)
     assert "beside" not in full.caption
@@ -334,11 +391,11 @@ def test_table_6_names_our_encoder_and_batches_with_the_papers_in_parentheses():
 
 
 def test_table_6_tells_reported_from_not_run_and_tests_what_was_run():
-    table = TABLES["table6"](scores_of({"2": LOW, "10": HIGH, "18": LOW}))
+    table = TABLES["table6"](scores_of({"pairwise/random": LOW, "dual/tas_balanced": HIGH, "tas_b": LOW}))
     cells = dict(zip([row.key for row in table.rows], column_of(table, 3), strict=True))
-    assert cells["10"].letters == "m9" and cells["2"].letters == ""
-    assert {key: cells[key].missing for key in ("5", "Baselines / TCT / BERT-Base / 96")} == {
-        "5": "not run",
+    assert cells["dual/tas_balanced"].letters == "m9" and cells["pairwise/random"].letters == ""
+    assert {key: cells[key].missing for key in ("in_batch/random", "Baselines / TCT / BERT-Base / 96")} == {
+        "in_batch/random": "not run",
         "Baselines / TCT / BERT-Base / 96": "reported only",
     }
     assert cells["Baselines / TCT / BERT-Base / 96"].paper.value == ".670"
@@ -347,7 +404,10 @@ def test_table_6_tells_reported_from_not_run_and_tests_what_was_run():
 
 def test_runs_made_elsewhere_find_their_row_in_table_6_or_get_one():
     ance = "Baselines / ANCE / BERT-Base / 32"
-    scores = scores_of({"2": LOW}) | {"BM25 of a friend": scores_of({"": HIGH})[""], ance: scores_of({"": HIGH})[""]}
+    scores = scores_of({"pairwise/random": LOW}) | {
+        "BM25 of a friend": scores_of({"": HIGH})[""],
+        ance: scores_of({"": HIGH})[""],
+    }
     systems = SYSTEMS | {ance: config.System(kind="run", source="ance.run")}
     table = tables.table6(scores, EVALUATION, systems)
     found = {row.key: (row.letter, row.names[1], row.origin) for row in table.rows}
@@ -358,7 +418,9 @@ def test_runs_made_elsewhere_find_their_row_in_table_6_or_get_one():
 
 
 def test_a_system_that_the_profile_calls_reported_is_no_run_that_is_missing():
-    table = tables.table4({"10": {}}, EVALUATION, {"10": config.System(kind="reported", source="the paper")})
+    table = tables.table4(
+        {"dual/tas_balanced": {}}, EVALUATION, {"dual/tas_balanced": config.System(kind="reported", source="the paper")}
+    )
     assert [row.origin for row in table.rows][-2:] == ["not run", "reported only"]
     assert table.cells[-1][0].missing == "reported only"
 
@@ -367,8 +429,10 @@ def test_a_system_that_the_profile_calls_reported_is_no_run_that_is_missing():
 
 
 def test_differences_are_second_minus_first_with_the_papers_step_beside():
-    table = tables.table4(scores_of({"2": LOW, "3": HIGH}), EVALUATION)
-    found = tables.differences(table, {"to TAS": ("2", "3"), "on": ("3", "4")})
+    table = tables.table4(scores_of({"pairwise/random": LOW, "pairwise/tas": HIGH}), EVALUATION)
+    found = tables.differences(
+        table, {"to TAS": ("pairwise/random", "pairwise/tas"), "on": ("pairwise/tas", "pairwise/tas_balanced")}
+    )
     assert found.columns.tolist() == ["step", "column", "difference", "p", "paper"]
     assert len(found) == 2 * 12
     first = found[found["column"] == "Docs A R@100"].iloc[0]
@@ -398,12 +462,18 @@ def test_differences_are_read_with_p_and_the_papers_below():
 
 def test_spread_is_the_sample_deviation_of_the_means_that_there_are():
     columns = rows.nine_columns(EVALUATION)
-    scores = scores_of({"10": rising(0.1), "14": rising(0.2), "15": rising(0.3)})
+    scores = scores_of(
+        {
+            "dual/tas_balanced": rising(0.1),
+            "dual/tas_balanced/seed2": rising(0.2),
+            "dual/tas_balanced/seed3": rising(0.3),
+        }
+    )
     # means .115, .230, .345: squares .115² + 0 + .115², over 2, root .115
     found = tables.spread(scores, columns)
     assert found.index.tolist() == [column.heading for column in columns]
     assert found.tolist() == pytest.approx([0.115] * 12)
-    assert tables.spread(scores_of({"10": rising(0.1)}), columns).isna().all()
+    assert tables.spread(scores_of({"dual/tas_balanced": rising(0.1)}), columns).isna().all()
 
 
 def test_the_table_of_deviations_compares_all_choices_with_each_other_and_nothing_with_the_paper():
@@ -411,8 +481,8 @@ def test_the_table_of_deviations_compares_all_choices_with_each_other_and_nothin
     measures = {c.measure for c in rows.nine_columns(evaluation)}
     sets = {test.name: {m: LOW for m in measures} for test in evaluation.sets}
     better = {name: {m: HIGH for m in measures} for name in sets}
-    table = tables.deviations({"10": sets, "D2": better}, evaluation)
-    assert [row.key for row in table.rows] == ["10", "D1", "D2", "D3", "D16"]
+    table = tables.deviations({"dual/tas_balanced": sets, "D2": better}, evaluation)
+    assert [row.key for row in table.rows] == ["dual/tas_balanced", "D1", "D2", "D3", "D16"]
     assert {cell.letters for cell in table.cells[2]} == {"a"} and {c.letters for c in table.cells[0]} == {""}
     assert {cell.missing for cell in table.cells[1]} == {"not run"}
     assert "MS MARCO" not in table.caption and not any(cell.paper for cells in table.cells for cell in cells)
@@ -423,11 +493,11 @@ def test_the_table_of_deviations_compares_all_choices_with_each_other_and_nothin
 
 def pipelines() -> config.Profile:
     listed = {
-        "2": config.System(teacher="pairwise", sampling="random"),
-        "18": config.System(batch_size=96),
+        "pairwise/random": config.System(teacher="pairwise", sampling="random"),
+        "tas_b": config.System(batch_size=96),
         "d2q": config.System(kind="expanded"),
-        "bm25+18": config.System(kind="fused", of=("bm25", "18")),
-        "18>cat": config.System(kind="reranked", first="18"),
+        "bm25+tas_b": config.System(kind="fused", of=("bm25", "tas_b")),
+        "tas_b>cat": config.System(kind="reranked", first="tas_b"),
         "bm25>mono": config.System(kind="reranked", first="bm25", by="mono"),
         "bm25>mono>duo": config.System(kind="reranked", first="bm25>mono", by="duo"),
     }
@@ -441,44 +511,46 @@ def test_table7_has_all_rows_of_the_paper_in_its_order_and_ours_between_them():
     paper = list(dict.fromkeys(row for row, _ in paper_table(7)))
     assert [row.paper for row in table.rows if row.paper] == paper
     assert [row.key for row in table.rows if not row.paper] == [
-        "5",
-        "2",
-        "bm25+18",
+        "in_batch/random",
+        "pairwise/random",
+        "bm25+tas_b",
         "bm25>cat",
-        "18>cat",
-        "bm25+18>cat",
+        "tas_b>cat",
+        "bm25+tas_b>cat",
     ]
     by_key = {row.key: row for row in table.rows}
-    assert [by_key[key].origin for key in ("bm25", "d2q", "18", "bm25+18", "d2q+18>duo")] == ["not run"] * 5
+    assert [by_key[key].origin for key in ("bm25", "d2q", "tas_b", "bm25+tas_b", "d2q+tas_b>duo")] == ["not run"] * 5
     assert by_key["Low latency / DeepCT"].origin == by_key["High latency / BM25 / BERT-Large"].origin == "reported only"
-    assert by_key["18>cat"].names == ("High latency", "TAS-B", "BERT_CAT", "50", "")
+    assert by_key["tas_b>cat"].names == ("High latency", "TAS-B", "BERT_CAT", "50", "")
     assert by_key["bm25>mono>duo"].names == ("High latency", "BM25", "mono-duo-T5", "50 (1K)", "(12,800)")
-    assert by_key["18>mono>duo"].names == ("High latency", "TAS-B", "mono-duo-T5", "1K", "(12,800)")  # not listed
+    assert by_key["tas_b>mono>duo"].names == ("High latency", "TAS-B", "mono-duo-T5", "1K", "(12,800)")  # not listed
     assert all(cell.value is None for cells in table.cells for cell in cells)
 
 
 def test_a_measured_latency_stands_before_the_papers():
-    table = tables.table7(scores_of({"d2q": LOW}), pipelines(), latencies={"d2q": 5.26, "18": 1234.4, "18>cat": 99.96})
+    table = tables.table7(
+        scores_of({"d2q": LOW}), pipelines(), latencies={"d2q": 5.26, "tas_b": 1234.4, "tas_b>cat": 99.96}
+    )
     by_key = {row.key: row for row in table.rows}
-    assert [by_key[key].names[-1] for key in ("d2q", "18", "18>cat")] == ["5.3 (64)", "1,234 (64)", "100.0"]
+    assert [by_key[key].names[-1] for key in ("d2q", "tas_b", "tas_b>cat")] == ["5.3 (64)", "1,234 (64)", "100.0"]
     assert by_key["bm25"].names[-1] == "(55)" and by_key["d2q"].origin == "expanded"
 
 
 def test_letters_of_table7_compare_first_stages_under_the_same_re_ranker():
-    scores = scores_of({"bm25": LOW, "18": HIGH, "bm25+18": HIGH, "bm25>cat": LOW, "18>cat": HIGH})
+    scores = scores_of({"bm25": LOW, "tas_b": HIGH, "bm25+tas_b": HIGH, "bm25>cat": LOW, "tas_b>cat": HIGH})
     table = tables.table7(scores, pipelines())
     letters = {row.key: cells[0].letters for row, cells in zip(table.rows, table.cells, strict=True) if row.scores}
-    assert letters == {"bm25": "", "18": "b", "bm25+18": "b", "bm25>cat": "", "18>cat": "b"}
+    assert letters == {"bm25": "", "tas_b": "b", "bm25+tas_b": "b", "bm25>cat": "", "tas_b>cat": "b"}
     assert {row.key: row.origin for row in table.rows if row.scores} == {
-        "bm25": "BM25", "18": "trained here", "bm25+18": "fused", "bm25>cat": "trained here", "18>cat": "re-ranked"
+        "bm25": "BM25", "tas_b": "trained here", "bm25+tas_b": "fused", "bm25>cat": "trained here", "tas_b>cat": "re-ranked"
     }  # fmt: skip
     assert "the row so marked under the same re-ranker" in table.caption
 
 
 def test_where_one_row_was_measured_on_a_sample_all_rows_are():
-    measured = scores_of({"bm25": LOW, "18>cat": HIGH, "2": {}})
+    measured = scores_of({"bm25": LOW, "tas_b>cat": HIGH, "pairwise/random": {}})
     few = {"q1": 0.5, "q3": 0.25}
-    measured["18>cat"] = {name: dict.fromkeys(sets, few) for name, sets in measured["18>cat"].items()}
+    measured["tas_b>cat"] = {name: dict.fromkeys(sets, few) for name, sets in measured["tas_b>cat"].items()}
     shared, sizes = tables.common(measured)
     name = next(iter(sizes))
     assert sizes[name] == (2, 8)

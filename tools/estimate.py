@@ -75,7 +75,7 @@ def costs(profile: Profile, name: str) -> Iterator[tuple[str, Cost]]:
         yield system.name, Cost(training(profile, system), TRAINED_GB)
         yield f"{system.name}, vectors", Cost(PASSAGES * PASSAGE * ENCODER, VECTORS_GB)
         return
-    asked = ["2" if need == "baseline" else need for need in graph.NOTEBOOKS[job.notebook].needs]
+    asked = ["pairwise/random" if need == "baseline" else need for need in graph.NOTEBOOKS[job.notebook].needs]
     for key, system in profile.systems.items():
         if system.kind == "checkpoint" and key in asked:
             yield f"{system.name}, vectors", Cost(PASSAGES * PASSAGE * ENCODER, VECTORS_GB)

@@ -2,7 +2,7 @@
 
 accelerate launch --num_processes 8 -m tools.train PROFILE SYSTEM
 
-SYSTEM is a number of the profile or a name (dual-tas_balanced-b32-s1). The first process makes what the system needs,
+SYSTEM is a number of the profile or a name (dual-tas_balanced). The first process makes what the system needs,
 the baseline and the topics among it, writes all files, and goes on where a killed run was, with any number of others.
 """
 

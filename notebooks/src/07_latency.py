@@ -57,8 +57,8 @@ if PASSAGES:
     model = latency.paper_encoder(len(tokenizer)).to(device)
     index = latency.unit_vectors(lab.store, PASSAGES, 768).to(device)  # memory-mapped where there is no GPU
 else:
-    model = lab.load(settings.systems["10"])
-    index = lab.vectors(settings.systems["10"]).to(device)
+    model = lab.load(settings.systems["dual/tas_balanced"])
+    index = lab.vectors(settings.systems["dual/tas_balanced"]).to(device)
 queries, cap = lab.collection.sets["train"].queries.texts, settings.tokens.query
 depth = min(settings.evaluation.depth if not PASSAGES else 1_000, len(index))
 chunk = 64 if device.type == "cpu" else 2_000
@@ -228,7 +228,11 @@ assert np.allclose(every[rows[0]], scores[0], atol=1e-6) and len(set(rows[0])) =
 # margins are stored, and a frozen ColBERT's vectors too, which leaves the scoring.
 
 # %%
-batch, train, passages = lab.sampler(settings.systems["10"]).batch(0), lab.tokens["train"], lab.tokens["passages"]
+batch, train, passages = (
+    lab.sampler(settings.systems["dual/tas_balanced"]).batch(0),
+    lab.tokens["train"],
+    lab.tokens["passages"],
+)
 cat = models.load_cross_encoder(shipped.model(settings, "cat")).to(device)
 colbert = models.load_colbert(shipped.model(settings, "colbert")).to(device)
 asked, shown = np.tile(batch.queries, 2), np.concatenate([batch.pos, batch.neg])

@@ -111,7 +111,10 @@ Markdown(tables.markdown(table))
 # The same numbers as differences, with the p of the paired t-test; below, the paper's step.
 
 # %%
-steps = {f"{tables.TABLE3[key].names[0]} → Margin-MSE": (key, "10") for key in ("11", "12", "13")}
+steps = {
+    f"{tables.TABLE3[key].names[0]} → Margin-MSE": (key, "dual/tas_balanced")
+    for key in ("dual/tas_balanced/kldiv", "dual/tas_balanced/listnet", "dual/tas_balanced/lambdarank")
+}
 found = tables.differences(table, steps)
 Markdown(tables.differences_markdown(found, settings.evaluation.alpha))
 

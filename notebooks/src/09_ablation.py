@@ -56,7 +56,11 @@ Markdown(tables.markdown(table))
 
 # %%
 steps = {}
-samplings = {"Pairwise": ("2", "3", "4"), "In-batch": ("5", "6", "7"), "Both": ("8", "9", "10")}
+samplings = {
+    "Pairwise": ("pairwise/random", "pairwise/tas", "pairwise/tas_balanced"),
+    "In-batch": ("in_batch/random", "in_batch/tas", "in_batch/tas_balanced"),
+    "Both": ("dual/random", "dual/tas", "dual/tas_balanced"),
+}
 for teacher, (first, second, third) in samplings.items():
     steps |= {f"{teacher}: Random → TAS": (first, second), f"{teacher}: TAS → TAS-Balanced": (second, third)}
 sampled = tables.differences(table, steps)
@@ -98,10 +102,10 @@ grid(
 
 # %%
 steps = {
-    "None → Pairwise, Random": ("1", "2"),
-    "Pairwise → Both, TAS-Balanced": ("4", "10"),
-    "In-batch → Both, TAS-Balanced": ("7", "10"),
-    "BM25 → Both, TAS-Balanced": ("bm25", "10"),
+    "None → Pairwise, Random": ("labels", "pairwise/random"),
+    "Pairwise → Both, TAS-Balanced": ("pairwise/tas_balanced", "dual/tas_balanced"),
+    "In-batch → Both, TAS-Balanced": ("in_batch/tas_balanced", "dual/tas_balanced"),
+    "BM25 → Both, TAS-Balanced": ("bm25", "dual/tas_balanced"),
 }
 taught = tables.differences(table, steps)
 Markdown(tables.differences_markdown(taught, settings.evaluation.alpha))

@@ -133,7 +133,11 @@ assert sum(map(len, printed)) == 5
 
 # %%
 steps = {}
-for teacher, keys in {"Pairwise": ("2", "3", "4"), "In-batch": ("5", "6", "7"), "Both": ("8", "9", "10")}.items():
+for teacher, keys in {
+    "Pairwise": ("pairwise/random", "pairwise/tas", "pairwise/tas_balanced"),
+    "In-batch": ("in_batch/random", "in_batch/tas", "in_batch/tas_balanced"),
+    "Both": ("dual/random", "dual/tas", "dual/tas_balanced"),
+}.items():
     steps |= {f"{teacher}: to {to}": pair for to, pair in zip(("TAS", "TAS-B"), (keys[:2], keys[1:]), strict=True)}
 nine = rows.nine_columns(settings.evaluation)
 ruler = 2 * tables.spread(scores, nine)

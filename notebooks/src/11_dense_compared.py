@@ -59,7 +59,7 @@ Markdown(tables.markdown(table))
 # %%
 place = {row.key: i for i, row in enumerate(table.rows)}
 columns, gains = [column.heading for column in table.columns], []
-for key in ("10", "18", "19"):
+for key in ("dual/tas_balanced", "tas_b", "tas_b/largest"):
     ours = [(b.value, a.value) for b, a in zip(table.cells[place["bm25"]], table.cells[place[key]], strict=True)]
     theirs = [(b.paper.number, a.paper.number) if a.paper else (None, None)
               for b, a in zip(table.cells[place["bm25"]], table.cells[place[key]], strict=True)]  # fmt: skip
@@ -85,7 +85,7 @@ assert [share[f"TREC-DL'{year} nDCG@10"] for year in (19, 20)] == [43, 44]
 
 # %%
 wins = []
-for key in ("2", "5", "10", "18", "19"):
+for key in ("pairwise/random", "in_batch/random", "dual/tas_balanced", "tas_b", "tas_b/largest"):
     for column in table.columns:
         dense, words = (tables.values_of(table.rows[place[k]], column) for k in (key, "bm25"))
         if dense and words and column.measure.NAME == "nDCG":
@@ -106,9 +106,19 @@ assert all(abs(sum(row[3:]) - 1) < 1e-9 for row in wins)
 # Each step in batch size with its p, and the paper's below.
 
 # %%
-sizes = {key: settings.systems[key].batch_size for key in ("10", "18", "19") if key in settings.systems}
-named = {key: f"b {sizes[key]}" if key in sizes else f"system {key}" for key in ("10", "18", "19")}
-steps = {f"{named[a]} → {named[z]}": (a, z) for a, z in (("10", "18"), ("18", "19"), ("10", "19"))}
+sizes = {
+    key: settings.systems[key].batch_size
+    for key in ("dual/tas_balanced", "tas_b", "tas_b/largest")
+    if key in settings.systems
+}
+named = {
+    key: f"b {sizes[key]}" if key in sizes else f"system {key}"
+    for key in ("dual/tas_balanced", "tas_b", "tas_b/largest")
+}
+steps = {
+    f"{named[a]} → {named[z]}": (a, z)
+    for a, z in (("dual/tas_balanced", "tas_b"), ("tas_b", "tas_b/largest"), ("dual/tas_balanced", "tas_b/largest"))
+}
 found = tables.differences(table, steps)
 Markdown(tables.differences_markdown(found, settings.evaluation.alpha))
 

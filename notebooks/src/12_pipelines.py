@@ -36,7 +36,7 @@ from tas_lib.retrieval import fusion
 # %%
 settings = config.load(PROFILE)
 lab = experiment.Experiment(settings)
-TAS = "18" if "18" in settings.systems else "10"
+TAS = "tas_b" if "tas_b" in settings.systems else "dual/tas_balanced"
 BOTH, EXPANDED, depth = f"bm25+{TAS}", f"d2q+{TAS}", settings.evaluation.depth
 graded = [t for t in settings.evaluation.sets if t.graded] or list(settings.evaluation.sets)
 qrels = {test.name: lab.collection.sets[test.name].qrels for test in graded}
@@ -51,8 +51,8 @@ qrels = {test.name: lab.collection.sets[test.name].qrels for test in graded}
 # line should be higher at 10, and do the lines come together towards the right?
 
 # %%
-shown = {"bm25": ("BM25", "bm25"), "d2q": ("docT5query", "expanded"), "5": ("TCT (ours)", "in_batch"),
-         "2": ("Margin-MSE (ours)", "pairwise"), TAS: ("TAS-Balanced", "tas_balanced"),
+shown = {"bm25": ("BM25", "bm25"), "d2q": ("docT5query", "expanded"), "in_batch/random": ("TCT (ours)", "in_batch"),
+         "pairwise/random": ("Margin-MSE (ours)", "pairwise"), TAS: ("TAS-Balanced", "tas_balanced"),
          BOTH: ("TAS-B + BM25", "fused"), EXPANDED: ("TAS-B + docT5query", "fused")}  # fmt: skip
 shown = {key: look for key, look in shown.items() if key in lab.listed and lab.can_run(lab.listed[key])}
 drawn = [key for key in shown if key != BOTH or EXPANDED not in shown]  # the paper's fusion where there is one

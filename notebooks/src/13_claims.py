@@ -146,7 +146,7 @@ grid(margin.items(), ["sampling", "mean margin of the in-batch teacher"])
 # %%
 trained = {key: system for key, system in settings.systems.items() if system.kind == "trained"}
 logs = {key: lab.history(system) for key, system in trained.items()}
-both = [row for key in ("8", "9", "10") for row in logs.get(key, [])]
+both = [row for key in ("dual/random", "dual/tas", "dual/tas_balanced") for row in logs.get(key, [])]
 if both:
     in_batch, pairwise = (np.array([getattr(row, part) for row in both]) for part in ("in_batch", "pairwise"))
     ratio = settings.training.alpha * in_batch.mean() / pairwise.mean()

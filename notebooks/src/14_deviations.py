@@ -43,7 +43,7 @@ Markdown(tables.markdown(table))
 # where nothing but the order of batches differs (notebook 10).
 
 # %%
-steps = {name: ("10", name) for name in list(rows.DEVIATIONS)[1:]}
+steps = {name: ("dual/tas_balanced", name) for name in list(rows.DEVIATIONS)[1:]}
 found = tables.differences(table, steps)
 ruler = 2 * tables.spread(lab.scores(rows.TABLE5), table.columns)
 found["beyond order"] = found.difference.abs() > found["column"].map(ruler)

@@ -12,7 +12,12 @@ from tas_lib.report.published import paper_table
 
 PAPERS = {ENCODING: "Query encoding", RETRIEVAL: "Faiss retrieval", TOTAL: "Total"}
 """Our stages → the column groups of the paper's Table 1."""
-TRAINED = {"Standalone": "1", "Margin-MSE": "2", "TCT": "5", "TAS-Balanced": "10"}
+TRAINED = {
+    "Standalone": "labels",
+    "Margin-MSE": "pairwise/random",
+    "TCT": "in_batch/random",
+    "TAS-Balanced": "dual/tas_balanced",
+}
 """The rows of the paper's Table 2 that we train → the system's number (DESIGN.md)."""
 
 

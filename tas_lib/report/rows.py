@@ -53,10 +53,10 @@ class Row(NamedTuple):
 # --- rows ----------------------------------------------------------------------------------------------------------
 
 TABLE3 = {
-    "11": Row(("KLDiv",), "k", paper="KLDiv"),
-    "12": Row(("ListNet",), "n", paper="ListNet"),
-    "13": Row(("Lambdarank",), "l", paper="Lambdarank"),
-    "10": Row(("Margin-MSE",), "m", paper="Margin-MSE"),
+    "dual/tas_balanced/kldiv": Row(("KLDiv",), "k", paper="KLDiv"),
+    "dual/tas_balanced/listnet": Row(("ListNet",), "n", paper="ListNet"),
+    "dual/tas_balanced/lambdarank": Row(("Lambdarank",), "l", paper="Lambdarank"),
+    "dual/tas_balanced": Row(("Margin-MSE",), "m", paper="Margin-MSE"),
 }
 """In-batch losses."""
 
@@ -76,25 +76,35 @@ def _hard_margin(teacher: str) -> Row:
 
 TABLE4 = {
     "bm25": Row(("BM25", ""), paper="Low latency / BM25", block="BM25"),
-    "1": Row(("None", "Random"), paper="None / Random", block="None"),
-    "2": _sampled(PAIRWISE, "Random"),
-    "3": _sampled(PAIRWISE, "TAS"),
-    "4": _sampled(PAIRWISE, "TAS-Balanced"),
+    "labels": Row(("None", "Random"), paper="None / Random", block="None"),
+    "pairwise/random": _sampled(PAIRWISE, "Random"),
+    "pairwise/tas": _sampled(PAIRWISE, "TAS"),
+    "pairwise/tas_balanced": _sampled(PAIRWISE, "TAS-Balanced"),
     f"Pairwise / {HARD_MARGIN}": _hard_margin(PAIRWISE),
-    "5": _sampled(IN_BATCH, "Random"),
-    "6": _sampled(IN_BATCH, "TAS"),
-    "7": _sampled(IN_BATCH, "TAS-Balanced"),
+    "in_batch/random": _sampled(IN_BATCH, "Random"),
+    "in_batch/tas": _sampled(IN_BATCH, "TAS"),
+    "in_batch/tas_balanced": _sampled(IN_BATCH, "TAS-Balanced"),
     f"In-Batch / {HARD_MARGIN}": _hard_margin(IN_BATCH),
-    "8": _sampled(DUAL, "Random"),
-    "9": _sampled(DUAL, "TAS"),
-    "10": _sampled(DUAL, "TAS-Balanced"),
+    "dual/random": _sampled(DUAL, "Random"),
+    "dual/tas": _sampled(DUAL, "TAS"),
+    "dual/tas_balanced": _sampled(DUAL, "TAS-Balanced"),
     f"Both / {HARD_MARGIN}": _hard_margin(DUAL),
 }
 """Samplings within teachers; and BM25, which the paper has in Table 7. Hard margins: see `ADDED`."""
 
 TABLE5 = {
     number: Row((instance,), instance.lower(), paper=instance)
-    for number, instance in zip(("10", "14", "15", "16", "17"), "ABCDE", strict=True)
+    for number, instance in zip(
+        (
+            "dual/tas_balanced",
+            "dual/tas_balanced/seed2",
+            "dual/tas_balanced/seed3",
+            "dual/tas_balanced/seed4",
+            "dual/tas_balanced/seed5",
+        ),
+        "ABCDE",
+        strict=True,
+    )
 }
 """Instances that differ in the order alone."""
 
@@ -103,11 +113,13 @@ SUMMARY5 = [Row(("Avg.",), paper="Avg.", summary=fmean), Row(("StdDev",), paper=
 
 TABLE6 = {
     "bm25": Row(("Baselines", "BM25"), "b", paper="Baselines / BM25"),
-    "5": Row(("Baselines", "TCT (ours)"), "t", paper="Baselines / TCT (ours) / DistilBERT / 32"),
-    "2": Row(("Baselines", "Margin-MSE (ours)"), "m", paper="Baselines / Margin-MSE (ours) / DistilBERT / 32"),
-    "10": Row(("Ours", "TAS-Balanced"), "3", paper="Ours / TAS-Balanced / DistilBERT / 32"),
-    "18": Row(("Ours", "TAS-Balanced"), "9", paper="Ours / TAS-Balanced / DistilBERT / 96"),
-    "19": Row(("Ours", "TAS-Balanced"), "2", paper="Ours / TAS-Balanced / DistilBERT / 256"),
+    "in_batch/random": Row(("Baselines", "TCT (ours)"), "t", paper="Baselines / TCT (ours) / DistilBERT / 32"),
+    "pairwise/random": Row(
+        ("Baselines", "Margin-MSE (ours)"), "m", paper="Baselines / Margin-MSE (ours) / DistilBERT / 32"
+    ),
+    "dual/tas_balanced": Row(("Ours", "TAS-Balanced"), "pairwise/tas", paper="Ours / TAS-Balanced / DistilBERT / 32"),
+    "tas_b": Row(("Ours", "TAS-Balanced"), "dual/tas", paper="Ours / TAS-Balanced / DistilBERT / 96"),
+    "tas_b/largest": Row(("Ours", "TAS-Balanced"), "pairwise/random", paper="Ours / TAS-Balanced / DistilBERT / 256"),
     "Margin-MSE, published": Row(("Added", "Margin-MSE, published", "", "", "")),
 }
 """What is run for the table of dense retrieval, under the paper's letters; "ours" is the paper's word."""
@@ -122,7 +134,7 @@ def listed(rows: Mapping[str, Row], systems: Mapping[str, System]) -> dict[str, 
 
 
 DEVIATIONS = {
-    "10": Row(("", "as it is"), "a"),
+    "dual/tas_balanced": Row(("", "as it is"), "a"),
     "D1": Row(("D1", "Eq. 7 as printed, about 31 times the mean"), "p"),
     "D2": Row(("D2", "Euclidean k-means"), "e"),
     "D3": Row(("D3", "cosine learning rate"), "c"),
@@ -164,7 +176,10 @@ STAGES7 = {
 """First stages of the paper that are ours too: key and letter; {tas} is the TAS-Balanced system."""
 RERANKERS7 = {"–": "", "duo-T5": ">duo", "mono-duo-T5": ">mono>duo"}
 ADDED7 = {
-    "Low latency / docT5query": [("5", "TCT (ours)", "c", ""), ("2", "Margin-MSE (ours)", "m", "")],
+    "Low latency / docT5query": [
+        ("in_batch/random", "TCT (ours)", "c", ""),
+        ("pairwise/random", "Margin-MSE (ours)", "m", ""),
+    ],
     "Low latency / TAS-B": [("bm25+{tas}", "TAS-B + BM25", "f", "")],
     "High latency / TAS-B + docT5query / mono-duo-T5": [
         ("bm25>cat", "BM25", "b", "BERT_CAT"),
@@ -178,7 +193,7 @@ ADDED7 = {
 def rows7(
     printed: Mapping[tuple[str, str], Printed],
     settings: Profile,
-    tas: str = "18",
+    tas: str = "tas_b",
     latencies: Mapping[str, float] = {},
 ) -> dict[str, Row]:
     """All rows of Table 7 in the paper's order, ours of BERT_CAT and of fusion with BM25 among them.
