@@ -6,10 +6,10 @@
 # > "We use the MSMARCO-Passage collection with the sparsely-judged MSMARCO-DEV query set [...] as well as the
 # > densely-judged query sets of 43 and 54 queries derived from TREC-DL '19 and '20" (§4.1)
 #
-# MS MARCO is a download of gigabytes. The default profile searches text that everybody who runs this already has: the
-# documentation in the Python packages of `requirements.txt`, read as files and never imported. This notebook shows what
-# is in it, where the judgements come from, and how well BM25 does. Of MS MARCO, or of your own collection, it shows
-# counts, judgements and BM25; the words about documentation do not apply there.
+# MS MARCO is a download of several gigabytes. The default profile searches text that everybody who runs this already
+# has: the documentation in the Python packages of `requirements.txt`, read as files and never imported. This notebook
+# shows what is in it, where the judgements come from, and how well BM25 does. For MS MARCO, or your own collection, it
+# shows counts, judgements and BM25; the remarks on documentation do not apply there.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
@@ -38,9 +38,10 @@ collection = lab.collection
 # %% [markdown]
 # ## From a docstring to a query and a passage
 #
-# The first paragraph of a docstring says in a sentence what a function does: that is what somebody would ask, so it is
-# the *query*. The rest is the *passage* that answers it. The section "See Also" names relatives, chosen by a person
-# who knows the package: those become graded judgements. *Before you run:* which words of this one are left out?
+# The first paragraph of a docstring says in one sentence what a function does. That is what somebody would ask, so it
+# becomes the *query*; the rest is the *passage* that answers it. The section "See Also" names related functions, chosen
+# by a person who knows the package: those links become graded judgements. *Before you run:* which words of this one are
+# left out?
 
 # %%
 query, passage, linked = docstrings.split_docstring("""Give the middle value of a list.
@@ -58,8 +59,8 @@ query, passage, linked
 
 # %% [markdown]
 # The link is gone from the passage (a judgement must not be readable in the text), and so is the printed result of the
-# example; the code itself stays. In a profile the passage is cut after a number of words. The qualified name is the
-# *title*: people see it, no ranking does.
+# example; the code itself stays. Passages are cut at the profile's word limit. The qualified name is the *title*, shown
+# to people and never used for ranking.
 
 # %%
 assert "average" not in passage and linked == ("average",)
@@ -70,8 +71,8 @@ assert not of_docs or longest <= settings.source.max_passage_words
 # %% [markdown]
 # ## The packages
 #
-# Of no package are more than so many entries taken, so that none dominates (`package_cap` of the profile); those with
-# links go first. The versions matter: another version is another text. (Another collection is one line.)
+# The profile's `package_cap` limits the entries per package, so that none dominates; entries with links come first. The
+# versions matter: another version is another text. (Any other collection is one row.)
 
 # %%
 versions = store.installed(settings.source.packages) if of_docs else {}
@@ -88,8 +89,8 @@ grid(rows, ["package", "version", "passages", "words"])
 # ## What was dropped, and why
 #
 # Most documented names never become a passage: their docstring is a single line, and a single line answers nothing.
-# Near-duplicates (the same text under two names) are one passage. A summary that many entries share, like "Convert to
-# string", asks nothing; its passage stays as something to be found, its query goes.
+# Near-duplicates (the same text under two names) are merged into one passage. A summary that many entries share, like
+# "Convert to string", makes a useless query; the query goes, its passage stays.
 
 # %%
 report = collection.report
@@ -97,8 +98,8 @@ reasons = sorted(report["dropped"].items(), key=lambda item: -item[1])
 grid([*report["read"].items(), *reasons], ["what", "entries"])
 
 # %% [markdown]
-# The numbers add up: what was read is what is usable and what was dropped for its form, and what is usable is what is a
-# passage, what is a double and what was too much of one package.
+# The numbers add up: entries read are either usable or dropped for their form; usable entries are either passages,
+# near-duplicates, or beyond their package's cap.
 
 # %%
 read, dropped = report["read"], report["dropped"]
@@ -112,12 +113,12 @@ if of_docs:
 # %% [markdown]
 # ## Splits and judgements
 #
-# Two graded sets stand for TREC-DL '19 and '20: a query's own passage and its aliases have grade 3, what "See Also"
-# links directly, either way, has grade 2, and what is two links away grade 1. For recall and MRR, relevant is 2 and up,
-# as in the paper. The other sets are sparse, like MSMARCO-DEV: one right passage a query, its own. *stop* decides when
-# training ends, *tune* is for choosing; no table of results has them.
+# Two graded sets play the part of TREC-DL '19 and '20: a query's own passage and its aliases have grade 3, passages
+# linked directly by "See Also", in either direction, grade 2, and those two links away grade 1. For recall and MRR,
+# grade 2 and up is relevant, as in the paper. The other sets are sparse, like MSMARCO-DEV: one right passage per query,
+# its own. *stop* decides when training ends, *tune* is for choosing settings; no table of results uses them.
 #
-# *Before you run:* TREC's assessors judged hundreds of passages a query. How many does a query have here?
+# *Before you run:* TREC's assessors judged hundreds of passages per query. How many does a query have here?
 
 # %%
 rows = []
@@ -130,13 +131,13 @@ for name, queries in collection.sets.items():
 grid(rows, ["set", "queries", "words a query", "grade 3", "grade 2", "grade 1", "judgements a query"])
 
 # %% [markdown]
-# Far fewer, and from nobody who read the passages for us: we call them *link-derived*. An unlinked passage may still be
-# a good answer, so numbers on these sets are too low rather than too high, for every system alike, we think.
+# Far fewer, and nobody read the passages for us: we call these judgements *link-derived*. An unlinked passage may still
+# be a good answer, so we think that scores on these sets are too low rather than too high, for every system alike.
 #
 # ## No answer leaks into training
 #
-# Splits are made before anything else: entries that are alike stay on one side, and around a graded query those that
-# are linked as well. A passage that answers a test query stands in no training pair, not even as a negative, for the
+# Splits are made before anything else: near-identical entries stay in the same split and, around a graded query, so do
+# linked ones. A passage that answers a test query appears in no training pair, not even as a negative, since the
 # student would learn that it is wrong. Links that lead nowhere are counted, not guessed:
 
 # %%
@@ -159,7 +160,7 @@ f"{len(barred):,} of {len(collection.passages.ids):,} passages stand in no train
 # ## A fingerprint
 #
 # Sixteen digits over every text, split and judgement. Two machines with the same packages print the same ones; if yours
-# differ from those kept in this notebook, then so will the numbers, a little, in every table that follows.
+# differ from those kept in this notebook, the numbers in every later table will differ a little, too.
 
 # %%
 collection.digest
@@ -185,8 +186,8 @@ grid(rows, ["set", "query", "passage", "judgements"])
 # %% [markdown]
 # ## Fifty judgements for you to check
 #
-# Read the query and the name of a passage that links declare relevant, and ask whether you would want to find it. We do
-# not claim that you will always agree: a person linked the passages of grade 2, a relative's relative has grade 1.
+# Read the query and the name of a passage that the links call relevant, and ask whether you would want to find it. You
+# will not always agree: grade 2 is a link made by a person, but grade 1 is only a relative's relative.
 
 # %%
 pool = [
@@ -205,10 +206,10 @@ grid([pool[i] for i in shown], ["query", "passage", "grade"]) if pool else "no s
 # $$BM25(q, p) = \sum_{t \in q} \log\Big(1 + \frac{N - n_t + .5}{n_t + .5}\Big)
 # \cdot \frac{f_t}{f_t + k_1 (1 - b + b\,|p| / \overline{|p|})}$$
 #
-# (ours to write down: the paper takes it as known). A word counts more the fewer of the $N$ passages have it ($n_t$),
-# and more, though ever less so, the more often it stands in this one ($f_t$). $k_1$ says how soon repetition is enough,
-# $b$ how much a long passage is held back. Both are tried on the *tune* set alone. *Before you run:* the passages are
-# cut to one length. Which of the two can matter little?
+# (The equation is ours; the paper takes it as known.) A word counts more the fewer of the $N$ passages contain it
+# ($n_t$), and more, with diminishing returns, the more often it occurs in this one ($f_t$). $k_1$ sets how soon
+# repetition stops counting, $b$ how strongly long passages are penalised. Both are tuned on the *tune* set alone.
+# *Before you run:* all passages are cut to the same length. Which of the two can matter little?
 
 # %%
 tune, chosen = collection.sets.get("tune"), (settings.bm25.k1, settings.bm25.b)
@@ -222,10 +223,10 @@ means = pd.Series({trial: metrics.mean(values) for trial, values in trials.items
 means.rename_axis(["k1", "b"]).unstack().sort_index().round(4) if tune else "no set to choose on, nothing is tried"
 
 # %% [markdown]
-# MRR@10, a row a $k_1$, a column a $b$. Hardly anything moves: with passages of one length $b$ has little to hold
-# back, and in a short text a word seldom stands twice. Is the best trial better than what the profile uses, or only
-# the luckiest of many? A paired t-test over the queries gives $p$; the last column corrects it for the number of
-# trials (Holm).
+# MRR@10 for each $k_1$ (rows) and $b$ (columns). Hardly anything moves: with passages of similar length $b$ has little
+# to penalise, and in a short text words seldom repeat. Is the best trial better than what the profile uses, or only the
+# luckiest of many? A paired t-test over the queries gives $p$; the last column corrects it for the number of trials
+# (Holm).
 
 # %%
 best = max(trials, key=lambda trial: (means[trial], trial), default=None)
@@ -239,13 +240,13 @@ assert not of_docs or (means.max() - means.min() < 0.05 and not better)
 grid(rows, ["trial", "k1", "b", "MRR@10", "p", "p, corrected"])
 
 # %% [markdown]
-# Corrected, no trial is better than the profile's choice: the yardstick is as long as this grid can make it. The
+# After correction no trial is better than the profile's choice: the yardstick is as good as this grid can make it. The
 # negatives that later notebooks train on come from BM25 with Anserini's defaults, as in the paper.
 #
 # ## BM25 on every set
 #
-# From here on the test sets are looked at, by tables and by nothing that chooses. Recall is at the profile's depth.
-# *Before you run:* on which sets will the share of judged passages among the first ten be lowest?
+# From here on we look at the test sets, to report and never to choose. Recall is at the profile's depth. *Before you
+# run:* on which sets will the share of judged passages among the first ten be lowest?
 
 # %%
 graded = {test.name: test.binarise_at for test in settings.evaluation.sets}
@@ -269,7 +270,7 @@ if of_docs:
     assert all(0.2 < value < 0.85 for values in by_set.values() for value in values[:2])
 
 # %% [markdown]
-# The whole of the search, ties and all, is this:
+# The whole search, ties included:
 
 # %%
 show(search.Bm25Index.search, search.top)
@@ -277,20 +278,20 @@ show(search.Bm25Index.search, search.top)
 # %% [markdown]
 # ## Answer
 #
-# We search the documentation of the installed packages, cut into passages of a few dozen words. What is right is said
-# by the authors of that documentation: the text that follows a summary answers it, and "See Also" names what else does.
-# BM25 finds enough of it to be a yardstick and misses enough to leave work for a trained model.
+# We search the documentation of the installed packages, cut into passages of a few dozen words. The authors of that
+# documentation say what is right: the text that follows a summary answers it, and "See Also" names what else does. BM25
+# finds enough of it to be a yardstick and misses enough to leave work for a trained model.
 #
 # ## Where we differ
 #
-# Another collection than the paper's, and judgements from links instead of assessors (D19); recall at another depth
-# (D22). BM25 is `bm25s` in Lucene's variant, with Snowball's stemmer and English stop words taken out; the paper cites
-# Anserini. See [DEVIATIONS](../DEVIATIONS.md).
+# A different collection, and judgements from links instead of assessors (D19); recall at another depth (D22). BM25 is
+# `bm25s` in Lucene's variant, with Snowball's stemmer and English stop words removed; the paper cites Anserini. See
+# [DEVIATIONS](../DEVIATIONS.md).
 #
 # ## Exercises
 #
-# 1. When are two passages *alike*? Share three-word shingles: of all runs of three words that stand in either text,
-#    at least the part `threshold` must stand in both. (Words end at spaces; both texts have three words or more.)
+# 1. When are two passages *alike*? Compare three-word shingles: of all runs of three words that occur in either text,
+#    at least the share `threshold` must occur in both. (Split words at spaces; both texts have three words or more.)
 
 
 # %% tags=["exercise"]
@@ -309,8 +310,8 @@ check(
 )
 
 # %% [markdown]
-# 2. The weight of a word in BM25, the logarithm in the equation above, from the number of passages and of those that
-#    have the word. Which of a stop word and a function's name weighs more?
+# 2. The weight of a word in BM25 is the logarithm in the equation above. Compute it from the number of passages and the
+#    number that contain the word. Which weighs more, a stop word or a function's name?
 
 
 # %% tags=["exercise"]

@@ -7,8 +7,8 @@
 # > "We use two teacher architectures for the best combination of pairwise (BERT_CAT) and in-batch negative teaching
 # > (ColBERT) to train our main dense retrieval model: the dual-encoder BERT_DOT architecture." (§2)
 #
-# One transformer, three ways to use it. They differ in when the query meets the passage: at once, at the end token by
-# token, or at the end in a single product. What a meeting costs follows from that, and so does who teaches whom.
+# One transformer, three ways to use it. They differ in when the query meets the passage: from the start, at the end
+# token by token, or at the end in a single product. That decides what a comparison costs, and so who teaches whom.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
@@ -34,9 +34,9 @@ encoder = models.load_encoder(settings.encoder_path).eval()
 # %% [markdown]
 # ## Texts become token ids
 #
-# The profile's encoder stands in for DistilBERT. A query and three passages of our own, cut at the profile's caps:
-# `CLS` goes in front, `SEP` behind, and both count. Texts of different lengths make a rectangle by *padding*, which a
-# mask tells from words. *Before you run:* which of the four rows has no padding?
+# The profile's encoder takes DistilBERT's part. Here are a query and three passages of our own, cut at the profile's
+# maximum lengths: `CLS` goes in front, `SEP` behind, and both count. *Padding* brings texts of different lengths to one
+# length, and a mask tells it from words. *Before you run:* which of the four rows has no padding?
 
 # %%
 texts = [
@@ -51,7 +51,7 @@ query_ids, query_mask = ids[:1, : tokens.lengths[0]], mask[:1, : tokens.lengths[
 grid([(text, int(n)) for text, n in zip(texts, tokens.lengths, strict=True)], ["text", "tokens"])
 
 # %% [markdown]
-# The longest has none. The query as the model reads it, rare words in pieces:
+# The longest has none. This is the query as the model reads it, with rare words split into pieces:
 
 # %%
 assert ids.shape == mask.shape == (4, tokens.lengths.max())
@@ -59,16 +59,16 @@ assert mask.sum(1).tolist() == tokens.lengths.tolist()
 tokenizer.convert_ids_to_tokens(query_ids[0])
 
 # %% [markdown]
-# ## BERT_DOT, the student: one vector a text
+# ## BERT_DOT, the student: one vector per text
 #
 # $$\hat q = \text{BERT}(\text{CLS}; q_{1:m}; \text{SEP})_{\text{CLS}}, \quad
 # \hat p = \text{BERT}(\text{CLS}; p_{1:n}; \text{SEP})_{\text{CLS}} \quad (4)$$
 #
 # $$\text{BERT}_{\text{DOT}}(q_{1:m}, p_{1:n}) = \hat q \cdot \hat p \quad (5)$$
 #
-# The paper takes the vector of CLS for the whole text; a profile may ask for the mean over all tokens instead, as our
-# small encoder was pre-trained to give (D21). *Before you run:* what shape have the vectors of four texts, and what
-# shape has the matrix of scores of one query and three passages?
+# The paper represents the whole text by the vector of CLS; a profile may ask for the mean over all tokens instead,
+# which our small encoder was pre-trained to give (D21). *Before you run:* what shape do the vectors of four texts have,
+# and what shape has the matrix of scores of one query and three passages?
 
 # %%
 show(models.BertDot)
@@ -79,8 +79,8 @@ scores = vecs[:1] @ vecs[1:].T  # (1, 3)
 grid(zip(texts[1:], scores[0].tolist(), strict=True), [f"passage, for the query '{texts[0]}'", "score"])
 
 # %% [markdown]
-# The two texts never saw each other. So a passage has the same vector alone, in company, and before anybody has asked
-# anything: that is what lets an index be made once, and queries be clustered (04).
+# The two texts never see each other. So a passage has the same vector alone, in a batch, and before anybody has asked
+# anything: that is why the index can be built once, and why queries can be clustered (04).
 
 # %%
 with torch.inference_mode():
@@ -94,8 +94,8 @@ torch.testing.assert_close(alone[0], vecs[1], rtol=1e-4, atol=1e-4)
 # $$\text{BERT}_{\text{CAT}}(q_{1:m}, p_{1:n}) =
 # W_s\, \text{BERT}(\text{CLS}; q_{1:m}; \text{SEP}; p_{1:n})_{\text{CLS}} \quad (1)$$
 #
-# Every layer lets every word of the query look at every word of the passage. The token types tell the two apart. $W_s$
-# starts random, so these scores mean nothing yet; the shipped teachers are trained ones.
+# In every layer every word of the query can attend to every word of the passage. Token types tell the two apart. $W_s$
+# starts random, so these scores mean nothing yet; the shipped teachers are trained.
 
 # %%
 torch.manual_seed(0)
@@ -107,7 +107,7 @@ with torch.inference_mode():
 tuple(pair_ids.shape), tuple(pair_scores.shape)
 
 # %% [markdown]
-# *Before you run the next cell:* the query is the same in all three rows. Is its CLS vector? Here it is not, since it
+# *Before you run the next cell:* the query is the same in all three rows. Is its CLS vector? Here it is not, because it
 # has read the passage too. Nothing can be computed before the query is known, and every pair is a new text.
 
 # %%
@@ -115,15 +115,15 @@ assert pair_scores.shape == (3,) and types.sum(1).tolist() == (tokens.lengths[1:
 assert not torch.allclose(met[0], met[1], atol=1e-4)
 
 # %% [markdown]
-# ## ColBERT, the in-batch teacher: one vector a token
+# ## ColBERT, the in-batch teacher: one vector per token
 #
 # $$\hat q_{1:m} = \text{BERT}(\text{CLS}; q_{1:m}; \text{SEP}), \quad
 # \hat p_{1:n} = \text{BERT}(\text{CLS}; p_{1:n}; \text{SEP}) \quad (2)$$
 #
 # $$\text{ColBERT}(q_{1:m}, p_{1:n}) = \sum_1^m \max_{1..n} \hat q_{1:m}^T \cdot \hat p_{1:n} \quad (3)$$
 #
-# The texts are read apart, as in BERT_DOT, but all token vectors are kept. Each token of the query looks for the one
-# token of the passage that suits it best, and these best products are summed. As loops, it reads like the equation:
+# The texts are read separately, as in BERT_DOT, but all token vectors are kept. Each query token picks the passage
+# token that matches it best, and these best products are summed. As loops, it reads like the equation:
 
 
 # %%
@@ -153,7 +153,7 @@ torch.testing.assert_close(fast[0], torch.tensor(slow), rtol=1e-4, atol=1e-3)
 assert q_vecs.shape == (1, tokens.lengths[0], colbert.head.out_features)
 
 # %% [markdown]
-# One can watch it read: for each token of the query, its best token of the first passage.
+# We can watch it read: for each token of the query, the best match in the first passage.
 
 # %%
 products = q_vecs[0] @ p_vecs[0, : tokens.lengths[1]].T  # (M, N)
@@ -165,11 +165,11 @@ grid(rows, ["query", "passage", "product"])
 # %% [markdown]
 # ## What each of them costs
 #
-# Three questions for a collection of $P$ passages. What can be done before the query comes? What must be stored for a
-# passage? What is left to do once it has come? We count multiplications and additions (torch counts them) on texts of
-# the collection's mean lengths: counts are the same on every machine, seconds are not.
+# Three questions for a collection of $P$ passages. What can be computed before the query arrives? What must be stored
+# per passage? What is left to do once the query has arrived? We count multiplications and additions (with torch's
+# counter) on texts of the collection's mean lengths: counts are the same on every machine, seconds are not.
 #
-# BERT_CAT re-ranks only a first stage's candidates, as many as a run is deep; the other two score every passage.
+# BERT_CAT re-ranks only the candidates of a first stage, to the depth of a run; the other two score every passage.
 
 # %%
 lab = experiment.Experiment(settings)
@@ -185,7 +185,8 @@ for name, model, length in asked:
     operations[name] = counter.get_total_flops()
 
 # %% [markdown]
-# *Before you look:* which of the three has the most work before the query, which after it, and which the most to store?
+# *Before you look:* which of the three does most work before the query, which does most after it, and which stores
+# most?
 
 # %%
 width, dim, million = encoder.config.hidden_size, settings.teachers.colbert_dim, 1e6
@@ -203,9 +204,9 @@ grid(rows, ["model", "parameters", "10⁶ op. before", "numbers a passage", "10�
 f"{passages:,} passages of {n} tokens, queries of {m}; BERT_CAT reads {depth} candidates"
 
 # %% [markdown]
-# The parameters are nearly the same: it is one encoder. BERT_CAT has nothing to store and everything left to do.
-# ColBERT stores many times what BERT_DOT stores, and at a query multiplies many times as much for every passage.
-# BERT_DOT has moved almost all of its work to the time before the query: this is why it is the one that is taught.
+# The parameter counts are nearly the same: it is one encoder. BERT_CAT has nothing to store and everything left to do.
+# ColBERT stores many times what BERT_DOT stores, and needs many times as many multiplications per query and passage.
+# BERT_DOT has moved almost all of its work to before the query arrives, which is why it is the one that is taught.
 
 # %%
 after = {name: left for name, (_, _, _, left) in cost.items()}
@@ -217,8 +218,8 @@ assert max(row[1] for row in rows) < 1.05 * min(row[1] for row in rows)
 # %% [markdown]
 # ## A model on disk
 #
-# A saved BERT_DOT is a folder of standard files. `transformers` loads its encoder, `sentence-transformers` the whole
-# of it, pooling included; so what is trained here can be used elsewhere without a line of ours.
+# A saved BERT_DOT is a folder of standard files. `transformers` loads its encoder, `sentence-transformers` all of it,
+# pooling included. So what you train here can be used elsewhere without any of our code.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -234,14 +235,14 @@ files
 # %% [markdown]
 # ## Answer
 #
-# BERT_CAT reads query and passage as one text, so it sees most and must be run for every pair. ColBERT reads them apart
-# and compares token with token: scores for a whole batch from one reading of each text. BERT_DOT compares one vector
-# with one vector: cheap enough to search everything. Hence the paper's cast: the first teaches by scores made once, the
-# second by scores made in passing, the third learns.
+# BERT_CAT reads query and passage as one text, so it sees most and must be run for every pair. ColBERT reads them
+# separately and compares token with token: it scores a whole batch after reading each text once. BERT_DOT compares one
+# vector with one vector: cheap enough to search everything. Hence the paper's cast: the first teaches with scores
+# computed in advance, the second with scores computed on the fly, and the third learns.
 #
 # ## Where we differ
 #
-# A smaller encoder (D20), and pooling as the profile says (D21). ColBERT's projection has a bias, keeps CLS and SEP and
+# A smaller encoder (D20), pooling as the profile says (D21). ColBERT's projection has a bias, keeps CLS and SEP and
 # adds no [MASK] to a query (D10); BERT_CAT scores the raw CLS vector (D11). Scores are fp32 whatever the encoder's
 # precision (D12). See [DEVIATIONS](../DEVIATIONS.md).
 #
@@ -261,7 +262,7 @@ q, p = torch.randn(4, 8, generator=rng), torch.randn(9, 8, generator=rng)
 check(my_late_interaction, late_interaction_in_loops, (q, p), (p, q), (q[:1], p[:1]))
 
 # %% [markdown]
-# 2. The input of Equation (1): `CLS query SEP passage SEP` from the ids of two texts that each have a CLS and a SEP.
+# 2. The input of Equation (1): `CLS query SEP passage SEP`, from the ids of two texts that each have a CLS and a SEP.
 
 
 # %% tags=["exercise"]
@@ -278,10 +279,10 @@ check(
 )
 
 # %% [markdown]
-# 3. Why does the mean over tokens need the mask, and CLS does not? Try `models.BertDot(encoder, "mean")` on a text with
-#    and without padding, and once more with a mask of ones.
+# 3. Why does the mean over tokens need the mask, when CLS does not? Try `models.BertDot(encoder, "mean")` on a text
+#    with and without padding, and once more with a mask of ones.
 # 4. *Open:* train a system with `pooling: cls` in a copy of the profile (06). What does it lose, and does it catch up
-#    when it is trained longer?
+#    with longer training?
 #
 # ## Next
 #

@@ -1,15 +1,15 @@
 # %% [markdown]
-# # 03 · What is the student told?
+# # 03 · What does the student learn from?
 #
-# *Paper:* §2.3, Eqs. 6-8; α of §4.2; the losses of Table 3. *Needs:* the collection (01). *Time on the
-# default profile:* half a minute on two cores.
+# *Paper:* §2.3, Eqs. 6-8; α of §4.2; the losses of Table 3. *Needs:* the collection (01). *Time on the default
+# profile:* half a minute on two cores.
 #
 # > "In this work we combine these two approaches into a novel dual-teacher supervision paradigm that provides the best
 # > trade-off between effective teaching and efficient training." (§2.3)
 #
-# A loss is where a teacher speaks. One teacher speaks about each query's own two passages, the other about all passages
-# of the batch. This notebook reads both equations by hand, weighs them against each other, and ends with the losses
-# that could stand in the place of the second.
+# A teacher speaks through a loss. One teacher scores each query's own two passages, the other all passages of the
+# batch. This notebook works through both equations by hand, weighs them against each other, and ends with the losses
+# that could replace the second.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
@@ -32,9 +32,9 @@ alpha = settings.training.alpha
 # %% [markdown]
 # ## The matrix of scores
 #
-# A batch has $b$ queries, each with a relevant passage $p^+$ and one that is not, $p^-$. The student scores every query
-# against every passage: $b$ rows, $2b$ columns, first all positives, then all negatives. So query $i$ owns columns $i$
-# and $b + i$, and all others are the passages of other queries. Two queries, by hand:
+# A batch has $b$ queries, each with a relevant passage $p^+$ and a non-relevant one $p^-$. The student scores every
+# query against every passage: $b$ rows, $2b$ columns, first all positives, then all negatives. So query $i$ owns
+# columns $i$ and $b + i$; all others are other queries' passages. Two queries, by hand:
 
 # %%
 #                 p+ of 0, of 1, p- of 0, of 1
@@ -47,7 +47,7 @@ losses.own_margins(student), losses.own_margins(teacher)
 #
 # $$\mathcal{L}_{Pair} = \text{MSE}\big(M_s(Q, P^+) - M_s(Q, P^-),\; M_t(Q, P^+) - M_t(Q, P^-)\big) \quad (6)$$
 #
-# The student need not find the teacher's scores, only its *margins*: by how much the better passage is the better one.
+# The student need not reproduce the teacher's scores, only its *margins*: by how much the better passage is better.
 # Above, the student's margins are 2 and -1, the teacher's 3 and 1. *Before you run:* what is the mean square error?
 
 # %%
@@ -56,8 +56,8 @@ pair = losses.margin_mse(student, losses.own_margins(teacher))
 float(pair)
 
 # %% [markdown]
-# The errors are -1 and -2, their squares 1 and 4, the mean 2.5. A margin does not change when all scores of a query
-# rise by the same: a teacher that scores near 10 can teach a student that scores near 100.
+# The errors are -1 and -2, their squares 1 and 4, the mean 2.5. Adding the same number to all scores of a query leaves
+# its margin unchanged: a teacher that scores near 10 can teach a student that scores near 100.
 
 # %%
 assert pair == 2.5
@@ -71,9 +71,9 @@ assert losses.margin_mse(student + 100, losses.own_margins(teacher)) == pair
 # $$\mathcal{L}_{InB} = \frac{1}{2|Q|} \Big(\sum_i^{|Q|} \sum_{p^-}^{P^-} \mathcal{L}_{Pair}(Q_i, P_i^+, p^-)
 # + \sum_i^{|Q|} \sum_{p^+}^{P^+} \mathcal{L}_{Pair}(Q_i, P_i^+, p^+)\Big) \quad (7)$$
 #
-# The teacher is now ColBERT. Two things in the print are not what the public code does (D1). It divides by $2|Q|$
-# although there are $2|Q| \cdot |Q|$ terms, so the loss grows with the batch. And the sums run over the query's own
-# passages too: its positive against itself, which is 0, and its own negative, which Equation (6) has already. The
+# The teacher is now ColBERT. In two respects the printed equation differs from the public code (D1). It divides by
+# $2|Q|$ although there are $2|Q| \cdot |Q|$ terms, so the loss grows with the batch. And the sums include the query's
+# own passages: its positive against itself, which is 0, and its own negative, which Equation (6) already covers. The
 # public code takes the mean, over the passages of *other* queries only; so do we. As loops:
 
 
@@ -90,8 +90,8 @@ def in_batch_in_loops(student, teacher):
 
 
 # %% [markdown]
-# In the library it is one matrix, from which the own columns are taken out. *Before you run:* how many terms has the
-# loop for two queries, and which passages are in them?
+# In the library it is one matrix without the own columns. *Before you run:* how many terms does the loop have for two
+# queries, and which passages are in them?
 
 # %%
 show(losses.in_batch_margin_mse, losses.in_batch_margin_mse_as_printed)
@@ -103,13 +103,13 @@ assert all(np.isclose(slow, fast, rtol=1e-5) for _, slow, fast in rows)
 
 # %% [markdown]
 # The two agree. (Two queries have four terms: each meets the other's two passages.) A loop is slow and leaves no doubt,
-# here about which columns are left out: a wrong one, and a query is taught to push its own passage away.
+# here about which columns are left out: get one wrong, and a query learns to push its own passage away.
 
 # %% [markdown]
-# ## Who is moved by which loss?
+# ## Which loss moves which scores?
 #
-# A loss moves the scores in which it has a derivative. *Before you run:* in a batch of $b$ queries, how many of the
-# $2b^2$ scores does Equation (6) touch, and how many Equation (7)?
+# A loss moves the scores in which it has a non-zero derivative. *Before you run:* in a batch of $b$ queries, how many
+# of the $2b^2$ scores does Equation (6) touch, and how many Equation (7)?
 
 # %%
 b = 32
@@ -126,33 +126,33 @@ for name, loss in {
 grid([(name, n, n / s.numel()) for name, n in touched.items()], ["loss", "scores", "of all"])
 
 # %% [markdown]
-# The pairwise loss sees two scores a query. All the others are there anyway, since the passages are encoded anyway, and
-# the in-batch loss makes use of them. That is the promise of in-batch negatives; whether those passages are worth
-# learning from depends on what else is in the batch, which is notebook 05.
+# The pairwise loss sees two scores per query. The passages are encoded anyway, so all the other scores come almost
+# free, and the in-batch loss uses them. That is the promise of in-batch negatives; whether those passages are worth
+# learning from depends on what else is in the batch, the subject of notebook 05.
 
 # %% [markdown]
-# ## Why the teacher in the batch is ColBERT
+# ## Why the in-batch teacher is ColBERT
 #
 # > "BERT_CAT is the more effective teacher, but prohibitively expensive to use for in-batch negatives as it requires
 # > quadratic scaling in the batch size" (§2.3)
 #
-# To score the whole matrix, a model that reads pairs has to read $2b^2$ texts; one that reads queries and passages
-# apart has to read $3b$.
+# To score the whole matrix, a model that reads pairs must read $2b^2$ texts; one that reads queries and passages
+# separately must read $3b$.
 
 # %%
 assert touched == {"Eq. 6": 2 * b, "Eq. 7, mean": 2 * b * b - b, "Eq. 7, as printed": 2 * b * b}
 grid([(b, 2 * b * b, 3 * b) for b in (8, 32, 96, 256)], ["b", "texts for BERT_CAT", "texts for ColBERT"])
 
 # %% [markdown]
-# ## Eq. 8: both, and what α is for
+# ## Eq. 8: both losses, and what α is for
 #
 # $$\mathcal{L}_{DS} = \mathcal{L}_{Pair} + \mathcal{L}_{InB} \times \alpha \quad (8)$$
 #
 # > "we set the dual-teacher combination hyperparameter α to 0.75 to bring both losses into the same range, as the
 # > in-batch loss, taking into account more data points, is consistently higher than the pairwise loss" (§4.2)
 #
-# *Before you run:* suppose that the student is wrong by the same amount everywhere. How large is each loss, and with
-# which reading of Equation (7) does a factor of .75 bring them together?
+# *Before you run:* suppose the student is wrong by the same amount everywhere. How large is each loss, and under which
+# reading of Equation (7) does a factor of .75 bring them together?
 
 # %%
 rows = []
@@ -168,16 +168,17 @@ torch.testing.assert_close(readings[1], (b - 1) * readings[0] + own / 2, rtol=1e
 assert all(0.3 < mean / pair < 3 and printed / pair > b / 4 for b, pair, mean, printed in rows)
 
 # %% [markdown]
-# The mean stays beside Equation (6) at every batch size. The sum as printed is about $b - 1$ times the mean, and the
-# pairwise teacher would hardly be heard. Of the two readings, α = .75 fits the mean only. The relation between them is
-# exact, since the print differs from the mean by the divisor and by the own negatives, which are Equation (6) again:
-# $\text{printed} = (b - 1) \cdot \text{mean} + \frac{1}{2} \mathcal{L}_{Pair}$, with ColBERT's margins.
+# The mean stays close to Equation (6) at every batch size. The sum as printed is about $b - 1$ times the mean and would
+# drown out the pairwise teacher. Of the two readings, α = .75 fits the mean only. The relation between them is exact,
+# since they differ only in the divisor and in the own negatives, which are Equation (6) again: $\text{printed} = (b -
+# 1) \cdot \text{mean} + \frac{1}{2} \mathcal{L}_{Pair}$, with ColBERT's margins.
 
 # %% [markdown]
 # ## On a real batch
 #
-# One random batch of this profile: the student is the encoder before any training, the pairwise margins come from the
-# shipped file, ColBERT scores the matrix. *Before you run:* whose margins will the untrained student be closer to?
+# One random batch of this profile: the student is the untrained encoder, the pairwise margins come from the shipped
+# file, and ColBERT scores the matrix. *Before you run:* which teacher's margins will the untrained student be closer
+# to?
 
 # %%
 lab = experiment.Experiment(settings)
@@ -212,20 +213,19 @@ assert both["as printed"].in_batch > (len(s) - 1) * both["mean"].in_batch
 
 # %% [markdown]
 # The pairwise part is the same in both rows; the in-batch part is at least $b - 1$ times larger in the lower one. In
-# the upper, pairwise and in-batch say how far the student is from each teacher. Training brings both
-# down (06 plots them).
+# the upper row, pairwise and in-batch say how far the student is from each teacher. Training brings both down (06 plots
+# them).
 
 # %% [markdown]
-# ## Lists in the place of pairs
+# ## Lists instead of pairs
 #
 # > "we build a ranked list of in-batch and pairwise negatives per query" (§5.1)
 #
-# Table 3 replaces Equation (7) and keeps Equation (6). A *list loss* takes a query's whole row: it turns the teacher's
-# scores into shares $t$ that sum to 1, by a softmax, and the student's into shares $s$. ListNet is the cross-entropy
-# $-\sum t \log s$; KL divergence is $\sum t\, (\log t - \log s)$. Where that needs $\log s$, the public code has $s$
-# (D4).
+# Table 3 replaces Equation (7) and keeps Equation (6). A *list loss* takes a query's whole row: a softmax turns the
+# teacher's scores into shares $t$ that sum to 1, and the student's into shares $s$. ListNet is the cross-entropy $-\sum
+# t \log s$; KL divergence is $\sum t\, (\log t - \log s)$. Where that needs $\log s$, the public code has $s$ (D4).
 #
-# *Before you run:* four passages, and five students. With each loss, which of them costs least?
+# *Before you run:* four passages, and five students. Under each loss, which student pays least?
 
 # %%
 show(losses.kldiv, losses.kldiv_as_published, losses.listnet)
@@ -237,15 +237,14 @@ costs = {name: [float(loss(one, told)) for loss in lists] for name, one in stude
 grid([(name, *row) for name, row in costs.items()], ["student", *(loss.__name__ for loss in lists)])
 
 # %% [markdown]
-# KL divergence and ListNet are least where the student *is* the teacher. As published, KL divergence is least where all
-# is on the first passage: it reads $\sum t \log t - \sum t s$, and a share is best spent where $t$ is largest.
-# Followed to the end, it teaches neither by how much the first passage is the better one nor in what order the others
-# stand.
+# KL divergence and ListNet are lowest when the student *is* the teacher. KL divergence as published is lowest when the
+# first passage gets everything: it reads $\sum t \log t - \sum t s$, and a share is best spent where $t$ is largest.
+# Fully optimised, it teaches neither by how much the first passage is better nor how to order the rest.
 
 # %% [markdown]
-# The right KL divergence is not a fourth row for Table 3. It is ListNet minus the teacher's entropy
-# $-\sum t \log t$, a number that no student can change. *Before you run:* what does that say about the gradients of the
-# two, here on the real batch?
+# The correct KL divergence is not a fourth row for Table 3. It is ListNet minus the teacher's entropy $-\sum t \log t$,
+# a number that no student can change. *Before you run:* what does that say about the gradients of the two, here on the
+# real batch?
 
 # %%
 best = {loss.__name__: min(costs, key=lambda name: costs[name][i]) for i, loss in enumerate(lists)}
@@ -258,13 +257,14 @@ torch.testing.assert_close(kl, net, rtol=1e-3, atol=1e-6)
 assert torch.isclose(apart, entropy, rtol=1e-3) and not torch.allclose(published, net, rtol=0.5, atol=1e-3)
 
 # %% [markdown]
-# One gradient, so one training. That is why the row KLDiv is the published form: with the right one, it would be
-# ListNet's row twice.
+# The same gradient, so the same training. That is why the row KLDiv is the published form: the correct one would repeat
+# ListNet's row.
 
 # %% [markdown]
-# *LambdaRank* (NDCG-Loss2 of Wang et al., 2018) looks at pairs that the teacher sets apart and asks for their order
-# alone, each weighted by what its ranks matter for nDCG. Grades come from the teacher's shares. *Before you run:* what
-# does a student pay that has the teacher's order, and what one that has a pair the wrong way round?
+# *LambdaRank* (NDCG-Loss2 of Wang et al., 2018) looks at the pairs to which the teacher gives different grades and asks
+# only for their order, weighting each pair by what its ranks matter for nDCG. Grades come from the teacher's shares.
+# *Before you run:* what does a student pay that has the teacher's order, and what one that gets a pair the wrong way
+# round?
 
 # %%
 show(losses.grades, losses.lambdarank)
@@ -277,12 +277,12 @@ assert paid["three times as far apart"] < paid["the teacher"] < paid["first two 
 assert paid["last two swapped"] < paid["upside down"]
 
 # %% [markdown]
-# The teacher's own scores are not the end: the same order further apart is cheaper still, without a limit. Of the two
-# swaps, the one that puts the hopeless passage forward costs more. That "list-based losses only observe ordering"
-# (§5.1) is true of this one; ListNet does ask for the teacher's scores, up to a constant a query.
+# The teacher's own scores are not the optimum: the same order, further apart, is cheaper still, without limit. Of the
+# two swaps, the one that promotes the hopeless passage costs more. That "list-based losses only observe ordering"
+# (§5.1) is true of this one; ListNet does ask for the teacher's scores, up to a constant per query.
 
 # %% [markdown]
-# On the real batch, beside the paper's choice. α's place is taken by a weight of our own: the paper gives none.
+# The same losses on the real batch, beside the paper's choice. A weight of our own replaces α: the paper gives none.
 
 # %%
 names = ["margin_mse", "kldiv_as_published", "listnet", "lambdarank"]
@@ -295,16 +295,16 @@ for name, loss in zip(names, functions, strict=True):
 grid(rows, ["in-batch loss", "value", "weight", "gradient", "weight · gradient"])
 
 # %% [markdown]
-# Values tell nothing here (one is negative: what is missing is a logarithm, not a sign); what a student feels is the
-# gradient (its norm over all scores). LambdaRank is summed over queries and pairs, the other lists are means over
-# queries; hence the spread. The weights are chosen on the tune set ([CHANGELOG](../CHANGELOG.md)).
+# The values mean nothing here (one is negative because of the missing logarithm); what a student feels is the gradient
+# (its norm over all scores). LambdaRank is summed over queries and pairs, the other list losses are means over queries;
+# hence the spread. The weights were chosen on the tune set ([CHANGELOG](../CHANGELOG.md)).
 
 # %% [markdown]
 # ## Without a teacher
 #
 # The row "None" of Table 4 learns from labels alone: $p^+$ is relevant, $p^-$ is not. The paper names no loss; the
-# public code uses RankNet, $-\log \sigma(M_s(q, p^+) - M_s(q, p^-))$. It is satisfied only when the margin is infinite,
-# and knows no pair that is a near tie.
+# public code uses RankNet, $-\log \sigma(M_s(q, p^+) - M_s(q, p^-))$. It is satisfied only by an infinite margin, and
+# treats no pair as a near tie.
 
 # %%
 show(losses.ranknet)
@@ -315,23 +315,23 @@ assert losses.ranknet(tensor([[50.0, 0.0]])) < 1e-6 < losses.ranknet(tensor([[5.
 # %% [markdown]
 # ## Answer
 #
-# The student is told differences. The pairwise teacher says by how much a query's own positive is better than its own
-# negative; the in-batch teacher says the same for the passages of all other queries; α = .75 puts the second beside the
-# first, provided that it is a mean. Labels only choose the pairs: swap $p^+$ and $p^-$, and Equation (6) is the same.
+# The student learns from differences. The pairwise teacher says how much better a query's own positive is than its own
+# negative; the in-batch teacher says the same for all other queries' passages; α = .75 puts the two on one scale,
+# provided that the second is a mean. Labels only choose the pairs: swap $p^+$ and $p^-$, and Equation (6) is the same.
 #
-# In the place of Equation (7), ListNet asks for the teacher's scores up to a constant, LambdaRank for their order, and
-# KL divergence as published for the first passage. Which of them teaches best is for Table 3 (08) to say.
+# In place of Equation (7), ListNet asks for the teacher's scores up to a constant, LambdaRank for their order, and KL
+# divergence as published for the first passage. Table 3 (08) shows which of them teaches best.
 #
 # ## Where we differ
 #
 # Equation (7) is a mean without the own pair (D1); `loss: margin_mse_as_printed` in a profile's system is the other
-# reading. The row KLDiv is the public code's form (D4); ListNet and LambdaRank leave out its small constants in
+# reading. The row KLDiv is the public code's form (D4); ListNet and LambdaRank omit its small constants inside
 # logarithms, and the weights of all three are ours. Losses are computed in fp32 (D12), and the student reads each text
-# once a step (D14). RankNet is the public code's choice. See [DEVIATIONS](../DEVIATIONS.md).
+# once per step (D14). RankNet is the public code's choice. See [DEVIATIONS](../DEVIATIONS.md).
 #
 # ## Exercises
 #
-# 1. Equation (6) in one line. `student` is (B, 2B), `margins` (B,); the diagonals of the two halves are what you need.
+# 1. Equation (6) in one line. `student` is (B, 2B), `margins` (B,); you need the diagonals of the two halves.
 
 
 # %% tags=["exercise"]
@@ -343,7 +343,7 @@ def my_margin_mse(student, margins):
 check(my_margin_mse, losses.margin_mse, (student, losses.own_margins(teacher)), (s, margins))
 
 # %% [markdown]
-# 2. Equation (7) to the letter, without a loop.
+# 2. Equation (7) exactly as printed, without a loop.
 
 
 # %% tags=["exercise"]
@@ -355,7 +355,7 @@ def my_in_batch_as_printed(student, teacher):
 check(my_in_batch_as_printed, losses.in_batch_margin_mse_as_printed, (student, teacher), (s, t))
 
 # %% [markdown]
-# 3. ListNet in one line: the cross-entropy of two softmaxes over a row, the mean over the queries.
+# 3. ListNet in one line: the cross-entropy of two softmaxes over each row, averaged over the queries.
 
 
 # %% tags=["exercise"]

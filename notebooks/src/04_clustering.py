@@ -1,23 +1,24 @@
 # %% [markdown]
-# # 04 · Topics: which queries belong together?
+# # 04 · Clusters: which queries belong together?
 #
-# *Paper:* §3, "TAS", Equation (10), Figure 1; the number of topics in §4.2.
-# *Needs:* the baseline (notebook 06 with pairwise teacher and random sampling), whose query vectors are grouped.
+# *Paper:* §3, "TAS", Equation (10), Figure 1; the number of clusters in §4.2.
+# *Needs:* the baseline (notebook 06 with pairwise teacher and random sampling), whose query vectors are clustered.
 # *Takes:* about half a minute on the default profile; most of it is Figure 1.
 #
-# TAS-Balanced composes a batch from queries of one topic. Nobody labelled topics: they are found once, before
-# training, from what a baseline already knows about the queries. This notebook looks at what comes out.
+# TAS-Balanced composes a batch from queries of one cluster; the paper calls it a topic. Nobody labelled topics:
+# clusters are computed once, before training, from what a baseline already knows about the queries. This notebook looks
+# at what comes out.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
 SEED = 42  # which topics and queries are shown
 
 # %% [markdown]
-# ## What is grouped
+# ## What is clustered
 #
 # The *baseline* is a dense retriever trained with random batches. It turns every training query into one vector, and
-# two queries that want similar passages get similar vectors. Nothing else about the queries is used: neither their
-# passages nor any words.
+# two queries that need similar passages get similar vectors. Clustering uses nothing else about the queries: neither
+# their passages nor their words.
 
 # %%
 import re
@@ -37,9 +38,9 @@ settings = config.load(PROFILE)
 experiment = Experiment(settings)
 
 # %% [markdown]
-# The profile says how many topics: $k$ of Equation (10). The paper takes 2,000 for 400K queries; we keep its ratio,
-# about 200 queries a topic, because that ratio, and not $k$, decides how narrow a topic is and whether a batch fits in
-# one.
+# The profile sets the number of clusters, $k$ of Equation (10). The paper takes 2,000 for 400K queries; we keep its
+# ratio, about 200 queries per cluster, because that ratio, and not $k$, decides how narrow a cluster is and whether it
+# can fill a batch.
 
 # %%
 clusters, vecs = experiment.clusters, experiment.query_vecs
@@ -56,7 +57,7 @@ assert 100 <= n_queries / k <= 300
 #
 # $$\underset{C}{\arg\min} \sum_{i=1}^{k} \sum_{q \in C_i} \lVert q - v_i \rVert^2 \tag{10}$$
 #
-# where $v_i$ is the centroid of group $C_i$. k-means alternates two steps until little changes: every query goes to
+# where $v_i$ is the centroid of cluster $C_i$. k-means alternates two steps until little changes: every query goes to
 # its nearest centroid; every centroid moves to the mean of its queries. The second step is an average. Here is the
 # first, as a literal loop.
 
@@ -72,15 +73,15 @@ def assign(vecs, centroids):
 
 
 # %% [markdown]
-# The library leaves both steps to faiss, which does the same with matrices and threads. Ten rounds are enough, and
-# centroids are found on a sample of at most 256 queries each; at the end *all* queries are assigned.
+# The library leaves both steps to faiss, which does the same with matrices and threads. Ten iterations are enough.
+# Centroids are trained on a sample of at most 256 queries each; at the end *all* queries are assigned.
 
 # %%
 teaching.show(clustering.kmeans)
 
 # %% [markdown]
-# *Before you run:* the loop sees only the centroids that the library ended with. Will it put the first 300 queries
-# into the same topics as the library did, into similar ones, or into others?
+# *Before you run:* the loop sees only the library's final centroids. Will it put the first 300 queries into the same
+# clusters as the library did, into similar ones, or into others?
 
 # %%
 same = np.mean(np.array(assign(vecs[:300], clusters.centroids)) == clusters.assignment[:300])
@@ -88,13 +89,13 @@ assert same > 0.99  # not 1: two centroids may be equally near, but for rounding
 f"{same:.1%} in the same topic"
 
 # %% [markdown]
-# The same ones. The assignment is a function of the centroids; all chance lies in where the centroids started.
+# The same ones. The assignment is a function of the centroids; chance enters only where the centroids start.
 #
 # ## Two readings of "nearest"
 #
 # Equation (10) is Euclidean. The public code, however, trains a faiss index by *inner product*: centroids are kept at
-# unit length, and a query goes where its dot product is largest ([D2](../DEVIATIONS.md)). How long a query's vector is
-# then does not matter, only where it points. We follow the code, and compare.
+# unit length, and a query goes where its dot product is largest ([D2](../DEVIATIONS.md)). Only the direction of a
+# query's vector matters, not its length. We follow the code, and compare.
 
 # %%
 wanted = settings.sampling
@@ -106,11 +107,11 @@ lengths = np.linalg.norm(vecs, axis=1)
 np.percentile(lengths, [0, 25, 50, 75, 100]).round(2).tolist()
 
 # %% [markdown]
-# These are the lengths of the query vectors (smallest, quartiles, largest). For a given query $\lVert q - v \rVert^2
-# = \lVert q \rVert^2 + \lVert v \rVert^2 - 2\, q \cdot v$ ranks centroids of *one* length by the dot product alone.
-# But Euclidean centroids are means, and a mean of vectors that disagree is *short*.
+# These are the lengths of the query vectors (smallest, quartiles, largest). For a given query, since $\lVert q - v
+# \rVert^2 = \lVert q \rVert^2 + \lVert v \rVert^2 - 2\, q \cdot v$, centroids of *one* length are ranked by the dot
+# product alone. But Euclidean centroids are means, and a mean of vectors that disagree is *short*.
 #
-# *Before you run:* a short centroid lies near the origin. Does that make its topic larger or smaller?
+# *Before you run:* a short centroid lies near the origin. Does that make its cluster larger or smaller?
 
 # %%
 histograms = {name: clustering.size_histogram(way.sizes) for name, way in ways.items()}
@@ -122,9 +123,9 @@ ax = figures.topic_sizes({name: way.sizes for name, way in ways.items()}, wanted
 assert all(sum(histogram.values()) == k for histogram in histograms.values())
 
 # %% [markdown]
-# A centroid near the origin is not far from anything, so it can gather the queries that fit nowhere: where vectors
-# disagree much, the dashed line starts higher. What matters for batches is the other end: a topic below the grey line
-# has fewer queries than a batch, so its batches are filled up from other topics.
+# A centroid near the origin is not far from anything, so it can attract the queries that fit nowhere: where vectors
+# disagree much, the dashed line starts higher. For batches the other end matters: a cluster below the grey line has
+# fewer queries than a batch, so its batches are topped up from other clusters.
 
 # %%
 largest = {name: way.sizes.max() / way.sizes.mean() for name, way in ways.items()}
@@ -133,8 +134,8 @@ for name in ways:
     print(f"{name}: largest topic {largest[name]:.1f} times the mean; {small[name]} of {k} below one batch")
 
 # %% [markdown]
-# Each way should be the better one by its own measure: Euclidean by Equation (10), with the mean of each group as its
-# $v_i$; spherical by the dot product with its centroid. Both are local searches, so we allow two per cent.
+# Each method should win by its own measure: Euclidean by Equation (10), with the mean of each cluster as its $v_i$;
+# spherical by the dot product with its centroid. Both are local searches, so we allow two per cent.
 
 # %%
 rows = []
@@ -147,9 +148,9 @@ teaching.grid(rows, ["topics", "Eq. 10, a query (lower is better)", "dot product
 assert rows[1][1] < rows[0][1] * 1.02 and rows[0][2] > rows[1][2] * 0.98
 
 # %% [markdown]
-# ## What is a topic about?
+# ## What is a cluster about?
 #
-# The queries that point most nearly where the centroid points say it best. Here is a random topic: its five most
+# The queries that point most nearly in the centroid's direction show it best. Here is a random cluster: its five most
 # typical queries, and its three least typical ones.
 
 # %%
@@ -162,14 +163,14 @@ teaching.grid([[shorten(queries[ranked[i]], 90), cosines[i]] for i in shown], [f
 assert (np.diff(cosines) <= 1e-5).all() and len(ranked) == clusters.sizes[topic]
 
 # %% [markdown]
-# The end of such a list is a useful reminder: every query has to be *somewhere*. A topic has a centre, and no border.
+# The end of such a list is a useful reminder: every query has to go *somewhere*. A cluster has a centre, but no border.
 #
-# ## Do the topics only repeat the words?
+# ## Do the clusters only repeat the words?
 #
 # > "which allows grouping queries without lexical overlap" (§1)
 #
-# We draw pairs of queries of one topic and, to compare, pairs of any two queries, and ask which share no word of four
-# letters or more. *Before you run:* if a topic were just a word, what would the first number be?
+# We draw pairs of queries from one cluster and, for comparison, pairs of any two queries, and ask how many share no
+# word of four letters or more. *Before you run:* if a cluster were just a word, what would the first number be?
 
 # %%
 words = [set(re.findall(r"[a-z]{4,}", query.lower())) for query in queries]
@@ -184,15 +185,15 @@ teaching.grid(disjoint.items(), ["two queries", "share without a common word"])
 assert 0.2 < disjoint["of one topic"] < disjoint["any two"]
 
 # %% [markdown]
-# Words matter (two queries of one topic share one more often than any two), and yet many pairs inside a topic have
-# none in common. That is the point of clustering vectors: such a pair makes an informative in-batch negative that
-# no word index would find.
+# Words matter (two queries of one cluster share one more often than any two), and yet many pairs inside a cluster have
+# none in common. That is the point of clustering vectors: such a pair makes an informative in-batch negative that no
+# lexical index would find.
 #
 # ## Figure 1
 #
-# t-SNE puts every query on a plane so that near neighbours stay near. It keeps neither distances between groups nor
-# their sizes, so read *who sits with whom*, and nothing else. Axes have no unit. Examples are the queries nearest
-# the centroid among those short enough for one line.
+# t-SNE puts every query on a plane so that near neighbours stay near. It preserves neither distances between clusters
+# nor their sizes, so read *who sits with whom*, and nothing else. The axes have no unit. The examples are the queries
+# nearest to the centroid among those short enough for one line.
 
 # %%
 plane = figures.lay_out(clusters, vecs, queries, Generator(Philox(key=[SEED, 1])))
@@ -201,8 +202,8 @@ figures.save(figure, settings.figures, "figure1")
 figure
 
 # %% [markdown]
-# Most queries sit among their own topic, though t-SNE was never told the topics. A picture can flatter, so count: how
-# often is a query's nearest neighbour *on the plane* of its own topic, and how often would that be by chance?
+# Most queries sit among their own cluster, although t-SNE never saw the clusters. A picture can flatter, so count: how
+# often is a query's nearest neighbour *on the plane* from its own cluster, and how often would that happen by chance?
 
 # %%
 owner = np.repeat(plane.numbers, [len(places) for places in plane.places])
@@ -213,10 +214,10 @@ teaching.grid([["on the plane", together], ["by chance", by_chance]], ["neighbou
 assert together > 2 * by_chance
 
 # %% [markdown]
-# ## Another seed, other topics
+# ## Another seed, other clusters
 #
-# k-means stops at whichever good grouping is near its start. The adjusted Rand index compares two groupings by the
-# pairs of queries that they put together: 1 for the same grouping, 0 for chance.
+# k-means stops at whichever good clustering is near its start. The adjusted Rand index compares two clusterings by the
+# pairs of queries that they put together: 1 for identical clusterings, 0 for chance.
 #
 # *Before you run:* with another seed, nearer to 1 or to 0?
 
@@ -227,26 +228,26 @@ assert 0.1 < agreement < 0.9
 round(agreement, 2)
 
 # %% [markdown]
-# Far from chance, and far from the same: topics are a convenience, not a fact about the queries. The method needs only
-# that a batch's queries are *close*, and the paper found its results insensitive to the number of topics (§4.2).
+# Far from chance, and far from the same: clusters are a convenience, not a fact about the queries. The method needs
+# only that a batch's queries are *close*, and the paper found its results insensitive to the number of clusters (§4.2).
 #
 # ## Answer
 #
-# Queries belong together when the baseline's vectors for them point the same way. k-means over these vectors, once,
-# gives topics of a few hundred queries each that can be read by a person, that share words more often than chance and
-# still hold many pairs without a common word. They depend on the seed, and they need not be right to be useful.
+# Queries belong together when the baseline's vectors for them point the same way. k-means over these vectors, run once,
+# gives clusters of a few hundred queries each that a person can make sense of, that share words more often than chance
+# and still hold many pairs without a common word. They depend on the seed, and they need not be right to be useful.
 #
 # ## Where we differ
 #
-# - *Spherical* k-means, as in the public code, where Equation (10) is Euclidean: [D2](../DEVIATIONS.md). Both are one
-#   setting of the profile, `sampling.spherical`; every count above is shown for both.
-# - The baseline is our small encoder and the collection is the profile's; the queries a topic are the paper's.
-# - §4.2 calls the results insensitive to $k$. Nothing here tests it: that takes training runs with other $k$.
+# - *Spherical* k-means, as in the public code, where Equation (10) is Euclidean: [D2](../DEVIATIONS.md). One setting of
+#   the profile, `sampling.spherical`, chooses; every count above is shown for both.
+# - The baseline is our small encoder and the collection is the profile's; the queries per cluster are the paper's.
+# - §4.2 calls the results insensitive to $k$. Notebook 13 tests that, with half and with twice as many clusters.
 #
 # ## Exercises
 #
-# **1.** The queries of a topic nearest to its centroid, by angle, without looking at the library. Return at most `n`
-# rows, best first.
+# **1.** The queries of a cluster nearest to its centroid, by angle, without looking at the library. Return at most `n`
+# indices, best first.
 
 
 # %% tags=["exercise"]
@@ -258,8 +259,8 @@ def my_nearest(clusters, vecs, topic, n):
 teaching.check(my_nearest, clustering.nearest, (clusters, vecs, topic, 5), (clusters, vecs, topic, 1))
 
 # %% [markdown]
-# **2.** The topics themselves: from the topic of each query to the queries of each topic, rising, without a loop over
-# the queries. A topic may be empty.
+# **2.** The clusters themselves: from the cluster of each query to the queries of each cluster, in rising order,
+# without a loop over the queries. A cluster may be empty.
 
 
 # %% tags=["exercise"]
@@ -272,10 +273,10 @@ few = clustering.Clusters(np.array([2, 0, 2]), np.zeros((4, 1)))
 teaching.check(my_topics, clustering.Clusters.topics.fget, (few,), (clusters,))
 
 # %% [markdown]
-# **3. Open.** Copy the profile to `profiles/wide.yaml`, halve `sampling.clusters`, and run `./run_all.sh wide
-# table4`. Topics are twice as wide now. Which should notice it more, the pairwise loss or the in-batch loss, and does
-# your table agree?
+# **3. Open.** Copy the profile to `profiles/wide.yaml`, halve `sampling.clusters`, and run `./run_all.sh wide table4`.
+# Each cluster is now twice as wide. Which loss should notice it more, the pairwise or the in-batch, and does your table
+# agree?
 #
 # ## Next
 #
-# [05 · Batches](05_sampling.ipynb): out of these topics, what does the student see in one step?
+# [05 · Batches](05_sampling.ipynb): what does the student see in one step, given these clusters?

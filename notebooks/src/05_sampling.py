@@ -2,21 +2,21 @@
 # # 05 · Batches: what does the student see in one step?
 #
 # *Paper:* §3, Equations (9), (11), (12), (13) and Figure 2.
-# *Needs:* the topics of notebook 04 and the training pairs with their margins.
+# *Needs:* the clusters of notebook 04 and the training pairs with their margins.
 # *Takes:* a few seconds on the default profile.
 #
-# A student learns from what stands together in a batch. Three strategies compose it: **random**; **TAS**, which
-# chooses the queries; **TAS-Balanced**, which chooses the pairs too. All three are composed beside the training loop,
-# so the question is only what they put in front of the student.
+# What a student learns depends on what shares a batch. Three strategies compose it: **random**; **TAS**, which chooses
+# the queries; **TAS-Balanced**, which chooses the pairs too. All three run alongside the training loop, so the only
+# question is what they put in front of the student.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
 SEED = 1  # of the order; 1 is what the systems of the tables are trained with
 
 # %% [markdown]
-# The samplers below are those that training uses: same pairs, same topics, same seed. So the batches that we look at
-# are the batches that the systems of Table 4 learn from. `hard_margin` stands only in the public code
-# ([D16](../DEVIATIONS.md)); an exercise comes back to it.
+# The samplers below are those that training uses: same pairs, same clusters, same seed. So we look at the very batches
+# that the systems of Table 4 learn from. `hard_margin` exists only in the public code ([D16](../DEVIATIONS.md)); an
+# exercise comes back to it.
 
 # %%
 import numpy as np
@@ -44,15 +44,15 @@ for name in ("random", "tas", "tas_balanced", "hard_margin"):
 #
 # $$\mathcal{B} = \left\{ (q, p^+, p^-) \mid q \in rand(Q, b),\; p^+, p^- \in rand(P_q) \right\} \tag{9}$$
 #
-# $b$ queries out of all of them, without replacement; then one pair of each, out of the query's own pairs $P_q$. A
-# pair is a relevant and a non-relevant passage, with the pairwise teacher's margin between them.
+# Draw $b$ queries from all training queries, without replacement; then draw one pair for each from the query's own
+# pairs $P_q$. A pair is a relevant and a non-relevant passage, with the pairwise teacher's margin between them.
 
 # %%
 teaching.show(sampling.random_queries, sampling.any_pairs)
 
 # %% [markdown]
-# *Before you run:* here are eight queries of one random batch, each with its topic. In-batch negatives let every query
-# meet the passages of all the others. How hard will it be to tell them apart?
+# *Before you run:* here are eight queries of one random batch, each with its cluster. In-batch negatives confront every
+# query with the passages of all the others. How hard will it be to tell them apart?
 
 # %%
 batch = samplers["random"].batch(0)
@@ -61,8 +61,8 @@ rows = zip(topic_of[batch.queries], [fit(queries[q], 260) for q in batch.queries
 teaching.grid(list(rows)[:8], ["topic", "query", "margin", "range"])
 
 # %% [markdown]
-# Easy, wherever two topics differ: any model that knows roughly what a query is about can do it. Such pairs of a
-# query and a passage teach little.
+# Easy, wherever the clusters differ: any model that knows roughly what a query is about can do it. Such combinations of
+# query and passage teach little.
 #
 # ## TAS: Equation (11)
 #
@@ -71,7 +71,7 @@ teaching.grid(list(rows)[:8], ["topic", "query", "margin", "range"])
 # $$\mathcal{B} = \left\{ (q, p^+, p^-) \mid q \in rand(rand(C, n), \lfloor b/n \rfloor),\; p^+, p^- \in rand(P_q)
 # \right\} \tag{11}$$
 #
-# The paper takes $n = 1$: one topic fills the batch. Only the choice of queries is new; the pair is drawn as before.
+# The paper takes $n = 1$: one cluster fills the batch. Only the choice of queries is new; the pair is drawn as before.
 
 # %%
 batch = samplers["tas"].batch(0)
@@ -80,8 +80,8 @@ rows = zip(topic_of[batch.queries], [fit(queries[q], 260) for q in batch.queries
 teaching.grid(list(rows)[:8], ["topic", "query", "margin", "range"])
 
 # %% [markdown]
-# Now the passages of the other queries are about nearly the same thing. Count over many batches: how many other
-# queries of its batch share a query's topic?
+# Now the other queries' passages are about nearly the same thing. Count over many batches: how many of the other
+# queries in its batch come from a query's own cluster?
 
 # %%
 steps = range(300)
@@ -93,11 +93,11 @@ teaching.grid([[LABELS[name], value, b - 1] for name, value in fellows.items()],
 assert fellows["random"] < fellows["tas"] / 2
 
 # %% [markdown]
-# ## When a topic is too small
+# ## When a cluster is too small
 #
-# A topic with fewer queries than its share is taken whole, and what is missing comes from further random topics
-# ([D7](../DEVIATIONS.md)). No query stands twice in a batch, whatever the sizes. *Before you run:* topics are drawn
-# with equal chance, so which share of the batches should be mixed?
+# A cluster with fewer queries than its share is taken whole, and the batch is topped up from further random clusters
+# ([D7](../DEVIATIONS.md)). No query occurs twice in a batch, whatever the sizes. *Before you run:* each cluster is
+# equally likely, so what share of the batches should be mixed?
 
 # %%
 batches = [samplers["tas"].batch(step) for step in steps]
@@ -110,8 +110,8 @@ assert abs(mixed - expected) < 0.1
 f"{mixed:.0%} of the batches are mixed; {expected:.0%} of the topics are smaller than a batch"
 
 # %% [markdown]
-# The share of small topics, up to chance. The larger the batch, the more topics are small; with $b = 256$ of Table 6
-# and about 200 queries a topic, most batches are mixed, and TAS is then less than its equation says.
+# The share of small clusters, up to chance. The larger the batch, the more clusters are too small; with Table 6's $b =
+# 256$ and about 200 queries per cluster, most batches are mixed, and TAS is then less than its equation says.
 
 # %%
 smaller = {size: float(np.mean(sizes[sizes > 0] < size)) for size in (32, 96, 256)}
@@ -123,12 +123,12 @@ teaching.show(sampling.topic_queries)
 # ## Margin ranges: Equation (12)
 #
 # A query's pairs differ in difficulty: the larger the teacher's margin, the easier. Equation (12) cuts a query's
-# margins, from the smallest $m_{min}$ to the largest, into $h$ ranges of one width $m$ ($h = 10$ in the paper). Our
+# margins, from the smallest $m_{min}$ to the largest, into $h$ ranges of equal width $m$ ($h = 10$ in the paper). Our
 # reading, since the first inequality is printed the wrong way round ([D5](../DEVIATIONS.md)):
 #
 # $$H(P_q, i) = \{ (p^+, p^-) \mid m_{min} + i\, m \le M_t(q, p^+) - M_t(q, p^-) < m_{min} + (i + 1)\, m \} \tag{12}$$
 #
-# As a literal loop, with the last range closed, so that the largest margin has a place:
+# As a literal loop, with the last range closed, so that it includes the largest margin:
 
 
 # %%
@@ -143,8 +143,8 @@ def margin_ranges(margins, h):
 
 
 # %% [markdown]
-# The library does without the loop: pairs lie sorted by margin, so a range is a slice of the table, and its ends are
-# found by bisection, for a whole batch at once. Both give the same on the queries of our batch:
+# The library needs no loop: pairs are sorted by margin, so a range is a slice of the table, and bisection finds its
+# ends for a whole batch at once. Both give the same result for the queries of our batch:
 
 # %%
 agree = []
@@ -160,15 +160,15 @@ f"{np.mean(agree):.1%} of {len(agree)} pairs in the same range"
 # $$\mathcal{B} = \left\{ (q, p^+, p^-) \mid q \in rand(rand(C, n), b),\; p^+, p^- \in rand(H(P_q, rand(0..h))) \right\}
 # \tag{13}$$
 #
-# First a range, then a pair in it. A range without pairs cannot be drawn, so the filled ones are equally likely
-# ([D8](../DEVIATIONS.md)); and there are $h$ of them, though $0..h$ names one more ([D18](../DEVIATIONS.md)).
+# First a range, then a pair in it. A range without pairs cannot be drawn, so all non-empty ranges are equally likely
+# ([D8](../DEVIATIONS.md)); and there are $h$ of them, although $0..h$ names one more ([D18](../DEVIATIONS.md)).
 
 # %%
 teaching.show(sampling.balanced_pairs)
 
 # %% [markdown]
-# *Before you run:* suppose nine of a query's ten pairs have margin 9 and one has margin 0. How often is margin 0
-# drawn by TAS, and how often by TAS-Balanced? Then: which line below should be flat?
+# *Before you run:* suppose nine of a query's ten pairs have margin 9 and one has margin 0. How often is margin 0 drawn
+# by TAS, and how often by TAS-Balanced? Then: which line below should be flat?
 
 # %%
 drawn, due = {}, {}
@@ -183,8 +183,8 @@ ax = figures.range_frequencies(drawn)
 assert all(np.abs(drawn[name] - due[name]).max() < 0.02 for name in drawn)
 
 # %% [markdown]
-# One time in ten, and every second time. Each line is where the equations put it, as the assert says: TAS follows the
-# pairs; TAS-Balanced gives every *filled* range of a query the same chance. It is flat only as far as ranges are
+# One time in ten, and every second time. Each line is where the equations put it, as the assert confirms: TAS follows
+# the pairs; TAS-Balanced gives each *non-empty* range of a query the same chance. It is flat only as far as ranges are
 # filled: the first and the last are (they hold the smallest and the largest margin), those between need not be.
 
 # %%
@@ -195,9 +195,9 @@ assert filled[-1] == 1 and filled[0] > 0.9
 # %% [markdown]
 # ## Figure 2
 #
-# The paper's Figure 2 is a drawing; ours are the real batches of one step. A column is a strategy. Above: how many
-# topics the queries come from. Middle: a line is a query, grey where its pairs lie, the dot the pair drawn. Below:
-# the margins of many batches, which is what the student is fed in the end.
+# The paper's Figure 2 is a drawing; ours shows the real batches of one step. Each column is a strategy. Top: how many
+# clusters the queries come from. Middle: each line is a query, grey where its pairs lie, with a dot for the pair drawn.
+# Bottom: the margins of many batches, which is what the student is fed in the end.
 
 # %%
 fed = [figures.feed(name, samplers[name], topic_of, h, 0, steps) for name in ("random", "tas", "tas_balanced")]
@@ -206,8 +206,8 @@ figures.save(figure, settings.figures, "figure2")
 figure
 
 # %% [markdown]
-# From (a) to (b) the queries move together and the margins stay nearly as they were; from (b) to (c) the queries stay
-# and the dots spread. What that does to the margins depends on the teacher, so ask it:
+# From (a) to (b) the queries move together and the margins hardly change; from (b) to (c) the queries stay and the dots
+# spread. What that does to the margins depends on the teacher, so measure it:
 
 # %%
 quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
@@ -224,7 +224,7 @@ print(f"From TAS to TAS-Balanced the median moves by {shift:+.2f} standard devia
 # ## A batch by its number
 #
 # Training asks for batch 0, 1, 2, ...; a batch is a function of the seed and its number alone. So several workers can
-# compose ahead (§3: "concurrently in a sub-process"), and a run that was killed goes on with the batches it would have
+# compose ahead (§3: "concurrently in a sub-process"), and an interrupted run resumes with the batches it would have
 # had. *Before you run:* does it matter that we asked for other batches in between?
 
 # %%
@@ -236,22 +236,22 @@ teaching.show(sampling.Sampler.batch)
 # %% [markdown]
 # ## Answer
 #
-# In one step the student sees $b$ different queries and a pair of each. Randomly drawn, they have nothing to do with
-# each other; with TAS they are of one topic, or of a few where it is small; with TAS-Balanced their pairs come
-# equally often from all ranges of difficulty that a query has. Which of it helps is for Table 4 (notebook 09) to say.
+# In one step the student sees $b$ different queries and one pair for each. Drawn at random, they have nothing to do
+# with each other; with TAS they come from one cluster, or a few if it is small; with TAS-Balanced their pairs also come
+# equally often from every range of difficulty that a query has. Table 4 (notebook 09) shows what helps.
 #
 # ## Where we differ
 #
-# - Small topics are topped up, and no query comes twice: [D7](../DEVIATIONS.md).
-# - Ranges as in the public code, filled ones only; queries with one pair or equal margins are kept:
+# - Small clusters are topped up, and no query occurs twice: [D7](../DEVIATIONS.md).
+# - Ranges as in the public code, non-empty ones only; queries with one pair or equal margins are kept:
 #   [D5](../DEVIATIONS.md), [D8](../DEVIATIONS.md), [D18](../DEVIATIONS.md).
-# - Random sampling draws queries as Equation (9) is written, and not by their number of triples:
+# - Random sampling draws queries as Equation (9) says, not in proportion to their number of triples:
 #   [D9](../DEVIATIONS.md).
-# - The paper has about a hundred pairs a query; where the profile has fewer, more ranges are empty.
+# - The paper has about a hundred pairs per query; where the profile has fewer, more ranges are empty.
 #
 # ## Exercises
 #
-# **1.** With $n$ topics a batch, how many queries does each give, if the last takes what a division leaves?
+# **1.** With $n$ clusters per batch, how many queries does each give, if the last one takes the remainder?
 
 
 # %% tags=["exercise"]
@@ -263,7 +263,7 @@ def my_shares(b, n):
 teaching.check(my_shares, sampling.shares, (32, 1), (32, 2), (32, 3), (7, 4))
 
 # %% [markdown]
-# **2.** The share of batches whose queries come from more than `n` topics.
+# **2.** The share of batches whose queries come from more than `n` clusters.
 
 
 # %% tags=["exercise"]

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 06 · How is one student trained?
 #
-# *Paper:* §2.3 (Eqs. 6-8), §4.2, §4.3. *Needs:* 01; for topics also the baseline, which is trained first.
-# *Time on the default profile:* about two minutes a system on two cores.
+# *Paper:* §2.3 (Eqs. 6-8), §4.2, §4.3. *Needs:* 01; TAS also needs the baseline, which is trained first.
+# *Time on the default profile:* about two minutes per system on two cores.
 #
-# One row of the ablation, from the shipped encoder to a searchable collection: what a step sees, what both
-# teachers say about it, when training stops, and what the trained model finds for a question of yours.
+# One row of the ablation, from the shipped encoder to a searchable collection: what a step sees, what both teachers say
+# about it, when training stops, and what the trained model finds for a question of yours.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
@@ -17,7 +17,8 @@ SEED = 1  # of the order of batches; the model has its own
 VARIANT = ""  # one of the profile's: other settings of training or sampling
 
 # %% [markdown]
-# The parameters are checked before anything else happens: an unknown name or a value out of range is one sentence.
+# The parameters are checked before anything else happens: an unknown name or a value out of range gives a one-sentence
+# error.
 
 # %%
 import pandas as pd
@@ -42,7 +43,7 @@ system.name
 # negative passage; the student encodes every text once and scores all queries against all passages: a matrix of $b$
 # rows and $2b$ columns, the positives first.
 #
-# *Before you run:* how many passages does a query of this batch meet that are not its own?
+# *Before you run:* how many passages that are not its own does a query of this batch meet?
 
 # %%
 batch = lab.sampler(system).batch(0)
@@ -63,7 +64,7 @@ assert scores.shape == (BATCH_SIZE, 2 * BATCH_SIZE)
 # > "BERT_CAT is the more effective teacher, but prohibitively expensive to use for in-batch negatives" (§2.3)
 #
 # So the pairwise margins $M_t(q, p^+) - M_t(q, p^-)$ come from a file, and ColBERT scores the whole matrix on the fly.
-# The loss of a step is Equation (8), or the part of it that this system is taught by.
+# The loss of a step is Equation (8), or the part of it that this system's teacher provides.
 
 # %%
 teacher = lab.in_batch_teacher if TEACHER in ("in_batch", "dual") else None
@@ -72,7 +73,7 @@ first = loss(scores, batch)
 pd.Series({"total": first.total, "pairwise": first.pairwise, "in-batch": first.in_batch}, dtype=float).round(2)
 
 # %% [markdown]
-# That is the loss of the untrained student. The loop that brings it down is short enough to read whole:
+# That is the untrained student's loss. The loop that brings it down is short enough to read in full:
 
 # %%
 show(training.train)
@@ -82,8 +83,8 @@ show(training.train)
 #
 # > "we stop training a model after 30 evaluations have not improved the nDCG@10 metric" (§4.3)
 #
-# The early-stopping set re-ranks the candidates of the baseline (BM25's, for the baseline itself), with the relevant
-# passages added: an approximation of a search over the whole collection, at a fraction of its cost.
+# Early stopping re-ranks the candidates of the baseline (BM25's, for the baseline itself), with the relevant passages
+# added: an approximation of a search over the whole collection, at a fraction of its cost.
 
 # %%
 history = pd.DataFrame(lab.history(system))
@@ -96,7 +97,7 @@ history.drop(columns="seconds").round(3)
 figures.training_history(lab.history(system), settings.training.weight(LOSS))
 
 # %% [markdown]
-# The weights that are kept are those of the best evaluation, not of the last one.
+# The weights kept are those of the best evaluation, not of the last one.
 
 # %%
 best = history.loc[history.ndcg.idxmax()]
@@ -106,8 +107,8 @@ f"kept: step {best.step:.0f}, nDCG@10 {best.ndcg:.3f} on the early-stopping set"
 # %% [markdown]
 # ## What it is worth
 #
-# Every passage is encoded, every test query searched for exactly, and the run judged as in §4.1. *nDCG@10* and *MRR@10*
-# look at the first ten; *recall* asks what a re-ranker could still find. BM25 stands beside it.
+# Every passage is encoded, every test query is answered by exact search, and the run is scored as in §4.1. *nDCG@10*
+# and *MRR@10* look at the first ten; *recall* asks what a re-ranker could still find. BM25 is shown for comparison.
 
 # %%
 rows = {
@@ -120,15 +121,16 @@ pd.DataFrame(rows).T.round(3)
 # %% [markdown]
 # ## Answer
 #
-# A student is trained by re-reading its own teachers' differences, one topic at a time, until the early-stopping set no
-# longer improves. What a single row allows one to say is only whether it beats BM25 here; which of sampling and teacher
-# is responsible needs the whole ablation (09).
+# A student is trained to reproduce its teachers' score differences, batch by batch, until the early-stopping set no
+# longer improves. A single row can only show whether it beats BM25 here; whether sampling or teacher is responsible
+# needs the whole ablation (09).
 #
 # ## Where we differ
 #
 # Adam, the losses and the stopping rule are the paper's; steps, learning rate and patience are the profile's, chosen on
 # the tune set ([CHANGELOG](../CHANGELOG.md)). The student starts from our small encoder instead of DistilBERT, and
-# pools as it was pre-trained to. Rows D1, D3, D10, D12-D14 and D19-D21 of [DEVIATIONS](../DEVIATIONS.md) say what else.
+# pools as it was pre-trained to. For the rest see rows D1, D3, D10, D12-D14 and D19-D21 of
+# [DEVIATIONS](../DEVIATIONS.md).
 #
 # ## Exercises
 #

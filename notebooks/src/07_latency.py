@@ -1,22 +1,21 @@
 # %% [markdown]
 # # 07 · Where does a millisecond go?
 #
-# *Paper:* §2.2 and Table 1, latency; §2.4 and Table 2, cost. *Needs:* systems 1, 2, 5 and 10 (06). *Time on the default
-# profile:* about a minute, once the systems are trained.
+# *Paper:* §2.2 and Table 1, latency; §2.4 and Table 2, cost. *Needs:* `labels`, `pairwise/random`, `in_batch/random`
+# and `dual/tas_balanced` (06). *Time on the default profile:* about a minute, once the systems are trained.
 #
 # > "We measure that a single query can be responded to in 64ms" (§2.2)
 #
-# A query is cut into tokens, becomes a vector, and meets every passage of the collection. Which of the three takes the
-# time, what could make it faster, and what does the training cost that came before?
+# A query is split into tokens, becomes a vector, and meets every passage of the collection. Which of the three takes
+# the time, what could make it faster, and what did the training before it cost?
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
 PASSAGES = 0  # 0: the profile's own; 8_841_823 for table1-full: so many synthetic vectors of 768, and DistilBERT's size
 
 # %% [markdown]
-# Times differ from run to run and from machine to machine, so this notebook's numbers are those of one run on the
-# hardware below; what it says in words holds for any. A GPU is used where there is one, and waited for before the clock
-# is read.
+# Times differ from run to run and from machine to machine. The numbers here come from one run on the hardware below;
+# the explanations hold anywhere. A GPU is used if there is one, and has finished before the clock is read.
 
 # %%
 from functools import partial
@@ -49,7 +48,7 @@ print(f"Reads at most {machine.gb_s:,.1f} GB a second, computes at most {machine
 # %% [markdown]
 # Both limits are measured: a sum over a tensor too large for any cache, a product of two large matrices. Next, the
 # retriever: our TAS-Balanced student with its passages; for `table1-full` an encoder of DistilBERT's size and as many
-# vectors as MS MARCO has passages, with random numbers in both. Time does not look at the values.
+# vectors as MS MARCO has passages, both filled with random numbers. Time does not depend on the values.
 
 # %%
 tokenizer = load_tokenizer(settings.encoder_path)
@@ -68,16 +67,16 @@ print(f"Index: {size}, {index.nbytes / 1e6:,.1f} MB; first {depth:,} retrieved; 
 # %% [markdown]
 # ## What is timed
 #
-# From words to ranked rows, in three stages with nothing between them: the total holds tokenising and every copy to
-# and from the device. Search is exact, every vector is looked at.
+# From text to ranked passages, in three stages with nothing between them: the total includes tokenising and every copy
+# to and from the device. Search is exact: every vector is scored.
 
 # %%
 show(latency.answering, search.dense, search.scan, search.dot_products)
 
 # %% [markdown]
-# A *warm-up* is run and not timed: it fills caches. Then the clock runs for a set time, every repetition with other
-# queries. The *mean* says how much work a server can do; the *tail*, the time that one query in a hundred exceeds, what
-# its slowest users see. Below 100 repetitions the longest stands in its place and is called so.
+# A *warm-up* is run and not timed: it fills caches. Then the clock runs for a set time, with new queries at every
+# repetition. The *mean* says how much work a server can do; the *tail*, the time that one query in a hundred exceeds,
+# what its slowest users see. Below 100 repetitions we report the longest instead, and say so.
 #
 # *Before you look:* one query, ten, two thousand. By what factor does each stage grow from one row to the next?
 
@@ -93,7 +92,7 @@ cost_tables.write(table, settings.figures, "table1-full" if PASSAGES else "table
 Markdown(cost_tables.markdown(table))
 
 # %% [markdown]
-# The paper's own rows can be taken apart. Two thousand queries take 4,780 ms, of which encoding and retrieval explain
+# We can take the paper's own rows apart. Two thousand queries take 4,780 ms, of which encoding and retrieval explain
 # little more than half; the rest, we think, is tokenising and copying. And 400K training queries "in one minute" (§2.2)
 # are 200 such batches of encoding alone.
 
@@ -109,8 +108,8 @@ assert 50 < 400_000 / 2_000 * theirs["Query encoding"] / 1_000 < 60
 #
 # > "the 99th percentile of the measured latency is very close to the mean" (§2.2)
 #
-# "the practical effect of always computing roughly the same number of operations", they say. *Before you run:* which
-# of the stages does not do the same work for every query?
+# The paper credits "the practical effect of always computing roughly the same number of operations". *Before you run:*
+# which of the stages does not do the same work for every query?
 
 # %%
 quantiles = [0.5, 0.9, 0.99, 1.0]
@@ -120,13 +119,13 @@ grid(
 )
 
 # %% [markdown]
-# Retrieval multiplies the same numbers whatever was asked. Tokenising and encoding grow with the words of the query.
-# What else stretches a tail is not the retriever: another program on the same cores, a core that changes its clock.
-# The shorter a stage, the more of its tail is of that kind.
+# Retrieval multiplies the same numbers for every query. Tokenising and encoding grow with the length of the query.
+# Anything else that stretches a tail comes from outside the retriever: another program on the same cores, a core that
+# changes its clock. The shorter a stage, the larger that part of its tail.
 #
 # ## Batches
 #
-# More queries at a time: each waits longer, and all together need less.
+# With more queries at a time, each waits longer, and all together need less.
 
 # %%
 stages = [latency.TOKENS, latency.ENCODING, latency.RETRIEVAL, latency.TOTAL]
@@ -139,14 +138,14 @@ grid(
 )
 
 # %% [markdown]
-# What is paid once a batch is shared by its queries: calling the layers, and reading the weights and the index from
-# memory. What is paid for each query is not: its multiplications, and picking its best passages. A column that falls
-# from row to row was mostly of the first kind; one that stays, of the second.
+# Costs paid once per batch are shared by its queries: calling the layers, and reading the weights and the index from
+# memory. Costs paid per query are not: its multiplications, and selecting its best passages. A column that falls from
+# row to row is mostly of the first kind; one that stays level, of the second.
 #
 # ## What bounds it?
 #
-# No program is faster than the bytes that it must read over the bandwidth, nor than its operations over the matrix
-# rate. *Before you run:* for one query over the index, which of the two is larger? And for two thousand?
+# No program is faster than the bytes that it must read divided by the bandwidth, nor than its operations divided by the
+# matrix rate. *Before you run:* for one query over the index, which of the two is larger? And for two thousand?
 
 # %%
 rows = []
@@ -160,12 +159,12 @@ for n, timed in found.items():
 grid(rows, ["batch size", "stage", "mean, ms", "reading, ms", "computing, ms", "share", "bound by"])
 
 # %% [markdown]
-# *Share* is the larger bound over the measured mean. Near 1, only less work or another machine helps. *Neither*: calls,
-# copies and the selection of the best take the time. Above 1, what was read came from a cache (a small index fits in
-# one), or the machine was busier while its limits were measured.
+# *Share* is the larger bound over the measured mean. Near 1, only less work or another machine helps. *Neither* means
+# that calls, copies and the selection of the best take the time. Above 1, the data came from a cache (a small index
+# fits in one), or the machine was busier while its limits were measured.
 #
-# Reading grows with the index only, computing with index and queries. For fp16 they meet at as many queries as the
-# machine computes operations in the time of reading one byte, whatever the index.
+# Reading grows with the index only, computing with index and queries. In fp16 the two are equal at as many queries as
+# the machine computes operations in the time it takes to read one byte, whatever the size of the index.
 
 # %%
 meet = machine.gflop_s / machine.gb_s  # 2 operations a number and query, over 2 bytes a number
@@ -176,8 +175,8 @@ assert one.what(one.ms) == "reading" and many.what(many.ms) == "computing"
 # %% [markdown]
 # ## At MS MARCO's size
 #
-# The same two bounds for 8,841,823 vectors of 768, without running it. The paper's numbers tell what its GPU did at
-# least; and that it stored fp16, for fp32 would not have fitted in 24 GB.
+# The same two bounds for 8,841,823 vectors of 768, without running it. The paper's numbers show what its GPU achieved
+# at least; and that it stored fp16, since fp32 would not have fitted in 24 GB.
 
 # %%
 numbers = 8_841_823 * 768
@@ -190,13 +189,14 @@ for n in latency.SIZES:
 assert 4e-9 * numbers > 24 > 2e-9 * numbers
 
 # %% [markdown]
-# `./run_all.sh docs table1-full` runs it: 13.6 GB of vectors are written once, and mapped into memory, so that the
-# system's page cache holds them and 24 GB are enough. It takes long without a GPU.
+# `./run_all.sh docs table1-full` runs it: 13.6 GB of vectors are written once and memory-mapped, so that the system's
+# page cache holds them and 24 GB are enough. It takes long without a GPU.
 #
 # ## Why one query uses all cores
 #
-# FAISS gives each core its own queries: ten queries, ten cores; one query, one core. A user is one query. We cut the
-# *passages*, so that all cores work on every query. *Before you run:* what does a second core help, if reading bounds?
+# FAISS gives each core its own queries: ten queries, ten cores; one query, one core. But a user sends one query. We
+# split the *passages*, so that all cores work on every query. *Before you run:* what does a second core help, if
+# reading is the limit?
 
 # %%
 vecs = torch.nn.functional.normalize(torch.randn(60_000, 768, generator=torch.Generator().manual_seed(0))).half()
@@ -210,9 +210,9 @@ rows.append(["FAISS flat", "fp32", cores, latency.time_boxed(partial(flat.search
 grid(rows, ["one query on the CPU", "stored as", "cores allowed", "mean, ms"])
 
 # %% [markdown]
-# Ours reads half the bytes a number: `search.scan` lets FAISS's own loop for stored fp16, which widens numbers in
-# registers, run on every core's part of the passages. What several cores gain is bounded by the memory that they share.
-# Exact it is too: here are all scores and a full sort, beside what the search found.
+# Ours reads half the bytes per number: `dense.scan` runs FAISS's own loop for stored fp16, which widens numbers in
+# registers, on every core's part of the passages. Shared memory limits what several cores gain. And it is exact: here
+# are all scores and a full sort, beside what the search found.
 
 # %%
 rows, scores = search.dense(one, vecs, 100)
@@ -223,9 +223,9 @@ assert np.allclose(every[rows[0]], scores[0], atol=1e-6) and len(set(rows[0])) =
 # %% [markdown]
 # ## What the training cost
 #
-# Table 2 asks what a method needs beyond a plain training. A teacher's price is measured on one batch: BERT_CAT reads
-# the two pairs of a sample; ColBERT encodes query and passages, and scores all against all. What is *kept* is cheaper:
-# margins are stored, and a frozen ColBERT's vectors too, which leaves the scoring.
+# Table 2 asks what a method needs beyond plain training. A teacher's price is measured on one batch: BERT_CAT reads the
+# two pairs of a sample; ColBERT encodes query and passages, and scores all against all. What is *kept* is cheaper:
+# margins are stored, and so are a frozen ColBERT's vectors, which leaves only the scoring.
 
 # %%
 batch, train, passages = (
@@ -244,9 +244,8 @@ with torch.inference_mode():
 grid(price.items(), ["teacher", "ms a sample"])
 
 # %% [markdown]
-# Memory is measured over three steps of each training on a student that is thrown away: gradients, Adam's two moments,
-# the best weights so far, and all that is computed on the way. Seconds and steps are those of the real trainings, as
-# their histories say.
+# Memory is measured over three steps of each training on a throw-away student: gradients, Adam's two moments, the best
+# weights so far, and all intermediate results. Seconds and steps come from the histories of the real trainings.
 
 # %%
 peaks = {}
@@ -275,11 +274,11 @@ if not PASSAGES:
 Markdown(cost_tables.markdown(table))
 
 # %% [markdown]
-# Seconds a step hold validation too, and whatever else ran beside the training. Hours are those seconds times the
+# Seconds per step include validation, and whatever else ran during the training. Hours are those seconds times the
 # paper's 800K steps: what *this* student on *this* hardware would take, not DistilBERT. Clustering is paid once, before
-# the first step, and serves all trainings with topics.
+# the first step, and serves all TAS and TAS-Balanced trainings.
 #
-# How much of a training is it?
+# How large a part of a training is it?
 
 # %%
 for number, spent in costs.items():
@@ -291,17 +290,18 @@ for number, spent in costs.items():
 # %% [markdown]
 # ## Answer
 #
-# Read it from three tables: which stage is the largest part of the total (Table 1), whether it is bound by reading, by
-# computing or by neither, and whether a batch shares it. On any machine the order of remedies follows: *reading* asks
-# for fewer bytes, *computing* for fewer vectors to look at, *neither* for larger batches.
+# Three tables say which stage is the largest part of the total (Table 1), whether batching shares its cost, and what
+# bounds it. A small index is usually bound by *neither* reading nor computing: calls, copies and selection take the
+# time, and larger batches help. Where *reading* is the bound, store fewer bytes; where *computing* is, look at fewer
+# vectors.
 #
 # ## Where we differ
 #
 # - Hardware, encoder and collection are not the paper's: [D19](../DEVIATIONS.md), [D20](../DEVIATIONS.md). Only
 #   `table1-full` has its sizes.
-# - Search is exact and ours, in fp32 over fp16 vectors; the paper's is Faiss, exact too: [D17](../DEVIATIONS.md).
-# - The paper's table does not say what its total holds beyond encoding and retrieval; ours holds tokenising and all
-#   copies.
+# - Our own exact search runs in fp32 over fp16 vectors; the paper's is Faiss, exact too: [D17](../DEVIATIONS.md).
+# - The paper's table does not say what its total includes beyond encoding and retrieval; ours includes tokenising and
+#   all copies.
 # - ColBERT's vectors are kept during training; the paper computes them in every step.
 #
 # ## Exercises
@@ -318,7 +318,7 @@ def my_tail(times):
 check(my_tail, lambda times: latency.Timing(times).tail, ([float(i) for i in range(200)],), ([2.0] * 99 + [9.0],))
 
 # %% [markdown]
-# 2. How many milliseconds does exact search of `n` vectors of `width` in fp16 take at least, for one query, at `gb_s`
+# 2. How many milliseconds does exact search over `n` fp16 vectors of `width` take at least, for one query, at `gb_s`
 #    gigabytes a second?
 
 
@@ -336,5 +336,5 @@ check(my_least_ms, lambda n, width, gb_s: 2e-6 * n * width / gb_s, (8_841_823, 7
 #
 # ## Next
 #
-# [08 · Losses compared](08_losses_compared.ipynb) opens the tables of effectiveness; latency comes back in 12, where
+# [08 · Losses compared](08_losses_compared.ipynb) starts the tables of effectiveness; latency comes back in 12, where
 # re-rankers spend more of it.

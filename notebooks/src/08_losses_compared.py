@@ -1,20 +1,20 @@
 # %% [markdown]
 # # 08 · Which loss for the other queries' passages?
 #
-# *Paper:* §5.1, Table 3. *Needs:* systems 10 to 13 (06); the losses are read in 03. *Time on the default profile:*
-# under a minute, once the systems are trained.
+# *Paper:* §5.1, Table 3. *Needs:* `dual/tas_balanced` and its variants `kldiv`, `listnet` and `lambdarank` (06); 03
+# explains the losses. *Time on the default profile:* under a minute, once the systems are trained.
 #
 # > "we fix the use of the Margin-MSE loss for the pairwise teaching part and examine the effect of different losses
 # > for additional in-batch negative training" (§5.1)
 #
-# Four students see the same batches and the same teachers. Only what stands in the place of Equation (7) differs.
+# Four students see the same batches and the same teachers. Only the loss in place of Equation (7) differs.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
 
 # %% [markdown]
-# Systems go by their numbers in the profile. A row whose system it does not list reads *not run*, in every cell and in
-# the column *Run*; the notebook goes on with the others.
+# Systems go by their names in the profile. A row whose system is not listed there reads *not run*, in every cell and in
+# the column *Run*; the notebook continues with the others.
 
 # %%
 import torch
@@ -37,8 +37,8 @@ scores = lab.scores(tables.TABLE3)
 # > "Margin-MSE [...] optimizes the BERT_DOT model to follow the teacher score distribution and not just the general
 # > ordering of in-batch negatives" (§5.1)
 #
-# Here is one batch as training has it, before the first step: the shipped encoder's scores, ColBERT's scores, and where
-# each of the $2b$ passages stands in ColBERT's order for its query.
+# Here is one batch as training sees it, before the first step: the shipped encoder's scores, ColBERT's scores, and the
+# rank that ColBERT gives each of the $2b$ passages for its query.
 
 # %%
 batch = lab.sampler(System(batch_size=settings.sampling.batch_size)).batch(0)
@@ -52,7 +52,7 @@ tuple(student.shape)
 
 # %% [markdown]
 # ListNet turns the teacher's scores into shares that sum to 1. *Before you run:* a passage ten points below the first
-# has $e^{-10}$ of its share. Of a list of $2b$ passages, how many does the teacher still mention?
+# has $e^{-10}$ of its share. Of a list of $2b$ passages, how many get a noticeable share?
 
 # %%
 shares = teacher.softmax(dim=1)
@@ -67,9 +67,9 @@ grid(
 )
 
 # %% [markdown]
-# Now the losses themselves. What a loss wants changed is its gradient in the student's scores; its weight does not
-# matter for *where* that is. *Before you look:* which of the four spends most of its gradient behind the teacher's
-# first five passages? And which least?
+# Now the losses themselves. What a loss wants to change is its gradient with respect to the student's scores; its
+# weight does not matter for *where* that is. *Before you look:* which of the four spends most of its gradient beyond
+# the teacher's first five passages? And which least?
 
 # %%
 named = {"KLDiv": losses.kldiv_as_published, "ListNet": losses.listnet}
@@ -83,7 +83,7 @@ grid([(name, *values) for name, values in attention.items()], ["share of the gra
 assert all(abs(sum(values) - 1) < 1e-4 for values in attention.values())
 
 # %% [markdown]
-# What a column leaves at zero, the student is not taught. It is one batch and one moment: as the student learns, the
+# Where a column is zero, the student learns nothing. It is one batch and one moment: as the student learns, the
 # gradients move. So this says what a loss *can* see, not yet whether seeing it helps.
 
 # %%
@@ -103,12 +103,12 @@ tables.write(table, settings.figures, "table3")
 Markdown(tables.markdown(table))
 
 # %% [markdown]
-# In parentheses stand the paper's values on MS MARCO; *lost* is a number that the text we hold does not have. The row
+# The paper's values on MS MARCO are in parentheses; *lost* marks a number missing from the text that we hold. The row
 # KLDiv is the loss as it was published, with a logarithm missing (notebook 03).
 #
 # ## The step from each list loss to Margin-MSE
 #
-# The same numbers as differences, with the p of the paired t-test; below, the paper's step.
+# The same numbers as differences, with the p of the paired t-test; the paper's step is below.
 
 # %%
 steps = {
@@ -119,8 +119,8 @@ found = tables.differences(table, steps)
 Markdown(tables.differences_markdown(found, settings.evaluation.alpha))
 
 # %% [markdown]
-# Bold is significant, in either direction. A plus is in favour of Margin-MSE. We count, apart for recall, since the
-# paper finds its change "especially noticeable" there.
+# Bold is significant, in either direction. A plus favours Margin-MSE. We count recall separately, since the paper finds
+# its change "especially noticeable" there.
 
 # %%
 known = found.dropna(subset=["p"])
@@ -134,8 +134,9 @@ grid([[kind, *map(int, row)] for kind, row in zip(counts.index, counts.values, s
      ["Margin-MSE is", "significantly better", "significantly worse", "of"])  # fmt: skip
 
 # %% [markdown]
-# With so many tests some come out significant by chance; the next cell says how many. And a letter compares two trained
-# models, not two losses: the same loss in another order gives another model. How far apart *those* lie is notebook 10.
+# Among so many tests some come out significant by chance; the next cell says how many. And a letter compares two
+# trained models, not two losses: the same loss with another random seed gives another model. Notebook 10 measures how
+# far apart *those* are.
 
 # %%
 same = (known.difference * known.paper > 0).sum()
@@ -145,8 +146,8 @@ print(f"About {settings.evaluation.alpha * len(known):.1f} of {len(known)} would
 # %% [markdown]
 # ## What each loss weighs
 #
-# Equation (8) weighs the in-batch loss with α. For the list losses the paper names no weight, and their gradients are
-# of another size. Ours were chosen on the tune set, and on nothing else ([CHANGELOG](../CHANGELOG.md)).
+# Equation (8) weighs the in-batch loss with α. For the list losses the paper gives no weight, and their gradients are
+# of a different size. Ours were chosen on the tune set, and on nothing else ([CHANGELOG](../CHANGELOG.md)).
 
 # %%
 weights = {row.names[0]: settings.systems.get(key) for key, row in tables.TABLE3.items()}
@@ -158,20 +159,21 @@ grid(
 # %% [markdown]
 # ## Answer
 #
-# The counts above are the answer for this collection, these teachers and these weights. What they can show is whether
-# Margin-MSE beats each list loss beyond the chance of the queries. *Why* is not among them: the paper offers two
-# reasons (one kind of loss for both teachers; scores say more than order) and calls them a hypothesis. The gradients
-# above belong to the second; nothing here tests the first.
+# The counts above are the answer for this collection, these teachers and these weights: they show whether Margin-MSE
+# beats each list loss by more than the choice of queries explains. They do not show *why*. The paper offers two reasons
+# (one kind of loss for both teachers; scores say more than order) and calls them a hypothesis. The gradients above bear
+# on the second; nothing here tests the first.
 #
 # ## Where we differ
 #
-# - KLDiv is the published form; the right one is ListNet up to a constant: [D4](../DEVIATIONS.md), notebook 03.
+# - KLDiv is the published form; the correct one is ListNet up to a constant: [D4](../DEVIATIONS.md), notebook 03.
 # - The weights of the list losses are ours. Another weight is another row.
-# - Collection, encoder and cutoff of recall are the profile's: [D19-D22](../DEVIATIONS.md).
+# - Collection, encoder and recall cutoff are the profile's: [D19-D22](../DEVIATIONS.md).
 #
 # ## Exercises
 #
-# 1. How much of the teacher's softmax do its first $k$ passages hold, as a mean over the queries? `teacher` is (B, 2B).
+# 1. What share of the teacher's softmax do its first $k$ passages hold, averaged over the queries? `teacher` is (B,
+#    2B).
 
 
 # %% tags=["exercise"]
@@ -187,11 +189,11 @@ check(
 )
 
 # %% [markdown]
-# 2. A softmax can be made flatter by a temperature: divide the teacher's scores by 10 in the cell of the gradients.
-#    Where does ListNet look now?
-# 3. *Open:* train a ListNet student with a weight ten times larger (`training.list_weights` of a profile of your own)
-#    and put it beside the row above. Does the order of the rows depend on the weight?
+# 2. A temperature makes a softmax flatter: divide the teacher's scores by 10 in the cell with the gradients. Where does
+#    ListNet look now?
+# 3. *Open:* train a ListNet student with a weight ten times larger (`training.list_weights` in your own profile) and
+#    put it beside the row above. Does the order of the rows depend on the weight?
 #
 # ## Next
 #
-# [09 · Ablation](09_ablation.ipynb): teachers and samplings, with Margin-MSE in all of them.
+# [09 · Ablation](09_ablation.ipynb): teachers and samplings, all with Margin-MSE.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 09 · Where does the effectiveness come from?
 #
-# *Paper:* §5.1, Table 4, RQ1. *Needs:* systems 1 to 10 (06). *Time on the default profile:* under a minute, once the
-# systems are trained.
+# *Paper:* §5.1, Table 4, RQ1. *Needs:* `labels` and the nine systems from `pairwise/random` to `dual/tas_balanced`
+# (06). *Time on the default profile:* under a minute, once the systems are trained.
 #
 # > "How effective are TAS and TAS-Balanced batch sampling techniques with single and dual-teacher supervision?" (RQ1)
 #
@@ -12,8 +12,8 @@
 PROFILE = "docs"  # a file in profiles/
 
 # %% [markdown]
-# The rows of this notebook are the profile's systems; a row whose system is not among them reads *not run*. For each we
-# take its run and judge it query by query: tests and letters need the queries, not the means.
+# The rows of this notebook are the profile's systems; a row whose system is not among them reads *not run*. We score
+# each run query by query: tests and letters need the queries, not the means.
 
 # %%
 import pandas as pd
@@ -36,8 +36,8 @@ ran = {key: sets for key, sets in scores.items() if sets}
 #
 # Letters compare the samplings of one teacher, as in the paper: *r* random, *t* TAS, *b* TAS-Balanced.
 #
-# *Before you look:* TAS puts queries of one topic into a batch. The pairwise teacher alone never looks at the other
-# queries of a batch. For which teachers should TAS matter, and for which not?
+# *Before you look:* TAS fills a batch from one cluster. The pairwise teacher alone never looks at the other queries of
+# a batch. For which teachers should TAS matter, and for which not?
 
 # %%
 table = tables.table4(scores, settings.evaluation, settings.systems)
@@ -45,14 +45,14 @@ tables.write(table, settings.figures, "table4")
 Markdown(tables.markdown(table))
 
 # %% [markdown]
-# In parentheses stand the paper's values on MS MARCO, another collection with other judgements: what can be compared is
-# the order of the rows and the size of the steps between them, not the values.
+# The paper's values on MS MARCO, another collection with other judgements, are in parentheses: compare the order of the
+# rows and the size of the steps, not the values.
 #
 # ## The steps: random → TAS → TAS-Balanced
 #
 # The paper expects little of TAS for pairwise teaching ("geared towards in-batch negative training"), "a strong boost"
-# for the in-batch teacher, and the same pattern again for both. Each step with its p; bold is significant, below stands
-# the paper's step.
+# for the in-batch teacher, and the same pattern again for both. Each step is shown with its p; bold is significant, and
+# the paper's step is below.
 
 # %%
 steps = {}
@@ -67,9 +67,9 @@ sampled = tables.differences(table, steps)
 Markdown(tables.differences_markdown(sampled, settings.evaluation.alpha))
 
 # %% [markdown]
-# Two questions to each line: is it beyond the chance of the queries (bold), and does it point where the paper's points?
-# *Before you run:* if nothing at all differed, how many of the steps would be bold, and how many would point the
-# paper's way?
+# Ask two questions of each line: does it exceed what the choice of queries explains (bold), and does it point where the
+# paper's points? *Before you run:* if nothing at all differed, how many of the steps would be bold, and how many would
+# point the paper's way?
 
 # %%
 known = sampled.dropna(subset=["p"])
@@ -81,8 +81,8 @@ printed = known[known.paper.notna() & (known.paper != 0)]
 print(f"{(printed.difference * printed.paper > 0).sum()} of {len(printed)} point the way they point in the paper.")
 
 # %% [markdown]
-# The same, apart for each step over all columns: the mean of the differences beside the paper's mean. A mean over
-# columns hides which measure moved; it is for the eye, and no test stands behind it.
+# The same by step, averaged over all columns, with the paper's mean alongside. A mean over columns hides which measure
+# moved; it only guides the eye, and no test supports it.
 
 # %%
 means = sampled.groupby("step", sort=False)[["difference", "paper"]].mean()
@@ -111,8 +111,8 @@ taught = tables.differences(table, steps)
 Markdown(tables.differences_markdown(taught, settings.evaluation.alpha))
 
 # %% [markdown]
-# Recall apart from the measures of the first ten, since the paper's claim is about recall. Each cell counts columns:
-# significantly up, significantly down, of how many.
+# Recall is counted separately from the top-ten measures, since the paper's claim is about recall. Each cell counts
+# columns: significantly up, significantly down, and the total.
 
 # %%
 alpha, rows = settings.evaluation.alpha, []
@@ -126,9 +126,9 @@ grid(rows, ["step", "measures", "up", "down", "of"])
 # %% [markdown]
 # ## What is judged at all?
 #
-# Judgements made from links are sparser than NIST's: most of what a system ranks in its first ten, nobody has looked
-# at. An unjudged passage counts as wrong, for every system alike. A system that finds good passages without a link pays
-# for it here; *judged@10* tells how much room there is for that.
+# Link-derived judgements are sparser than NIST's: nobody has looked at most of what a system ranks in its first ten. An
+# unjudged passage counts as wrong, for every system alike, so a system that finds good passages without a link pays for
+# it here; *judged@10* shows how much room there is for that.
 
 # %%
 judged = {
@@ -143,20 +143,20 @@ assert all(0 < share <= 1 for values in judged.values() for share in values)
 # %% [markdown]
 # ## Answer
 #
-# Read it from the two tables of steps. A step that is bold is beyond the chance of the *queries*. It is not yet beyond
-# the chance of the *order* in which the batches came: each row is one training run. How much another order changes is
-# measured in notebook 10, and a claim of the paper is called *holds* in 13 only if its step passes both.
+# The two tables of steps give it. A bold step exceeds what the choice of *queries* explains. It may still be due to the
+# *random seed*: each row is one training run. Notebook 10 measures how much the seed changes, and 13 says that a claim
+# of the paper *holds* only if its step passes both tests.
 #
 # ## Where we differ
 #
-# - Collection, encoder, cutoff of recall and judgements are the profile's: [D19-D22](../DEVIATIONS.md). Our encoder
-#   starts further along than DistilBERT ([D20](../DEVIATIONS.md)); we think that this leaves less to learn.
-# - BM25 stands on top for scale; the paper's Table 4 does not have it.
+# - Collection, encoder, recall cutoff and judgements are the profile's: [D19-D22](../DEVIATIONS.md). Our encoder starts
+#   further along than DistilBERT ([D20](../DEVIATIONS.md)); we think that this leaves less to learn.
+# - BM25 heads the table for scale; the paper's Table 4 does not have it.
 # - Random sampling draws queries as Equation (9) says, not by their number of pairs: [D9](../DEVIATIONS.md).
 #
 # ## Exercises
 #
-# 1. The mean of a column hides its queries. Write the share of queries on which `a` beats `b`; both are query → value.
+# 1. The mean of a column hides its queries. Write the share of queries on which `a` beats `b`; both map query → value.
 
 
 # %% tags=["exercise"]
@@ -169,10 +169,10 @@ check(my_wins, lambda a, b: sum(a[q] > b[q] for q in a) / len(a), ({"x": 1.0, "y
 
 # %% [markdown]
 # 2. Find the query on which the last row loses most against BM25, and read it. What does BM25 see in it?
-# 3. *Open:* add a system to `profiles/docs.yaml` with another seed (say, `{teacher: in_batch, sampling: random, seed:
-#    2}` under a number of its own) and run `./run_all.sh`. Does a step of the table survive the exchange?
+# 3. *Open:* in a copy of `profiles/docs.yaml`, give `in_batch/random` another seed (`seed: 2`) and build `table4`. Does
+#    every step of the table survive the exchange?
 #
 # ## Next
 #
-# [10 · Robustness](10_robustness.ipynb) asks how much another order of the same batches changes; 13 gathers what held
-# and what did not.
+# [10 · Robustness](10_robustness.ipynb) asks how much another random seed changes; 13 gathers what held and what did
+# not.

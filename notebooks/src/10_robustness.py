@@ -1,20 +1,20 @@
 # %% [markdown]
-# # 10 · How much does another order change?
+# # 10 · How much does another random seed change?
 #
-# *Paper:* §5.1, Table 5, RQ2. *Needs:* systems 1 to 10 and 14 to 17 (06). *Time on the default profile:* under a
-# minute, once the systems are trained.
+# *Paper:* §5.1, Table 5, RQ2. *Needs:* the systems of Table 4 and `dual/tas_balanced/seed2` to `seed5` (06). *Time on
+# the default profile:* under a minute, once the systems are trained.
 #
 # > "How robust is TAS-Balanced to different randomization?" (RQ2)
 #
-# One configuration, trained five times; only the order of topics, queries and pairs differs. What comes out is more
-# than a table: it is a ruler for all the others.
+# One configuration, trained five times; only the random order of clusters, queries and pairs differs. The result is
+# more than a table: it is a ruler for all the others.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
 
 # %% [markdown]
-# Systems go by their numbers in the profile. A row whose system it does not list reads *not run*, in every cell and in
-# the column *Run*; the notebook goes on with the others.
+# Systems go by their names in the profile. A row whose system is not listed there reads *not run*, in every cell and in
+# the column *Run*; the notebook continues with the others.
 
 # %%
 from itertools import combinations
@@ -38,8 +38,8 @@ alpha, b = settings.evaluation.alpha, settings.sampling.batch_size
 #
 # > "the only difference is the random ordering of clusters, queries and passage-pairs" (§5.1)
 #
-# So it is here: the model's start has a seed of its own ([D13](../DEVIATIONS.md)). *Before you run:* how many queries
-# do the first batches of two instances share? And the first three hundred?
+# So it is here: the model's initialisation has its own seed ([D13](../DEVIATIONS.md)). *Before you run:* how many
+# queries do the first batches of two instances share? And the first three hundred?
 
 # %%
 drawn = {}
@@ -56,9 +56,9 @@ assert all(drawn["A"][0] != drawn[instance][0] for instance in "BCDE")
 # %% [markdown]
 # ## Table 5
 #
-# Each instance, their mean, and the standard deviation: the root of the summed squares over $n - 1$, which is what the
-# paper's own numbers fit. *Before you look:* the paper's sets have 43, 53 and 6,980 queries (§5.1). On which of them
-# should the deviation be largest? And on ours?
+# Each instance, their mean, and the standard deviation (with $n - 1$, which reproduces the paper's own numbers).
+# *Before you look:* the paper's sets have 43, 53 and 6,980 queries (§5.1). On which of them should the deviation be
+# largest? And on ours?
 
 # %%
 scores = lab.scores(tables.TABLE5)
@@ -67,8 +67,8 @@ tables.write(table, settings.figures, "table5")
 Markdown(tables.markdown(table))
 
 # %% [markdown]
-# The paper calls its results robust since "a standard deviation of the results under a single point" (§5.1), .01, came
-# out in nDCG@10 and recall. The same question to ours:
+# The paper calls its results robust because nDCG@10 and recall have "a standard deviation of the results under a single
+# point" (§5.1), that is .01. The same question for ours:
 
 # %%
 columns = rows.six_columns(settings.evaluation)
@@ -83,7 +83,7 @@ assert max(paper.values()) < 0.01
 # %% [markdown]
 # ## How good is a ruler of five?
 #
-# A deviation of five values is itself a matter of chance. If the values spread normally, the true one lies in a range
+# A deviation of five values is itself uncertain. If the values are normally distributed, the true one lies in a range
 # around it that the χ² distribution gives. *Before you run:* guess the factor.
 
 # %%
@@ -93,12 +93,12 @@ assert 0.59 < low < 0.61 and 2.8 < high < 2.9
 print(f"With 95% chance the true deviation is between {low:.1f} and {high:.1f} times the one of {n} instances.")
 
 # %% [markdown]
-# So a deviation of .004 may well be .0024 or .011. It tells the size of things; it does not settle the third digit.
+# So a deviation of .004 may well be .0024 or .011. It gives the order of magnitude; it does not settle the third digit.
 #
 # ## Letters between instances
 #
-# The instances are one method. Yet they are five models, and the t-test compares models. *Before you run:* of the ten
-# pairs in all columns, how many should be significant if the test saw methods?
+# The instances are one method. Yet they are five models, and the t-test compares models. *Before you run:* over all
+# columns and the ten pairs of instances, how many differences should be significant if the test compared methods?
 
 # %%
 names = {key: row.names[0] for key, row in tables.TABLE5.items()}
@@ -116,8 +116,9 @@ assert 0.15 < expected < 0.16
 # The paper's Table 5 has such letters too (A over B and C in recall, E over B and C in nDCG). A letter says: on queries
 # like these, *this* model is better than *that* one. About the next training run it says nothing.
 #
-# Nor are two deviations a test. A difference of two runs spreads $\sqrt{2}$ times as wide as one run, so about one
-# difference in six passes that bar with no cause but order. It is a bar for words, together with p.
+# Nor are two deviations a test. A difference of two runs varies $\sqrt{2}$ times as much as one run, so about one
+# difference in six passes that bar with no cause but the seed. It is a bar for the choice of words, used together with
+# p.
 
 # %%
 printed = [cell.paper.markers for cells in table.cells[:n] for cell in cells if cell.paper]
@@ -128,8 +129,8 @@ assert sum(map(len, printed)) == 5
 # %% [markdown]
 # ## The ruler beside Table 4
 #
-# Now the steps of notebook 09, random → TAS → TAS-Balanced, beside two standard deviations of the same column. A star:
-# further than that. *Before you look:* with 54 steps, how many stars would order alone bring?
+# Now the steps of notebook 09, random → TAS → TAS-Balanced, beside two standard deviations of the same column. A star
+# marks a larger step. *Before you look:* with 54 steps, how many stars would the seed alone produce?
 
 # %%
 steps = {}
@@ -152,8 +153,8 @@ wide.insert(0, "two s.d.", ruler.map(tables.decimals).where(ruler.notna(), rows.
 wide.rename_axis(index=None, columns=None)
 
 # %% [markdown]
-# A step may be beyond the chance of the queries (p), beyond the chance of the order (a star), both, or neither. Only
-# *both* is worth a sentence about the method, and notebook 13 asks for both.
+# A step may exceed what the queries explain (p), what the seed explains (a star), both, or neither. Only *both* is
+# worth a sentence about the method, and notebook 13 requires both.
 
 # %%
 measured = found.dropna(subset=["p", "two s.d."])
@@ -171,20 +172,20 @@ print("if every configuration spreads as this one does.")
 # %% [markdown]
 # ## Answer
 #
-# Table 5 says how far one configuration moves when only the order changes, on this collection and with this encoder. A
-# step of another table that is no longer than that is no finding, whatever its letter. What Table 5 does *not* say:
-# how other configurations spread (random sampling may have another spread), and what another start of the model would
-# add, since that is one and the same in all five.
+# Table 5 says how far one configuration moves when only the random seed changes, on this collection and with this
+# encoder. A step in another table that is no longer than that is no finding, whatever its letter. Table 5 does *not*
+# say how much other configurations vary (random sampling may vary more or less), nor what another initialisation of the
+# model would add, since all five share one.
 #
 # ## Where we differ
 #
 # - The public code's seed also sets the dropout; ours sets the order alone: [D13](../DEVIATIONS.md).
 # - The paper has deviations for six columns; for the ruler we take them for all nine of Table 4.
-# - Collection, encoder and cutoff of recall are the profile's: [D19-D22](../DEVIATIONS.md).
+# - Collection, encoder and recall cutoff are the profile's: [D19-D22](../DEVIATIONS.md).
 #
 # ## Exercises
 #
-# 1. The standard deviation of a sample: the root of the mean square, with $n - 1$ for $n$.
+# 1. The standard deviation of a sample: the root of the mean squared deviation, with $n - 1$ for $n$.
 
 
 # %% tags=["exercise"]
@@ -196,9 +197,9 @@ def my_deviation(values):
 check(my_deviation, lambda values: float(np.std(values, ddof=1)), ([0.845, 0.833, 0.844, 0.838, 0.841],), ([1.0, 2.0],))
 
 # %% [markdown]
-# 2. With $n$ instead of $n - 1$, which column of the paper's Table 5 would be printed otherwise? (A, ..., E stand in
-#    the first five rows.)
-# 3. *Open:* train two of the random-sampling systems again with another seed. Do they spread as the five here do?
+# 2. With $n$ instead of $n - 1$, which column of the paper's Table 5 would be printed differently? (A, ..., E are the
+#    first five rows.)
+# 3. *Open:* retrain two of the random-sampling systems with another seed. Do they vary as much as the five here?
 #
 # ## Next
 #

@@ -1,19 +1,19 @@
 # %% [markdown]
 # # 11 · How does it compare, and do larger batches help?
 #
-# *Paper:* §5.2, Table 6, RQ3. *Needs:* systems 2, 5, 10 and 14 to 19 (06). *Time on the default profile:* under a
-# minute, once the systems are trained.
+# *Paper:* §5.2, Table 6, RQ3. *Needs:* `pairwise/random`, `in_batch/random`, the five seeds of `dual/tas_balanced`,
+# `tas_b` and `tas_b/largest` (06). *Time on the default profile:* under a minute, once the systems are trained.
 #
 # > "How does our TAS-Balanced approach compare to other dense retrieval training methods?" (RQ3)
 #
-# One question with two ends: against the word matching of BM25 below, and against itself with more memory above.
+# Two comparisons: with BM25's lexical matching, and with itself, given more memory.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
 
 # %% [markdown]
-# Rows of the paper whose training we do not repeat read *reported only*. Where the profile lists a run made elsewhere
-# (`kind: run`), it is a row too, tested like all others: a run file is all that the table asks for.
+# Rows of the paper whose training we do not repeat read *reported only*. If the profile lists a run made elsewhere
+# (`kind: run`), it is a row too, tested like all others: the table needs nothing but a run file.
 
 # %%
 import numpy as np
@@ -48,13 +48,13 @@ Markdown(tables.markdown(table))
 
 # %% [markdown]
 # "TCT (ours)" and "Margin-MSE (ours)" are the paper's words for the in-batch and the pairwise teacher with random
-# sampling; they are systems 5 and 2, and stand in Table 4 too.
+# sampling: `in_batch/random` and `pairwise/random`, also in Table 4.
 #
 # ## Dense against BM25
 #
 # > "outperforms BM25 by 44% on nDCG@10 and 9-14% on Recall@1K on TREC'19 & '20" (§5.2)
 #
-# These are shares of BM25's value. The same shares here, for each batch size; in the lower rows the paper's.
+# These are gains relative to BM25's value. Here are ours for each batch size, with the paper's in the lower rows.
 
 # %%
 place = {row.key: i for i, row in enumerate(table.rows)}
@@ -69,8 +69,8 @@ for key in ("dual/tas_balanced", "tas_b", "tas_b/largest"):
 grid(sorted(gains, key=lambda row: row[0] != "ours"), ["whose", "batch size", *columns])
 
 # %% [markdown]
-# The paper's 44 and 9 to 14 are those of its largest batch. A share of a small value is large: before comparing the two
-# halves, look at how strong BM25 itself is in each (the first row of the table).
+# The paper's 44 and 9 to 14 are those of its largest batch. A small gain over a small value is a large percentage:
+# before comparing the two halves, see how strong BM25 itself is in each (the first row of the table).
 
 # %%
 printed = {key[1]: cell.number for key, cell in paper_table(6).items() if key[0].endswith("DistilBERT / 256")}
@@ -81,7 +81,7 @@ assert [share[f"TREC-DL'{year} nDCG@10"] for year in (19, 20)] == [43, 44]
 
 # %% [markdown]
 # A mean hides that two systems fail on different queries. *Before you run:* where the means of BM25 and a dense system
-# are close, on how many queries are both equally good?
+# are close, on how many queries do they score the same?
 
 # %%
 wins = []
@@ -96,7 +96,7 @@ grid(wins, ["system", "b", "set", "dense better", "equal", "BM25 better"])
 assert all(abs(sum(row[3:]) - 1) < 1e-9 for row in wins)
 
 # %% [markdown]
-# The larger the last column beside a good mean, the more a mixture of both could gain: the pipelines of Table 7.
+# The larger the last column despite a good mean, the more a mixture of both could gain: the pipelines of Table 7.
 #
 # ## Larger batches
 #
@@ -123,7 +123,7 @@ found = tables.differences(table, steps)
 Markdown(tables.differences_markdown(found, settings.evaluation.alpha))
 
 # %% [markdown]
-# Now with the ruler of notebook 10, two standard deviations over five orders: for each kind of set, how many steps are
+# Now with the ruler of notebook 10, two standard deviations over five seeds: for each kind of set, how many steps are
 # significant, and how many are longer than the ruler? Sparse sets are those like MSMARCO DEV.
 
 # %%
@@ -141,9 +141,9 @@ grid(counted, ["sets", "step", "up", "up, significant", "up, beyond two s.d.", "
 # %% [markdown]
 # ## What else grows with the batch?
 #
-# With equal steps, a batch twice as large has read twice as many pairs. And a topic has only so many queries: beyond
-# that, batches are mixed ([D7](../DEVIATIONS.md)), and TAS is less than its equation says. Neither is the batch size
-# itself, and both come with it.
+# After equally many steps, a batch twice as large has read twice as many pairs. And a cluster has only so many queries:
+# beyond that, batches are mixed ([D7](../DEVIATIONS.md)), and TAS is less than its equation says. Neither is the batch
+# size itself, but both come with it.
 
 # %%
 topic_of, grown = lab.clusters.assignment, []
@@ -158,20 +158,20 @@ grid(grown, ["batch size", "steps", "pairs read", "mixed batches"])
 # %% [markdown]
 # ## Answer
 #
-# The rows that were run say how the three trainings stand to BM25 and to each other *here*. About ANCE, LTRe and
-# RocketQA they say nothing: those numbers are reported, on another collection, from other encoders. And a step in batch
-# size that is not longer than the ruler is no step, whichever way it points.
+# The table compares the three trainings with BM25 and with each other *here*. About ANCE, LTRe and RocketQA it says
+# nothing: their numbers are reported, on another collection, from other encoders. And a step in batch size no longer
+# than the ruler is no step, whichever way it points.
 #
 # ## Where we differ
 #
 # - Batch sizes are the profile's; the paper's are 32, 96 and 256.
 # - BM25 is tuned here, and not in the paper's Table 6: [D26](../DEVIATIONS.md). A stronger baseline, a smaller gain.
-# - The paper's BM25 has other recall in its Tables 6 and 7: [D15](../DEVIATIONS.md).
-# - Collection, encoder and cutoff of recall are the profile's: [D19-D22](../DEVIATIONS.md).
+# - The paper's BM25 recall differs between its Tables 6 and 7: [D15](../DEVIATIONS.md).
+# - Collection, encoder and recall cutoff are the profile's: [D19-D22](../DEVIATIONS.md).
 #
 # ## Exercises
 #
-# 1. By how much is one system better than another, as a share of the other's mean? Both are query → value.
+# 1. By how much is one system better than another, relative to the other's mean? Both map query → value.
 
 
 # %% tags=["exercise"]
@@ -184,10 +184,10 @@ check(my_gain, lambda ours, theirs: metrics.mean(ours) / metrics.mean(theirs) - 
       ({"x": 0.717, "y": 0.686}, {"x": 0.501, "y": 0.475}), ({"x": 1.0}, {"x": 2.0}))  # fmt: skip
 
 # %% [markdown]
-# 2. Is the mean of the queries' gains the gain of the means? Try it on BM25's nDCG@10, and see what a query with 0
-#    does.
-# 3. *Open:* train the largest batch for as many *pairs* as the smallest has read, with fewer steps in a profile of your
-#    own. What is left of the difference?
+# 2. Does the mean of the per-query gains equal the gain of the means? Try it on BM25's nDCG@10, and see what a query
+#    with 0 does.
+# 3. *Open:* train the largest batch on as many *pairs* as the smallest has read, using fewer steps in your own profile.
+#    What is left of the difference?
 #
 # ## Next
 #

@@ -1,22 +1,21 @@
 # %% [markdown]
 # # 12 · What is the retriever worth inside a system?
 #
-# *Paper:* §5.3, Figure 3, Table 7, RQ4. *Needs:* systems 2, 5 and 18 (06). *Time on the default profile:* minutes, most
-# of them for the re-ranker.
+# *Paper:* §5.3, Figure 3, Table 7, RQ4. *Needs:* `pairwise/random`, `in_batch/random` and `tas_b` (06). *Time on the
+# default profile:* minutes, most of them for the re-ranker.
 #
 # > "How well suited is our TAS-trained dense retriever as a first-stage module in terms of recall and re-ranking
 # > gains?" (RQ4)
 #
-# Two ways to build on it: mix its list with one made by words, or let a slower model look again at its first passages.
+# Two ways to build on it: fuse its list with a lexical one, or let a slower model re-rank its first passages.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
 
 # %% [markdown]
-# Fused and re-ranked systems are rows of the profile like all others, written with the keys of what they are made of:
-# `bm25+18` is BM25 and system 18 fused, `18>mono>duo` is system 18 re-ranked by mono, and the first of that by duo;
-# `d2q` is docT5query. Where a profile lacks system 18, its TAS-Balanced system with the paper's smallest batch takes
-# the place.
+# Fused and re-ranked systems are rows of the profile like all others, named after their parts: `bm25+tas_b` fuses BM25
+# and `tas_b`; `tas_b>mono>duo` is `tas_b` re-ranked by mono, then by duo; `d2q` is docT5query. If a profile has no
+# `tas_b`, `dual/tas_balanced` takes its place.
 
 # %%
 import re
@@ -45,10 +44,10 @@ qrels = {test.name: lab.collection.sets[test.name].qrels for test in graded}
 # %% [markdown]
 # ## Recall at every cutoff
 #
-# What the first stage does not find, nothing behind it can put right. How deep must one look?
+# What the first stage misses, no later stage can put right. How deep must one look?
 #
-# *Before you look:* words find what shares a rare name with the query; vectors find what says the same otherwise. Whose
-# line should be higher at 10, and do the lines come together towards the right?
+# *Before you look:* lexical matching finds passages that share a rare name with the query; vectors find those that say
+# the same in other words. Whose line should be higher at 10, and do the lines converge towards the right?
 
 # %%
 shown = {"bm25": ("BM25", "bm25"), "d2q": ("docT5query", "expanded"), "in_batch/random": ("TCT (ours)", "in_batch"),
@@ -74,8 +73,8 @@ figure
 # > "our dense retriever is the first dense retriever to consistently outperform BM25 and docT5query at all examined
 # > cutoffs" (§5.3)
 #
-# At how many of the cutoffs drawn is each line above BM25's here? A count says nothing of chance; that is for the
-# letters of Table 7.
+# At how many of the plotted cutoffs is each line above BM25's here? A count says nothing about significance; that is
+# for the letters of Table 7.
 
 # %%
 above = [
@@ -90,8 +89,8 @@ grid(above, ["set", "system", "cutoffs above BM25", "of"])
 # ## Queries written in advance
 #
 # docT5query lets a sequence-to-sequence model write queries that a passage might answer, and indexes them with it.
-# Words that the passage lacks become findable, words that matter are counted more often. *Before you look:* what share
-# of the written words is of the first kind?
+# Words that the passage lacks become findable, and important words are counted more often. *Before you look:* what
+# share of the generated words is of the first kind?
 
 # %%
 if "d2q" in shown:
@@ -107,11 +106,11 @@ if "d2q" in shown:
     assert 0 < share < 1 and len(written) == len(texts)
 
 # %% [markdown]
-# ## Why mix?
+# ## Why fuse?
 #
-# Two lists of the same quality need not hold the same passages. For every relevant passage of the graded sets: which of
-# the two finds it within the depth of a run? What only one finds is what a mixture could add to the other; what none
-# finds, no mixture finds.
+# Two equally good lists need not hold the same passages. For every relevant passage of the graded sets: which of the
+# two retrieves it within the depth of a run? What only one finds is what fusion could add to the other; what neither
+# finds is lost to both.
 
 # %%
 found = []
@@ -127,9 +126,9 @@ grid(found, ["set", "relevant", "both find", "only BM25", "only dense", "neither
 assert all(abs(sum(row[2:]) - 1) < 1e-9 for row in found)
 
 # %% [markdown]
-# The mixture is a sum: the dense score plus $\alpha$ times BM25's, a passage that one list misses getting that list's
-# lowest score. Scores of the two have different scales, so $\alpha$ must be chosen, on the early-stopping set: what it
-# is worth there in nDCG@10. $\alpha = 0$ is the dense ranking.
+# Fusion is a sum: the dense score plus $\alpha$ times BM25's; a passage missing from one list gets that list's lowest
+# score. The two scores have different scales, so $\alpha$ is chosen on the early-stopping set, by nDCG@10. $\alpha = 0$
+# is the dense ranking.
 
 # %%
 if BOTH in lab.listed:
@@ -142,7 +141,7 @@ if BOTH in lab.listed:
     assert worth[alpha] == max(worth.values())
 
 # %% [markdown]
-# How much of what both lists hold together survives in a list of the same length? The ceiling holds every passage of
+# How much of what both lists contain together survives in a list of the same length? The ceiling keeps every passage of
 # both, so it may be twice as long. *Before you run:* can the fused list be worse than the better of the two?
 
 # %%
@@ -161,8 +160,8 @@ grid(ceiling, ["set", "BM25", "TAS-Balanced", "fused", "all of both"])
 # %% [markdown]
 # ## Table 7
 #
-# What does a user wait for? One query after the other, from its words to its list, everything loaded and nothing
-# remembered: the mean of as many as fit into a few seconds.
+# How long does a user wait? We answer one query after the other, from text to ranked list, with everything loaded and
+# nothing cached, and report the mean of as many as fit into a few seconds.
 
 # %%
 scores = lab.scores(rows.rows7(paper_table(7), settings, TAS))
@@ -172,9 +171,9 @@ for key in [key for key, measured in scores.items() if measured and lab.listed[k
     ms[key] = latency.time_boxed(lambda q=queries, a=answer: a(next(q)), warm_up=2, seconds=2, most=200).mean
 
 # %% [markdown]
-# Letters compare first stages under one re-ranker: *b* BM25, *d* docT5query, *t* TAS-B, *q* TAS-B + docT5query; of our
-# own rows *f* is TAS-B + BM25, *c* TCT and *m* Margin-MSE of Table 6. Rows of BERT_CAT are ours: the paper's re-ranker
-# is mono-duo-T5, whose rows stand above them.
+# Letters compare first stages under one re-ranker: *b* BM25, *d* docT5query, *t* TAS-B, *q* TAS-B + docT5query; for our
+# own rows *f* is TAS-B + BM25, *c* TCT and *m* Margin-MSE of Table 6. The BERT_CAT rows are ours: the paper's re-ranker
+# is mono-duo-T5, in the rows above them.
 
 # %%
 added = {key: system for key, system in settings.systems.items() if system.kind == "run" and key not in scores}
@@ -185,8 +184,8 @@ Markdown(tables.markdown(table))
 # %% [markdown]
 # ## The steps
 #
-# Bold is significant. The first lines ask what written queries add to BM25, and what fusion adds to either of its
-# parts; the others, what the re-rankers add to a first stage. Recall at the depth of the run cannot move in those: a
+# Bold is significant. The first lines ask what generated queries add to BM25, and what fusion adds to each of its
+# parts; the others, what the re-rankers add to a first stage. Recall at the depth of the run cannot change in those: a
 # re-ranker orders what it is given.
 
 # %%
@@ -205,8 +204,8 @@ Markdown(tables.differences_markdown(moved, settings.evaluation.alpha))
 # %% [markdown]
 # ## What a re-ranker can repair
 #
-# For each query, where does its best relevant passage stand in the first stage's list? Among the first ten it needs no
-# repair; among the candidates it can be brought up; below them, or nowhere, the re-ranker never sees it.
+# For each query, at which rank does the first stage put its best relevant passage? In the first ten it needs no repair;
+# among the candidates it can be moved up; below them, or nowhere, the re-ranker never sees it.
 
 # %%
 n, repair = settings.reranking.depth, []
@@ -222,9 +221,9 @@ for test in graded:
 grid(repair, ["set", "first stage", "in the first 10", f"11 to {max(n, 10)}", "out of reach"])
 
 # %% [markdown]
-# The best that any re-ranker could do with these candidates is to put them in the order of their grades. Its nDCG@10
-# stands beside the first stage's own, that of mono and duo, and BERT_CAT's: the room that was there, and what was made
-# of it. A negative share is a re-ranker that made the list worse.
+# The best that any re-ranker could do with these candidates is to sort them by grade. Its nDCG@10 is shown beside those
+# of the first stage, of mono and duo, and of BERT_CAT: the room that there was, and what was made of it. A negative
+# share means that the re-ranker made the list worse.
 
 # %%
 room = []
@@ -248,8 +247,8 @@ grid(room, ["set", "first stage", "by", "nDCG@10 before", "after", "by grades", 
 # > "even though TAS-Balanced shows a higher recall, the mono-duo-T5 re-ranker is (non significantly) better using BM25
 # > & docT5query as retriever" (§5.3)
 #
-# In the paper's numbers, the gain of TAS-B over docT5query before and after mono-duo-T5; and here, where BERT_CAT is
-# another end.
+# In the paper's numbers, the gain of TAS-B over docT5query before and after mono-duo-T5; and the same here, where
+# BERT_CAT is an alternative last stage.
 
 # %%
 printed, gaps = {key: cell.number for key, cell in paper_table(7).items()}, []
@@ -267,24 +266,25 @@ grid(gaps, ["whose", "column", "before", "after mono and duo", "after BERT_CAT (
 # %% [markdown]
 # ## Answer
 #
-# Figure 3 says how deep each first stage must be read for the same recall; the table of steps says whether fusion adds
-# to *both* of its parts, beyond the chance of the queries. A re-ranker works on the middle column of the table of
-# places: what stands in the last is lost whatever it costs. Where the gap between two first stages shrinks behind the
-# re-ranker, it has repaired the order of the weaker; what is left of the gap is recall, or the re-ranker's own taste.
+# Figure 3 shows how deep each first stage must be read for the same recall; the table of steps shows whether fusion
+# adds significantly to *both* of its parts. A re-ranker works on the middle column of the table of ranks: what is in
+# the last column is lost, whatever the re-ranker costs. Where the gap between two first stages shrinks after
+# re-ranking, the re-ranker has repaired the order of the weaker; the remaining gap is recall, or the re-ranker's own
+# preference.
 #
 # ## Where we differ
 #
-# - docT5query, mono and duo are one small model of ours in the place of three T5s of the paper's
-#   ([D28](../DEVIATIONS.md)); on MS MARCO the profile names the published ones. It was taught by BERT_CAT, as our
-#   students were: student and re-ranker may err alike, so re-ranking TAS-B is the milder test.
-# - Rows of BERT_CAT and of the fusion with BM25 are ours.
-# - The number of candidates is the profile's, and of the set without grades only a sample of the queries is re-ranked.
-#   All rows of Table 7 are measured on those queries, so its values there differ from the other tables'.
-# - Collection, encoder and cutoff of recall are the profile's: [D19-D22](../DEVIATIONS.md).
+# - One small model of ours replaces the paper's three T5s, docT5query, mono and duo ([D28](../DEVIATIONS.md)); on MS
+#   MARCO the profile names the published ones. It was taught by BERT_CAT, as our students were: student and re-ranker
+#   may make the same mistakes, so re-ranking TAS-B is the milder test.
+# - The rows with BERT_CAT and with BM25 fusion are ours.
+# - The number of candidates is the profile's, and only a sample of the ungraded set's queries is re-ranked. All rows of
+#   Table 7 are measured on those queries, so its values there differ from the other tables'.
+# - Collection, encoder and recall cutoff are the profile's: [D19-D22](../DEVIATIONS.md).
 #
 # ## Exercises
 #
-# 1. Write the sum for one query: both lists are passage → score, a passage that one misses has its lowest score.
+# 1. Write the sum for one query: both lists map passage → score; a passage missing from one gets its lowest score.
 
 
 # %% tags=["exercise"]
@@ -297,10 +297,10 @@ check(my_fusion, lambda dense, sparse, alpha: fusion.interpolate({"q": dense}, {
       ({"a": 70.0, "b": 68.0}, {"b": 9.0, "c": 5.0}, 0.5))  # fmt: skip
 
 # %% [markdown]
-# 2. Reciprocal rank fusion needs no $\alpha$: add a row `{kind: fused, of: [bm25, "18"], how: rrf}` to the profile.
-#    Which of the two ways looks at how *sure* a retriever is?
-# 3. *Open:* raise `reranking.depth` step by step. From which depth on does the last table's gap stop to move, and which
-#    column of the table of places moves with it?
+# 2. Reciprocal rank fusion needs no $\alpha$: add a row `{ kind: fused, of: [bm25, tas_b], how: rrf }` to the profile.
+#    Which of the two methods takes into account how *sure* a retriever is?
+# 3. *Open:* raise `reranking.depth` step by step. From which depth on does the last table's gap stop moving, and which
+#    column of the table of ranks moves with it?
 #
 # ## Next
 #

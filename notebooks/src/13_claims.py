@@ -1,18 +1,18 @@
 # %% [markdown]
 # # 13 · What held, and what did not?
 #
-# *Paper:* §§1-6, whatever its tables, Figure 3, the batches and the topics can test. *Needs:* the trained systems (06)
-# and the pipelines (12). *Time on the default profile:* one or two minutes, once these have run.
+# *Paper:* §§1-6, whatever its tables, Figure 3, batches and clusters can test. *Needs:* the trained systems (06) and
+# the pipelines (12). *Time on the default profile:* one or two minutes, once these have run.
 #
-# A table shows numbers; a paper says what they mean. Here its sentences are put to the test, one by one, by rules that
-# were fixed before the systems of these tables were trained, or the pipelines were run.
+# A table shows numbers; a paper says what they mean. Here we test its sentences, one by one, by rules that were fixed
+# before the systems of these tables were trained, or the pipelines run.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
 
 # %% [markdown]
-# The rules live in the library, and not in this notebook, so that nobody can bend them while looking at the results.
-# What the notebook adds is the measurements that are no scores: of pairs, topics, batches, losses, recall and time.
+# The rules are in the library, not in this notebook, so that nobody can bend them while looking at the results. The
+# notebook adds the measurements that are not scores: of pairs, clusters, batches, losses, recall and time.
 
 # %%
 import math
@@ -36,9 +36,9 @@ lab = experiment.Experiment(settings)
 # %% [markdown]
 # ## The claims
 #
-# Each has a place in the paper, words of ours, and a rule. `7 > 6 > 5` are systems by their keys (the legend stands
-# above the results), `18>duo` without spaces is one of them; `=` claims that there is no difference; a number has
-# bounds. *Before you look further:* which five would you bet on, and which would you bet against?
+# Each has its section of the paper, our wording, and a rule. A `>` between spaces claims that the system on its left is
+# better; `tas_b>duo`, without spaces, is one system; `=` claims that there is no difference; a number has bounds. The
+# legend above the results lists the systems. *Before you look further:* which five would you bet on, and which against?
 
 # %%
 grid([[c.words, f"§{c.section}", c.rule] for c in paper_claims.CLAIMS], ["claim", "paper", "rule"])
@@ -47,23 +47,23 @@ assert len({c.key for c in paper_claims.CLAIMS}) == len(paper_claims.CLAIMS)
 # %% [markdown]
 # ## Two rulers
 #
-# A difference between two systems can be chance in two ways: other queries might have turned it round, and so might
-# another order of the batches. The paired t-test knows the first only; the spread of Table 5 the second only. A claim
-# of a difference needs both.
+# A difference between two systems can be due to chance in two ways: other queries might have reversed it, and so might
+# another random seed. The paired t-test covers only the first, the spread of Table 5 only the second. A claimed
+# difference must pass both.
 
 # %%
 show(claims.strength, claims.of_difference, claims.of_no_difference)
 
 # %% [markdown]
-# The p values are corrected for their number (Holm), over all comparisons of this notebook: with hundreds of tests at
-# .05, some would come out by chance alone. The paper's letters are not corrected, so our *holds* asks for more.
+# The p values are corrected (Holm) for all comparisons of this notebook: among hundreds of tests at .05, some would be
+# significant by chance alone. The paper's letters are not corrected, so our *holds* asks for more.
 #
 # ## Pairs and lengths
 #
 # > the teacher's signal "confirms in almost all cases the binary relevance ordering" (§2.3)
 #
-# A margin above 0 is a pair where teacher and label agree. A text as long as its cap may have been cut; so the share
-# of those is the most that can have been.
+# A margin above 0 is a pair where teacher and label agree. A text at the maximum length may have been cut; so the share
+# of such texts is an upper bound on those cut.
 
 # %%
 asked = np.concatenate([lab.tokens[name].lengths for name in lab.collection.sets])
@@ -75,10 +75,10 @@ measured = {
 grid(measured.items(), ["measured", "value"])
 
 # %% [markdown]
-# ## Topics
+# ## Clusters
 #
-# Two queries of one topic, a hundred draws a topic: how often do they share no word of four letters or more? Notebook
-# 04 asks the same and shows examples.
+# Two queries from one cluster, a hundred draws per cluster: how often do they share no word of four letters or more?
+# Notebook 04 asks the same and shows examples.
 
 # %%
 rng = Generator(Philox(key=[0, 13]))
@@ -92,8 +92,8 @@ apart
 # %% [markdown]
 # ## Batches
 #
-# The first three hundred batches of the three samplings, as training sees them (notebook 05 takes its time over them).
-# From how many topics do they come, and does any come twice?
+# The first three hundred batches of the three samplings, as training sees them (notebook 05 explains them at leisure).
+# How many clusters do they mix, and does any batch come twice?
 
 # %%
 b, h, n = settings.sampling.batch_size, settings.sampling.margin_bins, settings.sampling.clusters_per_batch
@@ -109,8 +109,8 @@ measured["batches that came twice"] = len(contents) - len(set(contents))
 grid(list(measured.items())[-3:], ["measured", "value"])
 
 # %% [markdown]
-# Next, which pairs are drawn. TAS-Balanced draws a range of margins first (Equation 13), so all ranges should come
-# alike, and the upper half of them, where the negatives are easy, less often than before.
+# Next, which pairs are drawn. TAS-Balanced draws a range of margins first (Equation 13), so all ranges should be
+# equally frequent, and the upper half of them, where the negatives are easy, less frequent than before.
 
 # %%
 ranges = {}
@@ -125,8 +125,8 @@ grid(list(measured.items())[-2:], ["measured", "value"])
 
 # %% [markdown]
 # And the in-batch negatives: the mean margin that the in-batch teacher sees between a query's own positive and the
-# passages of the *other* queries. A smaller margin is a harder negative. *Before you run:* by how much should one topic
-# a batch bring it down?
+# *other* queries' passages. A smaller margin is a harder negative. *Before you run:* by how much should drawing a batch
+# from one cluster bring it down?
 
 # %%
 others = ~torch.eye(b, dtype=torch.bool).repeat(1, 2)  # (B, 2B)
@@ -140,8 +140,8 @@ grid(margin.items(), ["sampling", "mean margin of the in-batch teacher"])
 # %% [markdown]
 # ## Training
 #
-# The log of every training keeps both losses and the step at which it stopped. The losses are compared after weighting
-# by α, as they enter Equation (8).
+# Each training logs both losses and the step at which it stopped. The losses are compared after weighting by α, as they
+# enter Equation (8).
 
 # %%
 trained = {key: system for key, system in settings.systems.items() if system.kind == "trained"}
@@ -160,8 +160,9 @@ grid(list(measured.items())[-3:], ["measured", "value"])
 # %% [markdown]
 # > "The random sampling does not slow down our training loop" (§3)
 #
-# Composing runs beside the loop. It would not matter much even if it did not: the slowest of the three samplings
-# against the fastest training of a step, evaluations included. Times differ from run to run, so we round up to tenths.
+# Sampling runs alongside the training loop, and would hardly matter even if it did not. We compare the slowest of the
+# three samplings with the fastest training step, evaluations included. Times vary from run to run, so we round up to
+# whole tenths.
 
 # %%
 slowest = max(min(repeat(lambda s=s: [s.batch(i) for i in range(100)], number=1, repeat=3)) for s in samplers.values())
@@ -174,7 +175,7 @@ if steps:
 # %% [markdown]
 # ## Recall at every cutoff
 #
-# Figure 3's lines on the graded sets (notebook 12 draws them): at which share of the cutoffs is one above others?
+# Figure 3's lines on the graded sets (notebook 12 draws them): at what share of the cutoffs is one above others?
 
 # %%
 at, graded = curves.cutoffs(settings.evaluation.depth), [test for test in settings.evaluation.sets if test.graded]
@@ -187,14 +188,14 @@ measured |= (shares := claims.from_recall(recall))
 grid(shares.items(), ["measured", "value"])
 
 # %% [markdown]
-# ## A query's time
+# ## Query latency
 #
 # > "always computing roughly the same number of operations reduces the volatility of the latency" (§2.2)
 #
-# A hundred queries, one by one and by tens; notebook 07 takes their times apart. Each is answered ten times, and its
-# shortest time counts: another program makes times longer, and the sentence is not about that. Fusion needs both lists,
-# which can be made at the same time, and then their sum. All is rounded as coarsely as the bounds allow, and it is the
-# time of this collection on this machine: few passages are quickly searched.
+# A hundred queries, one by one and in tens; notebook 07 takes their times apart. Each is answered ten times, and its
+# shortest time counts: other programs make times longer, and the sentence is not about them. Fusion needs both lists,
+# which can be computed in parallel, and then their sum. All times are rounded as coarsely as the bounds allow, and hold
+# for this collection on this machine: few passages are quickly searched.
 
 # %%
 from tas_lib import models
@@ -220,9 +221,9 @@ grid(list(measured.items())[-4:], ["measured", "value"])
 # %% [markdown]
 # ## What is paid once
 #
-# Clustering, beside the shortest training that uses it. And the in-batch teacher on one batch: everything computed now,
-# or with the vectors that training keeps; beside it BERT_CAT, which would have to read each query of the batch with
-# each passage. We time it on each query's own two: all pairs are as many times more as there are queries.
+# Clustering, relative to the shortest training that uses it. And the in-batch teacher on one batch: all vectors
+# computed afresh, or taken from those that training keeps; for comparison BERT_CAT, which would have to read each query
+# of the batch with each passage. We time it on each query's own two; all pairs take that times the number of queries.
 
 # %%
 cat = models.load_cross_encoder(shipped.model(settings, "cat")).to(device)
@@ -243,7 +244,7 @@ grid(list(measured.items())[-3:], ["measured", "value"])
 # %% [markdown]
 # ## The verdicts
 #
-# The scores of all systems, query by query, and the measurements above go to the judge. A claim about a system that the
+# The scores of all systems, query by query, and the measurements above are now judged. A claim about a system that the
 # profile does not train reads *not run*.
 
 # %%
@@ -253,8 +254,8 @@ claims.write(verdicts, settings.figures)
 Markdown(claims.markdown(verdicts))
 
 # %% [markdown]
-# How did your bets do? First the counts, then the single comparisons: in how many columns does each ruler see what was
-# claimed, and in how many the opposite?
+# How did your bets do? First the counts, then the individual comparisons: in how many columns does each ruler see what
+# was claimed, and in how many the opposite?
 
 # %%
 counts = {verdict: sum(v.verdict == verdict for v in verdicts) for verdict in claims.VERDICTS}
@@ -276,13 +277,13 @@ grid(
 )
 
 # %% [markdown]
-# The last line counts all comparisons of systems once. If the claims were empty, its two numbers would be about equal;
-# the lines above it say how much of that either kind of chance could have made.
+# The last line counts each comparison of systems once. If the claims were empty, its two numbers would be about equal;
+# the lines above it say how much of that either kind of chance could have produced.
 #
 # ## What failed, and where
 #
-# For every claim that does not hold, the comparison with the smallest p among those that speak against it, beside
-# Table 5's spread in that column; a measured number is shown with its rule.
+# For every claim that does not hold, the opposing comparison with the smallest p, beside Table 5's spread in that
+# column; a measured number is shown with its rule.
 
 # %%
 failed = [v for v in verdicts if v.verdict == "does not hold"]
@@ -298,36 +299,36 @@ grid(rows, ["claim", "systems, or the rule", "column", "found"])
 # %% [markdown]
 # A failure has three possible reasons, and a table alone does not tell which. Ask of each row:
 #
-# - **Our scale?** Two layers, thousands of queries, minutes of training: is there room for the effect at all? Would
-#   it show on a tune set with more steps, or a larger encoder?
+# - **Our scale?** Two layers, thousands of queries, minutes of training: is there room for the effect at all? Would it
+#   show on a tune set with more steps, or a larger encoder?
 # - **Our code?** Does the sampler, or the loss, do what its equation says (notebooks 03, 05)? Is there a row in
-#   [DEVIATIONS](../DEVIATIONS.md) that this comparison hangs on?
-# - **The paper?** Did its own table clear our two rulers? Did the 2023 study find the same on MS MARCO?
+#   [DEVIATIONS](../DEVIATIONS.md) on which this comparison depends?
+# - **The paper?** Did its own table pass our two rulers? Did the 2023 study find the same on MS MARCO?
 
 # %% [markdown]
 # ## Answer
 #
-# The table above is the answer, claim by claim: what *holds* was seen by both rulers, in enough columns, after
-# correction. What has the *same direction* is consistent with the paper, and not shown. And a claim that *does not
-# hold* here does not hold *for this collection, these teachers and this length of training*: that is all that one
-# experiment on another scale can say about it.
+# The table above is the answer, claim by claim: what *holds* passed both rulers, in enough columns, after correction.
+# *Same direction* means consistent with the paper, but not shown. And a claim that *does not hold* here does not hold
+# *for this collection, these teachers and this length of training*: one experiment at another scale can say no more
+# about it.
 #
 # ## Where we differ
 #
-# - The paper's letters are uncorrected t-tests; *holds* asks for Holm's correction and for Table 5's spread besides.
-# - Bounds on numbers are ours where the paper gives a word and no number; the rule names the word.
-# - Sizes ("by 44%") belong to MS MARCO and are not tested, directions are. Nor is what the paper says of one query set
-#   in particular, or of methods that are not among ours.
+# - The paper's letters are uncorrected t-tests; *holds* also requires Holm's correction and Table 5's spread.
+# - Where the paper gives a word and no number, the bound is ours; the rule quotes the word.
+# - Sizes ("by 44%") belong to MS MARCO and are not tested, directions are. Nor do we test what the paper says of one
+#   query set in particular, or of methods other than ours.
 # - Of Tables 1 and 2 we test ratios, and the milliseconds of §2.2 on our own collection. GPUs, their memory, hours and
 #   the minute for 400K queries belong to another student and other hardware; "× 1-4" counts teachers.
-# - What the paper does with three T5s, one small model of ours does here ([D28](../DEVIATIONS.md)). Re-ranked systems
-#   are compared on the queries that they have re-ranked, of the set without grades a sample.
+# - One small model of ours replaces the paper's three T5s ([D28](../DEVIATIONS.md)). Re-ranked systems are compared on
+#   the queries that they re-ranked, a sample for the ungraded set.
 # - The batch sizes and the numbers of clusters are the profile's (README).
 #
 # ## Exercises
 #
-# 1. How strong is a difference? Write it from the rule: 2 for both rulers (p after Holm), 1 for one of them (p as it
-#    is), 0 for none; negative if the difference is.
+# 1. How strong is a difference? Write the rule: 2 if it passes both rulers (p after Holm), 1 if it passes one
+#    (uncorrected p), 0 if none; negative if the difference is.
 
 
 # %% tags=["exercise"]
@@ -341,12 +342,12 @@ check(my_strength, claims.strength, *cases)
 
 # %% [markdown]
 # 2. Take a claim with the verdict *same direction*. Which ruler is missing, and in which columns? `claims.csv` has
-#    every comparison on a line of its own.
-# 3. Find a sentence of the paper that is not in the list and that these systems could test. Write its rule *before*
-#    you look at the numbers.
-# 4. *Open:* five orders of one system make a ruler for all. Train five orders of another system (say, number 8): is
-#    its spread the same?
+#    every comparison on its own line.
+# 3. Find a sentence of the paper that is not in the list and that these systems could test. Write its rule *before* you
+#    look at the numbers.
+# 4. *Open:* five seeds of one system provide the ruler for all. Train another system with five seeds (say,
+#    `dual/random`): is its spread the same?
 #
 # ## Next
 #
-# Back to [00](00_start_here.ipynb), or to your own question: a profile of your own, and the same rules.
+# Back to [00](00_start_here.ipynb), or to your own question: your own profile, and the same rules.

@@ -1,17 +1,17 @@
 # %% [markdown]
 # # 14 · What would the other choice have changed?
 #
-# *Paper:* §2.3, §3, §4.2, where its text and the public code part. *Needs:* system 10 and the systems under
+# *Paper:* §2.3, §3, §4.2, where its text and the public code part. *Needs:* `dual/tas_balanced` and the systems under
 # `deviations` in the profile (06). *Time on the default profile:* under a minute, once the systems are trained.
 #
 # Where paper and public code differ we had to choose ([DEVIATIONS](../DEVIATIONS.md)). Four of these choices could
-# matter and can be turned round with one setting. Here each is turned round, one at a time, and nothing else.
+# matter and can be reversed with one setting. Here we reverse each of them, one at a time, and change nothing else.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
 
 # %% [markdown]
-# This notebook is no part of a default run: `./run_all.sh docs deviations` makes it and its systems.
+# This notebook is not part of a default run: `./run_all.sh docs deviations` builds it and its systems.
 
 # %%
 from IPython.display import Markdown
@@ -28,7 +28,7 @@ scores = lab.scores(rows.DEVIATIONS)
 # %% [markdown]
 # ## The table
 #
-# *Before you look:* D1 multiplies the in-batch loss by about $|Q| - 1$, so that the pairwise teacher is hardly heard.
+# *Before you look:* D1 multiplies the in-batch loss by about $|Q| - 1$, which nearly drowns out the pairwise teacher.
 # Adam does not mind the size of a loss. What does it mind?
 
 # %%
@@ -39,8 +39,8 @@ Markdown(tables.markdown(table))
 # %% [markdown]
 # ## How far from the first row?
 #
-# A difference means little by itself. Beside it stand p of the paired t-test and two standard deviations of Table 5,
-# where nothing but the order of batches differs (notebook 10).
+# A difference means little by itself. It is shown with p of the paired t-test and two standard deviations of Table 5,
+# where only the random seed differs (notebook 10).
 
 # %%
 steps = {name: ("dual/tas_balanced", name) for name in list(rows.DEVIATIONS)[1:]}
@@ -50,7 +50,7 @@ found["beyond order"] = found.difference.abs() > found["column"].map(ruler)
 found.drop(columns="paper").dropna().round(4)
 
 # %% [markdown]
-# Both rulers at once, as everywhere in this suite: significant over queries, and further than another order goes.
+# Both rulers at once, as everywhere in this suite: significant over queries, and larger than another seed explains.
 
 # %%
 far = found[(found.p < settings.evaluation.alpha) & found["beyond order"]]
@@ -75,12 +75,12 @@ grid([(key, h.step, h.ndcg) for key, h in best.items()], ["row", "step kept", "n
 # ## Answer
 #
 # The count above says in how many columns a choice matters by both rulers. Where it does not, paper and code could
-# differ without anybody seeing it in a table of this size; that is no proof that they would not differ on MS MARCO.
+# differ without anybody seeing it in a table of this size; that does not prove that they would not differ on MS MARCO.
 #
 # ## Where we differ
 #
-# The rows are ours: neither the paper nor the public code compares these choices. One order of batches each, so a row
-# is one draw.
+# The rows are ours: neither the paper nor the public code compares these choices. Each was trained with one seed, so
+# each row is a single draw.
 #
 # ## Exercises
 #
@@ -101,7 +101,7 @@ check(
 
 # %% [markdown]
 # 2. D2 changes the clusters, and so every batch. Compare the sizes of both clusterings (`lab.clusters_of`).
-# 3. *Open:* D10 adds [MASK]s behind ColBERT's query (`query_masks: 8`). Is that another teacher, or the same?
+# 3. *Open:* D10 adds [MASK]s to ColBERT's query (`query_masks: 8`). Is that another teacher, or the same?
 #
 # ## Next
 #
