@@ -374,7 +374,7 @@ class Profile(Settings):
     expansion: Expansion = Expansion()
     reranking: Reranking = Reranking()
     variants: dict[str, dict[str, Any]] = {}  # other settings for single systems, by a name of ours: {training: {...}}
-    systems: dict[str, System]  # the rows, by the number they have in docs/design.md
+    systems: dict[str, System]  # the rows of the tables, by name (docs/design.md)
     deviations: dict[str, System] = {}  # one a row of DEVIATIONS.md, for the target of that name
 
     @model_validator(mode="after")

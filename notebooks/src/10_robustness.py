@@ -117,8 +117,8 @@ assert 0.15 < expected < 0.16
 # like these, *this* model is better than *that* one. About the next training run it says nothing.
 #
 # Nor are two deviations a test. A difference of two runs varies $\sqrt{2}$ times as much as one run, so about one
-# difference in six passes that bar with no cause but the seed. It is a bar for the choice of words, used together with
-# p.
+# difference in six passes that bar with no cause but the seed. Use it, together with p, to decide how strongly to word
+# a finding.
 
 # %%
 printed = [cell.paper.markers for cells in table.cells[:n] for cell in cells if cell.paper]
