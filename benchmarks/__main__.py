@@ -17,7 +17,7 @@ import torch
 from benchmarks import Figure
 from benchmarks.fresh import call
 from tas_lib.data.store import atomic_write
-from tas_lib.report.roofline import hardware, roofline
+from tas_lib.report.latency import hardware, roofline
 
 NAMES = ("search", "sampling", "kmeans", "ingest", "encoding", "training_step")
 """All that need no GPU; `gpu` is there beside them."""

@@ -14,16 +14,17 @@ import torch
 from numpy.random import Generator, Philox
 
 from benchmarks import Figure
+from benchmarks.roofline import search_bound
 from benchmarks.training_step import PAIRS, Rows, for_steps, our_steps
 from tas_lib import losses
 from tas_lib.config import Tokens
 from tas_lib.data.store import Store
 from tas_lib.models import ColBert
 from tas_lib.records import Pairs, Ragged
-from tas_lib.report import latency
-from tas_lib.report.latency import paper_encoder, time_boxed
-from tas_lib.report.roofline import bound, retrieval_work, roofline
+from tas_lib.report.latency import paper_encoder, roofline, time_boxed, unit_vectors
 from tas_lib.retrieval import dense as search
+from tas_lib.train.loop import InBatchTeacher
+from tas_lib.train.teachers import FreshVectors
 
 VOCABULARY, WIDTH = 30_522, 768
 PASSAGES, DEPTH = 8_841_823, 1_000
@@ -64,12 +65,13 @@ def dual_step(b: int, changes: dict[str, Any], device: torch.device) -> Figure:
     """Both teachers at one batch size, ColBERT reading every batch anew, as in the paper."""
     data, settings = longest(), for_steps(STEPS, **changes)
     colbert = ColBert(paper_encoder(VOCABULARY).encoder, WIDTH).to(device).eval()
+    teacher = InBatchTeacher(FreshVectors(colbert, data.queries), FreshVectors(colbert, data.passages))
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
 
     def loss(scores: torch.Tensor, batch: Any) -> Any:
         with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
-            target = latency.fresh_scores(colbert, data.queries, data.passages, batch)
+            target = teacher.scores(batch, device)
         return losses.dual(scores, target.clone(), torch.from_numpy(batch.margins).to(device))
 
     student = paper_encoder(VOCABULARY).to(device)
@@ -107,12 +109,12 @@ def encoding(device: torch.device) -> Figure:
 def retrieval(device: torch.device) -> list[Figure]:
     """Exact retrieval of 1,000 of 8.8M passages: torch's product and top-k, against bytes over bandwidth."""
     with tempfile.TemporaryDirectory() as folder:
-        passages = latency.unit_vectors(Store(Path(folder)), PASSAGES, WIDTH).to(device)
+        passages = unit_vectors(Store(Path(folder)), PASSAGES, WIDTH).to(device)
     machine, found = roofline(device), []
     for n, paper in PAPER_MS.items():
         queries = torch.randn(n, WIDTH, device=device)
         ms = time_boxed(partial(search.dense, queries, passages, DEPTH), seconds=10).mean
-        least = bound(retrieval_work(n, passages), machine)
+        least = search_bound(n, passages, machine)
         ratio = ms / least.ms
         found.append(
             Figure(

@@ -15,7 +15,7 @@ from numpy.random import Generator, Philox
 from benchmarks import Figure
 from tas_lib.clustering import kmeans
 from tas_lib.records import FloatArray
-from tas_lib.report.roofline import roofline
+from tas_lib.report.latency import roofline
 
 QUERIES, WIDTH, TOPICS, ITERATIONS = 400_000, 768, 2_000, 10
 SHARE = 10  # of the queries scikit-learn gets one in so many

@@ -14,9 +14,10 @@ import faiss
 import torch
 
 from benchmarks import Figure, clock
-from tas_lib.report import latency, roofline
+from benchmarks.roofline import search_bound
+from tas_lib.data.store import Store
+from tas_lib.report.latency import roofline, unit_vectors
 from tas_lib.retrieval import dense as search
-from tas_lib.retrieval import encode as encoding
 
 WIDTH, DEPTH, MSMARCO = 768, 1_000, 8_841_823
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ def rows(slow: bool = False, folder: Path | None = None) -> list[Figure]:
 
 def one_query(folder: Path, n: int = 1_000_000, repeats: int = 10) -> list[Figure]:
     """Top 1,000 of n vectors in fp16 against FAISS's flat index, which holds them in fp32; share of the bandwidth."""
-    vecs, query = unit_vectors(folder, n), random_queries(1)
+    vecs, query = unit_vectors(Store(folder), n, WIDTH), random_queries(1)
     flat = faiss.IndexFlatIP(WIDTH)
     for block in vecs.split(100_000):
         flat.add(block.float().numpy())
@@ -45,8 +46,8 @@ def one_query(folder: Path, n: int = 1_000_000, repeats: int = 10) -> list[Figur
         partial(search.dot_products, query, vecs),
     ]
     ours, theirs, product = clock.in_turn(works, repeats)
-    machine = roofline.roofline(CPU, seconds=2.0)
-    least = roofline.bound(roofline.retrieval_work(1, vecs), machine)
+    machine = roofline(CPU, seconds=2.0)
+    least = search_bound(1, vecs, machine)
     same = len({*search.dense(query, vecs, depth)[0][0]} & {*flat.search(query.numpy(), depth)[1][0]})
     share, what = 1e-3 * least.ms / ours, f"one query, top {depth:,}, {n:,} × {WIDTH} in fp16"
     note = (
@@ -64,13 +65,13 @@ def one_query(folder: Path, n: int = 1_000_000, repeats: int = 10) -> list[Figur
 
 def whole(folder: Path, n: int = MSMARCO, queries: int = 97) -> list[Figure]:
     """97 queries over as many vectors as MS MARCO has passages, read from a file: seconds, and what is resident."""
-    vecs, asked = unit_vectors(folder, n), random_queries(queries)
+    vecs, asked = unit_vectors(Store(folder), n, WIDTH), random_queries(queries)
     with clock.peak() as most:
         start = time.perf_counter()
         search.dense(asked, vecs, min(DEPTH, n))
         seconds = time.perf_counter() - start
-    held, machine = most(), roofline.roofline(CPU)
-    least = roofline.bound(roofline.retrieval_work(queries, vecs), machine)
+    held, machine = most(), roofline(CPU)
+    least = search_bound(queries, vecs, machine)
     what = f"{queries} queries, top {DEPTH:,}, {n:,} × {WIDTH} in fp16, memory-mapped"
     note = f"reading takes {least.read_ms / 1e3:.1f} s at least (from memory), computing {least.compute_ms / 1e3:.1f} s"
     cache = (
@@ -81,14 +82,6 @@ def whole(folder: Path, n: int = MSMARCO, queries: int = 97) -> list[Figure]:
         Figure(what, f"{seconds:.0f} s", "", "", "≤ 180 s", clock.verdict(180, seconds), note),
         Figure(what, f"{held.resident:.1f} GB", "", "", "≤ 16 GB", clock.verdict(16, held.resident), cache),
     ]
-
-
-def unit_vectors(folder: Path, n: int) -> torch.Tensor:
-    """n random vectors of length 1 (n, 768) in fp16, from a file that is written block by block if it is not there."""
-    place = folder / f"unit-vectors-{n}"
-    place.mkdir(parents=True, exist_ok=True)
-    latency.write_unit_vectors(place / encoding.JOINED, n, WIDTH, seed=0, shard=65_536)
-    return encoding.read_vectors(place)
 
 
 def random_queries(n: int) -> torch.Tensor:

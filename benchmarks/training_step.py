@@ -27,10 +27,9 @@ from tas_lib.data.collection import load_tokenizer, tokenise
 from tas_lib.losses import Dual
 from tas_lib.models import BertDot
 from tas_lib.records import Batch, Pairs, Ragged
-from tas_lib.report import latency
 from tas_lib.train import loop as training
 from tas_lib.train.loop import InBatchTeacher, Objective
-from tas_lib.train.teachers import TokenVectors, token_vectors
+from tas_lib.train.teachers import FreshVectors, TokenVectors, token_vectors
 
 QUERIES, PASSAGES, PAIRS = 640, 1_280, 4
 B, STEPS, WARM_UP = 32, 60, 10
@@ -240,10 +239,11 @@ def dual(settings: Profile, data: Rows, steps: int, rounds: int) -> Figure:
     """A step with both teachers against one with the pairwise teacher."""
     teacher, colbert = teacher_of(settings, data)
     both = training.objective(System(teacher="dual"), settings.training, teacher)
+    anew = training.InBatchTeacher(FreshVectors(colbert, data.queries), FreshVectors(colbert, data.passages))
 
     def fresh(scores: Tensor, batch: Batch) -> Dual:
         with torch.inference_mode():  # as in the paper: the teacher reads every batch anew
-            latency.fresh_scores(colbert, data.queries, data.passages, batch)
+            anew.scores(batch, next(colbert.parameters()).device)
         return both(scores, batch)
 
     losses = {"pairwise": pairwise(settings), "dual": both, "fresh": fresh}

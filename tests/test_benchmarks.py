@@ -14,7 +14,7 @@ from tas_lib.config import Sampling, load
 from tas_lib.data import store
 from tas_lib.data.collection import load_tokenizer
 from tas_lib.records import Pairs
-from tas_lib.report.roofline import Roofline
+from tas_lib.report.latency import Roofline
 
 
 def read(folder: Path) -> Pairs:

@@ -12,8 +12,7 @@ from tas_lib.config import ROOT, Evaluation, TestSet
 from tas_lib.evaluation import claims, metrics, paper_claims
 from tas_lib.evaluation.claims import ENOUGH
 from tas_lib.evaluation.paper_claims import CLAIMS, COLUMNS, ORDERS, Compared, Measured
-from tas_lib.report.published import paper_table
-from tas_lib.report.rows import RERANKERS7, STAGES7
+from tas_lib.report.paper import paper_table, rows
 
 COMPARED = [claim for claim in CLAIMS if isinstance(claim, Compared)]
 MEASURED = [claim for claim in CLAIMS if isinstance(claim, Measured)]
@@ -50,9 +49,7 @@ def test_every_section_is_a_heading_of_the_paper():
 
 
 PIPELINES = {
-    key.format(tas="tas_b") + by: (7, f"{group} latency / {stage}{by and ' / '}{model if by else ''}")
-    for stage, (key, _) in STAGES7.items()
-    for group, (model, by) in zip(("Low", "Medium", "High"), RERANKERS7.items(), strict=True)
+    key.replace("{tas}", "tas_b"): (7, row.paper) for key, row in rows("7").items() if row.paper and key != row.paper
 }
 """The rows of Table 7 that could be run: key → its place in the paper."""
 

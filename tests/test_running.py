@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tas_lib import config as profiles
-from tas_lib.report.roofline import Roofline
+from tas_lib.report.latency import Roofline
 from tools import estimate, graph, notebooks, progress, setup
 from tools import run as runner
 

@@ -10,14 +10,14 @@ import tiny
 from benchmarks import Figure, clock, encoding, search
 from tas_lib import models
 from tas_lib.data.collection import tokenise
-from tas_lib.report import latency
-from tas_lib.report.roofline import Roofline
+from tas_lib.data.store import Store
+from tas_lib.report.latency import Roofline, unit_vectors
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's limits are not measured."""
-    monkeypatch.setattr(search.roofline, "roofline", lambda device, seconds=1.0: Roofline(10.0, 100.0))
+    monkeypatch.setattr(search, "roofline", lambda device, seconds=1.0: Roofline(10.0, 100.0))
 
 
 def test_works_are_measured_in_turn_and_the_least_time_of_each_counts():
@@ -33,11 +33,11 @@ def test_works_are_measured_in_turn_and_the_least_time_of_each_counts():
 
 
 def test_the_peak_of_memory_tells_mapped_files_from_what_is_our_own(tmp_path: Path):
-    latency.write_unit_vectors(tmp_path / "vectors.npy", 50_000, 768, seed=0, shard=10_000)  # 77 MB
+    unit_vectors(Store(tmp_path), 50_000, 768)  # 77 MB
     with clock.peak() as before:
         time.sleep(0.2)
     with clock.peak() as most:
-        mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+        mapped = np.load(tmp_path / "synthetic" / "50000x768" / "vectors.npy", mmap_mode="r")
         mapped[:].sum(dtype=np.float32)
         ours = np.ones(50_000_000)  # 400 MB, beside which it does not count what others free meanwhile
         time.sleep(0.2)

@@ -21,7 +21,7 @@ from tas_lib.config import InBatchLoss, ListWeights, Sampling, System, Training
 from tas_lib.data.store import Store
 from tas_lib.models import BertDot
 from tas_lib.records import Batch, History
-from tas_lib.report import latency
+from tas_lib.report import cost
 from tas_lib.train import checkpoint as checkpoints
 from tas_lib.train import loop as training
 from tas_lib.train import teachers
@@ -416,7 +416,7 @@ def test_what_a_cached_step_keeps_is_vectors_and_not_the_encoders_states():
         take = training.a_step(model, MARGINS, QUERIES, PASSAGES, settings)
         large = sampling.make_sampler("random", PAIRS, [], Sampling(batch_size=24), 1).batch(0)
         take(large, 0, 1.0)  # gradients are there
-        return latency.peak_mb(lambda: take(large, 0, 1.0), torch.device("cpu"))
+        return cost.peak_mb(lambda: take(large, 0, 1.0), torch.device("cpu"))
 
     plain, sixteen, eight = kept(None), kept(16), kept(8)
     assert eight < sixteen < plain / 2

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from tas_lib.config import Profile, System
-from tas_lib.report.roofline import roofline
+from tas_lib.report.latency import roofline
 from tas_lib.retrieval.encode import device
 from tools import graph
 

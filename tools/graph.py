@@ -161,7 +161,8 @@ def inputs(job: Job, profile: Profile) -> list[str]:
     shipped = sorted((ROOT / profile.artefacts).glob("*/provenance.json"))
     pins = [ROOT / "requirements.txt"] if job.notebook == "01_collection" else []
     made = {Path(made).stem for made in job.makes}
-    numbers = made | ({"independent"} if any(name.endswith("-compared") for name in made) else set())
+    numbers = made | ({"rows"} if any(name.startswith(("table", "deviations")) for name in made) else set())
+    numbers |= {"independent", "others"} if any(name.endswith("-compared") for name in made) else set()
     paper = sorted(ROOT / "data" / "paper" / f"{name}.csv" for name in numbers)
     paper = [path for path in paper if path.is_file()]
     return [str(path) for path in (job.source, settings, *library(job.source), *shipped, *pins, *paper)]

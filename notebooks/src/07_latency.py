@@ -22,26 +22,21 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import faiss
 import numpy as np
 import torch
 from IPython.display import Markdown
 
 from tas_lib import config, experiment, models
-from tas_lib.data import shipped
-from tas_lib.data.collection import load_tokenizer, tokenise
-from tas_lib.report import cost_tables, latency, roofline
+from tas_lib.data import collection, shipped
+from tas_lib.report import cost, latency, paper, render
 from tas_lib.report.notebook import check, grid, show
-from tas_lib.report.published import paper_table
-from tas_lib.retrieval import cross_encoder
-from tas_lib.retrieval import dense as search
-from tas_lib.retrieval.encode import device as find_device
-from tas_lib.train import loop as training
+from tas_lib.retrieval import cross_encoder, dense, encode
+from tas_lib.train import loop, teachers
 
 # %%
 settings = config.load(PROFILE)
-lab, device = experiment.Experiment(settings), find_device()
-hardware, machine = roofline.hardware(device), roofline.roofline(device)
+lab, device = experiment.Experiment(settings), encode.device()
+hardware, machine = latency.hardware(device), latency.roofline(device)
 grid(hardware.items(), ["what", "here"])
 print(f"Reads at most {machine.gb_s:,.1f} GB a second, computes at most {machine.gflop_s:,.0f} · 10⁹ fp32 operations.")
 
@@ -51,7 +46,7 @@ print(f"Reads at most {machine.gb_s:,.1f} GB a second, computes at most {machine
 # vectors as MS MARCO has passages, both filled with random numbers. Time does not depend on the values.
 
 # %%
-tokenizer = load_tokenizer(settings.encoder_path)
+tokenizer = collection.load_tokenizer(settings.encoder_path)
 if PASSAGES:
     model = latency.paper_encoder(len(tokenizer)).to(device)
     index = latency.unit_vectors(lab.store, PASSAGES, 768).to(device)  # memory-mapped where there is no GPU
@@ -71,7 +66,7 @@ print(f"Index: {size}, {index.nbytes / 1e6:,.1f} MB; first {depth:,} retrieved; 
 # to and from the device. Search is exact: every vector is scored.
 
 # %%
-show(latency.answering, search.dense, search.scan, search.dot_products)
+show(latency.answering, dense.dense, dense.scan, dense.dot_products)
 
 # %% [markdown]
 # A *warm-up* is run and not timed: it fills caches. Then the clock runs for a set time, with new queries at every
@@ -81,15 +76,15 @@ show(latency.answering, search.dense, search.scan, search.dot_products)
 # *Before you look:* one query, ten, two thousand. By what factor does each stage grow from one row to the next?
 
 # %%
-find = partial(search.dense, passages=index, depth=depth)
+find = partial(dense.dense, passages=index, depth=depth)
 answer = partial(latency.answering, model, tokenizer, cap, find, chunk)
 found = latency.latencies(answer, queries, seconds=200 if PASSAGES else 5)
 told = "; ".join(f"{what}: {here}" for what, here in hardware.items())
 caption = (f"Table 1: latency of exact top-{depth:,} retrieval; index: {size}, {index.nbytes / 1e6:,.1f} MB; {told}. "
            "In parentheses the paper's: MS MARCO's passages, DistilBERT and Faiss on a TITAN RTX.")  # fmt: skip
-table = cost_tables.table1(found, caption)
-cost_tables.write(table, settings.figures, "table1-full" if PASSAGES else "table1")
-Markdown(cost_tables.markdown(table))
+grids, tidy = cost.table1(found)
+render.write(settings.figures, "table1-full" if PASSAGES else "table1", caption, grids, tidy)
+Markdown(render.markdown(caption, *grids))
 
 # %% [markdown]
 # We can take the paper's own rows apart. Two thousand queries take 4,780 ms, of which encoding and retrieval explain
@@ -97,8 +92,9 @@ Markdown(cost_tables.markdown(table))
 # are 200 such batches of encoding alone.
 
 # %%
-paper = {key: cell.number for key, cell in paper_table(1).items()}
-theirs = {stage: paper["Batch size 2,000", f"{stage} Avg."] for stage in ("Query encoding", "Faiss retrieval", "Total")}
+printed = {key: cell.number for key, cell in paper.paper_table(1).items()}
+names = ("Query encoding", "Faiss retrieval", "Total")
+theirs = {stage: printed["Batch size 2,000", f"{stage} Avg."] for stage in names}
 rest = theirs["Total"] - theirs["Query encoding"] - theirs["Faiss retrieval"]
 assert rest == 1_992 and 0.4 < rest / theirs["Total"] < 0.45
 assert 50 < 400_000 / 2_000 * theirs["Query encoding"] / 1_000 < 60
@@ -148,14 +144,18 @@ grid(
 # matrix rate. *Before you run:* for one query over the index, which of the two is larger? And for two thousand?
 
 # %%
-rows = []
+layers = [p for name, p in model.encoder.named_parameters() if "embedding" not in name]
+weights, rows = sum(p.numel() for p in layers), []
 for n, timed in found.items():
-    lengths = tokenise(tokenizer, next(latency.in_turn(queries, n)), cap).lengths
-    works = {latency.ENCODING: roofline.encoding_work(model, lengths, chunk),
-             latency.RETRIEVAL: roofline.retrieval_work(n, index)}  # fmt: skip
-    for stage, work in works.items():
-        least, mean = roofline.bound(work, machine), timed[stage].mean
-        rows.append([f"{n:,}", stage, mean, least.read_ms, least.compute_ms, least.ms / mean, least.what(mean)])
+    tokens = collection.tokenise(tokenizer, next(latency.in_turn(queries, n)), cap).lengths.sum()
+    chunks = -(-n // chunk)  # each reads all weights once
+    works = {latency.ENCODING: (4 * weights * chunks, 2 * weights * tokens),
+             latency.RETRIEVAL: (index.nbytes, 2 * n * index.numel())}  # fmt: skip
+    for stage, (n_bytes, operations) in works.items():
+        reading, computing = 1e-6 * n_bytes / machine.gb_s, 1e-6 * operations / machine.gflop_s
+        share = max(reading, computing) / (mean := timed[stage].mean)
+        bound = "neither" if share < 0.5 else "reading" if reading >= computing else "computing"
+        rows.append([f"{n:,}", stage, mean, reading, computing, share, bound])
 grid(rows, ["batch size", "stage", "mean, ms", "reading, ms", "computing, ms", "share", "bound by"])
 
 # %% [markdown]
@@ -167,10 +167,7 @@ grid(rows, ["batch size", "stage", "mean, ms", "reading, ms", "computing, ms", "
 # the machine computes operations in the time it takes to read one byte, whatever the size of the index.
 
 # %%
-meet = machine.gflop_s / machine.gb_s  # 2 operations a number and query, over 2 bytes a number
-one, many = (roofline.bound(roofline.retrieval_work(n, index.half()), machine) for n in (meet / 2, meet * 2))
-print(f"Here they meet at {meet:,.0f} queries.")
-assert one.what(one.ms) == "reading" and many.what(many.ms) == "computing"
+print(f"Here they meet at {machine.gflop_s / machine.gb_s:,.0f} queries.")  # 2 operations, and 2 bytes, per number
 
 # %% [markdown]
 # ## At MS MARCO's size
@@ -181,10 +178,10 @@ assert one.what(one.ms) == "reading" and many.what(many.ms) == "computing"
 # %%
 numbers = 8_841_823 * 768
 for n in latency.SIZES:
-    least = roofline.bound(roofline.Work(2 * numbers, 2 * n * numbers), machine)
-    theirs = paper[f"Batch size {n:,}", "Faiss retrieval Avg."]
+    least_s = 2e-9 * numbers * max(1 / machine.gb_s, n / machine.gflop_s)
+    theirs = printed[f"Batch size {n:,}", "Faiss retrieval Avg."]
     reads, computes = 2e-6 * numbers / theirs, 2e-9 * n * numbers / theirs
-    print(f"{n:>5,} queries: at least {least.ms / 1e3:,.1f} s here; the paper's {theirs / 1e3:.3f} s mean "
+    print(f"{n:>5,} queries: at least {least_s:,.1f} s here; the paper's {theirs / 1e3:.3f} s mean "
           f"{reads:,.0f} GB and {computes:,.2f} · 10¹² operations a second.")  # fmt: skip
 assert 4e-9 * numbers > 24 > 2e-9 * numbers
 
@@ -199,13 +196,15 @@ assert 4e-9 * numbers > 24 > 2e-9 * numbers
 # reading is the limit?
 
 # %%
+import faiss
+
 vecs = torch.nn.functional.normalize(torch.randn(60_000, 768, generator=torch.Generator().manual_seed(0))).half()
 one, cores, rows = vecs[:1].float(), torch.get_num_threads(), []
 flat = faiss.IndexFlatIP(768)
 flat.add(vecs.float().numpy())
 for n in sorted({1, cores}):
     torch.set_num_threads(n)
-    rows.append(["ours", "fp16", n, latency.time_boxed(partial(search.dense, one, vecs, 100), 3, 2).mean])
+    rows.append(["ours", "fp16", n, latency.time_boxed(partial(dense.dense, one, vecs, 100), 3, 2).mean])
 rows.append(["FAISS flat", "fp32", cores, latency.time_boxed(partial(flat.search, one.numpy(), 100), 3, 2).mean])
 grid(rows, ["one query on the CPU", "stored as", "cores allowed", "mean, ms"])
 
@@ -215,7 +214,7 @@ grid(rows, ["one query on the CPU", "stored as", "cores allowed", "mean, ms"])
 # are all scores and a full sort, beside what the search found.
 
 # %%
-rows, scores = search.dense(one, vecs, 100)
+rows, scores = dense.dense(one, vecs, 100)
 every = (one @ vecs.float().T).numpy()[0]
 assert np.allclose(scores[0], np.sort(every)[::-1][:100], atol=1e-6)
 assert np.allclose(every[rows[0]], scores[0], atol=1e-6) and len(set(rows[0])) == 100
@@ -228,17 +227,15 @@ assert np.allclose(every[rows[0]], scores[0], atol=1e-6) and len(set(rows[0])) =
 # margins are stored, and so are a frozen ColBERT's vectors, which leaves only the scoring.
 
 # %%
-batch, train, passages = (
-    lab.sampler(settings.systems["dual/tas_balanced"]).batch(0),
-    lab.tokens["train"],
-    lab.tokens["passages"],
-)
+batch = lab.sampler(settings.systems["dual/tas_balanced"]).batch(0)
+train, passages = lab.tokens["train"], lab.tokens["passages"]
 cat = models.load_cross_encoder(shipped.model(settings, "cat")).to(device)
 colbert = models.load_colbert(shipped.model(settings, "colbert")).to(device)
 asked, shown = np.tile(batch.queries, 2), np.concatenate([batch.pos, batch.neg])
+fresh = loop.InBatchTeacher(*(teachers.FreshVectors(colbert, texts) for texts in (train, passages)))
 with torch.inference_mode():
     calls = {"pairwise": partial(cross_encoder.cat_scores, cat, train, passages, asked, shown, 32),
-             "in_batch": partial(latency.fresh_scores, colbert, train, passages, batch),
+             "in_batch": partial(fresh.scores, batch, device),
              "kept": partial(lab.in_batch_teacher.scores, batch, device)}  # fmt: skip
     price = {name: latency.time_boxed(f, 1, 3).mean / len(batch.queries) for name, f in calls.items()}
 grid(price.items(), ["teacher", "ms a sample"])
@@ -249,29 +246,29 @@ grid(price.items(), ["teacher", "ms a sample"])
 
 # %%
 peaks = {}
-for number in cost_tables.TRAINED.values():
-    if system := settings.systems.get(number):
+for key in cost.TRAINED.values():
+    if system := settings.systems.get(key):
         three = settings.training.model_copy(update={"steps": 3, "validate_every": 3, "min_steps": 0, "workers": 0})
         teacher = lab.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
-        loss = training.objective(system, three, teacher)
+        loss = loop.objective(system, three, teacher)
         student = models.load_dot(shipped.encoder(settings), settings.pooling).to(device)
         with TemporaryDirectory() as folder:
-            steps = partial(training.train, student, lab.sampler(system), loss, train, passages, lambda _: 0.0, three)
-            peaks[number] = latency.peak_mb(partial(steps, Path(folder)), device)
+            steps = partial(loop.train, student, lab.sampler(system), loss, train, passages, lambda _: 0.0, three)
+            peaks[key] = cost.peak_mb(partial(steps, Path(folder)), device)
 
 # %%
-fresh = {"none": 0, "dual": price["pairwise"] + price["in_batch"]} | price
+new = {"none": 0, "dual": price["pairwise"] + price["in_batch"]} | price
 kept, costs = {"none": 0, "pairwise": 0, "in_batch": price["kept"], "dual": price["kept"]}, {}
-for number, peak in peaks.items():
-    system = settings.systems[number]
-    prices = fresh[system.teacher], kept[system.teacher]
+for key, peak in peaks.items():
+    system = settings.systems[key]
+    last, prices = lab.history(system)[-1], (new[system.teacher], kept[system.teacher])
     once = None if system.sampling == "random" else lab.clustering_s
-    costs[number] = latency.cost(lab.history(system), system.batch_size, *prices, peak, once)
+    costs[key] = cost.Cost(system.batch_size, last.seconds / last.step, *prices, peak, once, last.step)
 caption = f"Table 2: the paper's rows in parentheses, and below what was measured here. {told}."
-table = cost_tables.table2(costs, caption)
+grids, tidy = cost.table2(costs)
 if not PASSAGES:
-    cost_tables.write(table, settings.figures, "table2")
-Markdown(cost_tables.markdown(table))
+    render.write(settings.figures, "table2", caption, grids, tidy)
+Markdown(render.markdown(caption, *grids))
 
 # %% [markdown]
 # Seconds per step include validation, and whatever else ran during the training. Hours are those seconds times the
@@ -281,10 +278,10 @@ Markdown(cost_tables.markdown(table))
 # How large a part of a training is it?
 
 # %%
-for number, spent in costs.items():
+for key, spent in costs.items():
     if spent.clustering_s is not None:
         share = spent.clustering_s / (spent.clustering_s + spent.step_s * spent.steps)
-        print(f"System {number}: clustering is {share:.1%} of clustering and training.")
+        print(f"{key}: clustering is {share:.1%} of clustering and training.")
         assert 0 < share < 1
 
 # %% [markdown]

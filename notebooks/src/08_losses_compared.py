@@ -22,13 +22,14 @@ from IPython.display import Markdown
 
 from tas_lib import config, experiment, losses, models
 from tas_lib.config import System
-from tas_lib.report import tables
+from tas_lib.report import render, tables
 from tas_lib.report.notebook import check, grid
+from tas_lib.report.paper import TABLE3
 from tas_lib.train import loop as training
 
 settings = config.load(PROFILE)
 lab = experiment.Experiment(settings)
-scores = lab.scores(tables.TABLE3)
+scores = lab.scores(TABLE3)
 {key: "run" if sets else "not run" for key, sets in scores.items()}
 
 # %% [markdown]
@@ -100,7 +101,7 @@ print("Share of the gradient behind the first five:", ", ".join(f"{name} {behind
 # %%
 table = tables.table3(scores, settings.evaluation, settings.systems)
 tables.write(table, settings.figures, "table3")
-Markdown(tables.markdown(table))
+Markdown(render.markdown(table.caption, table.grid))
 
 # %% [markdown]
 # The paper's values on MS MARCO are in parentheses; *lost* marks a number missing from the text that we hold. The row
@@ -112,11 +113,11 @@ Markdown(tables.markdown(table))
 
 # %%
 steps = {
-    f"{tables.TABLE3[key].names[0]} → Margin-MSE": (key, "dual/tas_balanced")
+    f"{TABLE3[key].names[0]} → Margin-MSE": (key, "dual/tas_balanced")
     for key in ("dual/tas_balanced/kldiv", "dual/tas_balanced/listnet", "dual/tas_balanced/lambdarank")
 }
 found = tables.differences(table, steps)
-Markdown(tables.differences_markdown(found, settings.evaluation.alpha))
+Markdown(render.pipe_table(tables.step_grid(found, settings.evaluation.alpha)))
 
 # %% [markdown]
 # Bold is significant, in either direction. A plus favours Margin-MSE. We count recall separately, since the paper finds
@@ -150,7 +151,7 @@ print(f"About {settings.evaluation.alpha * len(known):.1f} of {len(known)} would
 # of a different size. Ours were chosen on the tune set, and on nothing else ([CHANGELOG](../CHANGELOG.md)).
 
 # %%
-weights = {row.names[0]: settings.systems.get(key) for key, row in tables.TABLE3.items()}
+weights = {row.names[0]: settings.systems.get(key) for key, row in TABLE3.items()}
 grid(
     [(name, settings.training.weight(system.loss) if system else "not run") for name, system in weights.items()],
     ["in-batch loss", "weight"],

@@ -22,14 +22,15 @@ from ir_measures import Judged
 
 from tas_lib import config, experiment
 from tas_lib.evaluation import metrics
-from tas_lib.report import tables
+from tas_lib.report import render, tables
 from tas_lib.report.notebook import check, grid
+from tas_lib.report.paper import TABLE4
 
 settings = config.load(PROFILE)
 lab = experiment.Experiment(settings)
-scores = lab.scores(tables.TABLE4)
+scores = lab.scores(TABLE4)
 ran = {key: sets for key, sets in scores.items() if sets}
-{key: " / ".join(filter(None, tables.TABLE4[key].names)) for key in ran}
+{key: TABLE4[key].label for key in ran}
 
 # %% [markdown]
 # ## Table 4
@@ -42,7 +43,7 @@ ran = {key: sets for key, sets in scores.items() if sets}
 # %%
 table = tables.table4(scores, settings.evaluation, settings.systems)
 tables.write(table, settings.figures, "table4")
-Markdown(tables.markdown(table))
+Markdown(render.markdown(table.caption, table.grid))
 
 # %% [markdown]
 # The paper's values on MS MARCO, another collection with other judgements, are in parentheses: compare the order of the
@@ -64,7 +65,7 @@ samplings = {
 for teacher, (first, second, third) in samplings.items():
     steps |= {f"{teacher}: Random → TAS": (first, second), f"{teacher}: TAS → TAS-Balanced": (second, third)}
 sampled = tables.differences(table, steps)
-Markdown(tables.differences_markdown(sampled, settings.evaluation.alpha))
+Markdown(render.pipe_table(tables.step_grid(sampled, settings.evaluation.alpha)))
 
 # %% [markdown]
 # Ask two questions of each line: does it exceed what the choice of queries explains (bold), and does it point where the
@@ -108,7 +109,7 @@ steps = {
     "BM25 → Both, TAS-Balanced": ("bm25", "dual/tas_balanced"),
 }
 taught = tables.differences(table, steps)
-Markdown(tables.differences_markdown(taught, settings.evaluation.alpha))
+Markdown(render.pipe_table(tables.step_grid(taught, settings.evaluation.alpha)))
 
 # %% [markdown]
 # Recall is counted separately from the top-ten measures, since the paper's claim is about recall. Each cell counts
@@ -135,7 +136,7 @@ judged = {
     key: [metrics.mean(sets[test.name][Judged @ 10]) for test in settings.evaluation.sets] for key, sets in ran.items()
 }
 grid(
-    [[" / ".join(filter(None, tables.TABLE4[key].names)), *values] for key, values in judged.items()],
+    [[TABLE4[key].label, *values] for key, values in judged.items()],
     ["judged@10", *(test.label for test in settings.evaluation.sets)],
 )
 assert all(0 < share <= 1 for values in judged.values() for share in values)

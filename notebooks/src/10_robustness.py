@@ -25,9 +25,9 @@ from IPython.display import Markdown
 from scipy.stats import chi2, norm
 
 from tas_lib import config, experiment
-from tas_lib.config import System
-from tas_lib.report import rows, tables
+from tas_lib.report import render, tables
 from tas_lib.report.notebook import check, grid
+from tas_lib.report.paper import NOT_RUN, TABLE4, TABLE5, nine_columns, six_columns
 
 settings = config.load(PROFILE)
 lab = experiment.Experiment(settings)
@@ -43,8 +43,8 @@ alpha, b = settings.evaluation.alpha, settings.sampling.batch_size
 
 # %%
 drawn = {}
-for seed, (key, row) in enumerate(tables.TABLE5.items(), 1):
-    sampler = lab.sampler(settings.systems.get(key, System(batch_size=b, seed=seed)))
+for seed, (key, row) in enumerate(TABLE5.items(), 1):
+    sampler = lab.sampler(settings.systems.get(key, config.System(batch_size=b, seed=seed)))
     drawn[row.names[0]] = [set(sampler.batch(step).queries.tolist()) for step in range(300)]
 seen = {instance: set().union(*batches) for instance, batches in drawn.items()}
 grid(
@@ -61,17 +61,17 @@ assert all(drawn["A"][0] != drawn[instance][0] for instance in "BCDE")
 # largest? And on ours?
 
 # %%
-scores = lab.scores(tables.TABLE5)
+scores = lab.scores(TABLE5)
 table = tables.table5(scores, settings.evaluation, settings.systems)
 tables.write(table, settings.figures, "table5")
-Markdown(tables.markdown(table))
+Markdown(render.markdown(table.caption, table.grid))
 
 # %% [markdown]
 # The paper calls its results robust because nDCG@10 and recall have "a standard deviation of the results under a single
 # point" (§5.1), that is .01. The same question for ours:
 
 # %%
-columns = rows.six_columns(settings.evaluation)
+columns = six_columns(settings.evaluation)
 spread = tables.spread(scores, columns)
 paper = {c.heading: cell.paper.number for c, cell in zip(columns, table.cells[-1], strict=True) if cell.paper}
 known = spread.dropna()
@@ -87,7 +87,7 @@ assert max(paper.values()) < 0.01
 # around it that the χ² distribution gives. *Before you run:* guess the factor.
 
 # %%
-n = len(tables.TABLE5)
+n = len(TABLE5)
 low, high = (float(np.sqrt((n - 1) / chi2.ppf(share, n - 1))) for share in (0.975, 0.025))
 assert 0.59 < low < 0.61 and 2.8 < high < 2.9
 print(f"With 95% chance the true deviation is between {low:.1f} and {high:.1f} times the one of {n} instances.")
@@ -101,7 +101,7 @@ print(f"With 95% chance the true deviation is between {low:.1f} and {high:.1f} t
 # columns and the ten pairs of instances, how many differences should be significant if the test compared methods?
 
 # %%
-names = {key: row.names[0] for key, row in tables.TABLE5.items()}
+names = {key: row.names[0] for key, row in TABLE5.items()}
 pairs = {f"{names[a]} → {names[z]}": (a, z) for a, z in combinations(names, 2)}
 between = tables.differences(table, pairs)
 between["far"] = between.difference.abs() > 2 * between["column"].map(spread)
@@ -134,22 +134,19 @@ assert sum(map(len, printed)) == 5
 
 # %%
 steps = {}
-for teacher, keys in {
-    "Pairwise": ("pairwise/random", "pairwise/tas", "pairwise/tas_balanced"),
-    "In-batch": ("in_batch/random", "in_batch/tas", "in_batch/tas_balanced"),
-    "Both": ("dual/random", "dual/tas", "dual/tas_balanced"),
-}.items():
-    steps |= {f"{teacher}: to {to}": pair for to, pair in zip(("TAS", "TAS-B"), (keys[:2], keys[1:]), strict=True)}
-nine = rows.nine_columns(settings.evaluation)
+for teacher, name in (("pairwise", "Pairwise"), ("in_batch", "In-batch"), ("dual", "Both")):
+    steps[f"{name}: to TAS"] = (f"{teacher}/random", f"{teacher}/tas")
+    steps[f"{name}: to TAS-B"] = (f"{teacher}/tas", f"{teacher}/tas_balanced")
+nine = nine_columns(settings.evaluation)
 ruler = 2 * tables.spread(scores, nine)
-ablation = tables.table4(lab.scores(tables.TABLE4), settings.evaluation, settings.systems)
+ablation = tables.table4(lab.scores(TABLE4), settings.evaluation, settings.systems)
 found = tables.differences(ablation, steps)
 found["two s.d."] = found["column"].map(ruler)
 found["far"] = found.difference.abs() > found["two s.d."]
-shown = found.difference.map(tables.signed) + found.far.map({True: "*", False: ""})
-found["text"] = shown.where(found.difference.notna(), rows.NOT_RUN)
+shown = found.difference.map(render.signed) + found.far.map({True: "*", False: ""})
+found["text"] = shown.where(found.difference.notna(), NOT_RUN)
 wide = found.set_index(["column", "step"])["text"].unstack(sort=False)
-wide.insert(0, "two s.d.", ruler.map(tables.decimals).where(ruler.notna(), rows.NOT_RUN))
+wide.insert(0, "two s.d.", ruler.map(render.decimals).where(ruler.notna(), NOT_RUN))
 wide.rename_axis(index=None, columns=None)
 
 # %% [markdown]

@@ -21,14 +21,13 @@ from IPython.display import Markdown
 
 from tas_lib import config, experiment, models, sampling
 from tas_lib.evaluation import metrics
-from tas_lib.report import rows, tables
+from tas_lib.report import paper, render, tables
 from tas_lib.report.notebook import check, grid
-from tas_lib.report.published import paper_table
 
 settings = config.load(PROFILE)
 lab = experiment.Experiment(settings)
 added = [key for key, system in settings.systems.items() if system.kind in ("run", "checkpoint")]
-scores = lab.scores([*tables.TABLE6, *(key for key in added if key not in tables.TABLE4 | tables.TABLE6)])
+scores = lab.scores([*paper.TABLE6, *(key for key in added if key not in paper.TABLE4 | paper.TABLE6)])
 start = models.load_encoder(settings.encoder_path)
 encoder = f"{type(start).__name__.removesuffix('Model')}, {start.config.hidden_size} wide"
 print(f"Our systems start from: {encoder}, {start.config.num_hidden_layers} layers")
@@ -44,7 +43,7 @@ print(f"Our systems start from: {encoder}, {start.config.num_hidden_layers} laye
 # %%
 table = tables.table6(scores, settings.evaluation, settings.systems, encoder, start.config.num_hidden_layers)
 tables.write(table, settings.figures, "table6")
-Markdown(tables.markdown(table))
+Markdown(render.markdown(table.caption, table.grid))
 
 # %% [markdown]
 # "TCT (ours)" and "Margin-MSE (ours)" are the paper's words for the in-batch and the pairwise teacher with random
@@ -64,7 +63,7 @@ for key in ("dual/tas_balanced", "tas_b", "tas_b/largest"):
     theirs = [(b.paper.number, a.paper.number) if a.paper else (None, None)
               for b, a in zip(table.cells[place["bm25"]], table.cells[place[key]], strict=True)]  # fmt: skip
     for whose, pairs in (("ours", ours), ("the paper's", theirs)):
-        shares = [f"{100 * (a / b - 1):+.0f}%" if a is not None and b else rows.NOT_RUN for b, a in pairs]
+        shares = [f"{100 * (a / b - 1):+.0f}%" if a is not None and b else paper.NOT_RUN for b, a in pairs]
         gains.append([whose, table.rows[place[key]].names[-1], *shares])
 grid(sorted(gains, key=lambda row: row[0] != "ours"), ["whose", "batch size", *columns])
 
@@ -73,8 +72,8 @@ grid(sorted(gains, key=lambda row: row[0] != "ours"), ["whose", "batch size", *c
 # before comparing the two halves, see how strong BM25 itself is in each (the first row of the table).
 
 # %%
-printed = {key[1]: cell.number for key, cell in paper_table(6).items() if key[0].endswith("DistilBERT / 256")}
-bm25 = {key[1]: cell.number for key, cell in paper_table(6).items() if key[0] == "Baselines / BM25"}
+printed = {key[1]: cell.number for key, cell in paper.paper_table(6).items() if key[0].endswith("DistilBERT / 256")}
+bm25 = {key[1]: cell.number for key, cell in paper.paper_table(6).items() if key[0] == "Baselines / BM25"}
 share = {name: round(100 * (printed[name] / bm25[name] - 1)) for name in bm25 if "TREC" in name}
 assert [share[f"TREC-DL'{year} R@1K"] for year in (19, 20)] == [14, 9]
 assert [share[f"TREC-DL'{year} nDCG@10"] for year in (19, 20)] == [43, 44]
@@ -87,7 +86,7 @@ assert [share[f"TREC-DL'{year} nDCG@10"] for year in (19, 20)] == [43, 44]
 wins = []
 for key in ("pairwise/random", "in_batch/random", "dual/tas_balanced", "tas_b", "tas_b/largest"):
     for column in table.columns:
-        dense, words = (tables.values_of(table.rows[place[k]], column) for k in (key, "bm25"))
+        dense, words = (table.rows[place[k]].values(column) for k in (key, "bm25"))
         if dense and words and column.measure.NAME == "nDCG":
             delta = np.array([dense[query] - words[query] for query in words])
             wins.append([table.rows[place[key]].names[1], table.rows[place[key]].names[-1], column.label,
@@ -120,14 +119,14 @@ steps = {
     for a, z in (("dual/tas_balanced", "tas_b"), ("tas_b", "tas_b/largest"), ("dual/tas_balanced", "tas_b/largest"))
 }
 found = tables.differences(table, steps)
-Markdown(tables.differences_markdown(found, settings.evaluation.alpha))
+Markdown(render.pipe_table(tables.step_grid(found, settings.evaluation.alpha)))
 
 # %% [markdown]
 # Now with the ruler of notebook 10, two standard deviations over five seeds: for each kind of set, how many steps are
 # significant, and how many are longer than the ruler? Sparse sets are those like MSMARCO DEV.
 
 # %%
-ruler = 2 * tables.spread(lab.scores(tables.TABLE5), table.columns)
+ruler = 2 * tables.spread(lab.scores(paper.TABLE5), table.columns)
 graded = {column.heading: {t.name: t.graded for t in settings.evaluation.sets}[column.test_set]
           for column in table.columns}  # fmt: skip
 known = found.dropna(subset=["p"]).assign(far=found.difference.abs() > found["column"].map(ruler))

@@ -26,10 +26,10 @@ from IPython.display import Markdown
 
 from tas_lib import config, experiment
 from tas_lib.evaluation import metrics
-from tas_lib.report import curves, latency, rows, style, tables
+from tas_lib.report import curves, latency, render, style, tables
 from tas_lib.report.curves import Curve
 from tas_lib.report.notebook import check, grid
-from tas_lib.report.published import paper_table
+from tas_lib.report.paper import paper_table, rows7
 from tas_lib.retrieval import fusion
 
 # %%
@@ -164,7 +164,7 @@ grid(ceiling, ["set", "BM25", "TAS-Balanced", "fused", "all of both"])
 # nothing cached, and report the mean of as many as fit into a few seconds.
 
 # %%
-scores = lab.scores(rows.rows7(paper_table(7), settings, TAS))
+scores = lab.scores(rows7(settings, TAS))
 name, ms = graded[0].name, {}
 for key in [key for key, measured in scores.items() if measured and lab.listed[key].kind != "run"]:
     queries, answer = cycle(lab.collection.sets[name].queries.ids), lab.answerer(lab.listed[key], name)
@@ -179,7 +179,7 @@ for key in [key for key, measured in scores.items() if measured and lab.listed[k
 added = {key: system for key, system in settings.systems.items() if system.kind == "run" and key not in scores}
 table = tables.table7(scores | lab.scores(added), settings, TAS, ms)
 tables.write(table, settings.figures, "table7")
-Markdown(tables.markdown(table))
+Markdown(render.markdown(table.caption, table.grid))
 
 # %% [markdown]
 # ## The steps
@@ -199,7 +199,7 @@ steps |= {
 moved = tables.differences(table, steps)
 reranked = moved[moved.step.str.contains(", by ") & moved["column"].str.contains(" R@")].dropna(subset=["p"])
 assert (reranked.difference.abs() < 1e-9).all()
-Markdown(tables.differences_markdown(moved, settings.evaluation.alpha))
+Markdown(render.pipe_table(tables.step_grid(moved, settings.evaluation.alpha)))
 
 # %% [markdown]
 # ## What a re-ranker can repair

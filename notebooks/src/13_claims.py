@@ -201,13 +201,13 @@ grid(shares.items(), ["measured", "value"])
 from tas_lib import models
 from tas_lib.data import collection, shipped
 from tas_lib.report import latency
-from tas_lib.retrieval import cross_encoder, fusion
-from tas_lib.retrieval import dense as search
+from tas_lib.retrieval import cross_encoder, dense, fusion
+from tas_lib.train import loop, teachers
 
 baseline, depth = experiment.BASELINE, settings.evaluation.depth
 model, tokenizer = lab.load(baseline), collection.load_tokenizer(settings.encoder_path)
 device = next(model.parameters()).device
-find = partial(search.dense, passages=lab.vectors(baseline).to(device), depth=depth)
+find = partial(dense.dense, passages=lab.vectors(baseline).to(device), depth=depth)
 answer = partial(latency.answering, model, tokenizer, settings.tokens.query, find, 64)
 one, ten = (latency.least(answer, queries[:100], size) for size in (1, 10))
 two = [lab.run(system, settings.evaluation.sets[0].name) for system in (baseline, experiment.BM25)]
@@ -230,7 +230,8 @@ cat = models.load_cross_encoder(shipped.model(settings, "cat")).to(device)
 colbert = models.load_colbert(shipped.model(settings, "colbert")).to(device)
 batch, texts = drawn["random"][0], (lab.tokens["train"], lab.tokens["passages"])
 own = np.tile(batch.queries, 2), np.concatenate([batch.pos, batch.neg])
-calls = [partial(latency.fresh_scores, colbert, *texts, batch), partial(lab.in_batch_teacher.scores, batch, device),
+every = loop.InBatchTeacher(*(teachers.FreshVectors(colbert, of) for of in texts))
+calls = [partial(every.scores, batch, device), partial(lab.in_batch_teacher.scores, batch, device),
          partial(cross_encoder.cat_scores, cat, *texts, *own, 32)]  # fmt: skip
 with torch.inference_mode():
     fresh, kept, pairs = (min(latency.time_boxed(call, 1, 1).ms) for call in calls)

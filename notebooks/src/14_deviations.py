@@ -17,12 +17,13 @@ PROFILE = "docs"  # a file in profiles/
 from IPython.display import Markdown
 
 from tas_lib import config, experiment
-from tas_lib.report import rows, tables
+from tas_lib.report import render, tables
 from tas_lib.report.notebook import check, grid
+from tas_lib.report.paper import DEVIATIONS, TABLE5
 
 settings = config.load(PROFILE)
 lab = experiment.Experiment(settings)
-scores = lab.scores(rows.DEVIATIONS)
+scores = lab.scores(DEVIATIONS)
 {key: "run" if sets else "not run" for key, sets in scores.items()}
 
 # %% [markdown]
@@ -34,7 +35,7 @@ scores = lab.scores(rows.DEVIATIONS)
 # %%
 table = tables.deviations(scores, settings.evaluation, settings.systems | settings.deviations)
 tables.write(table, settings.figures, "deviations")
-Markdown(tables.markdown(table))
+Markdown(render.markdown(table.caption, table.grid))
 
 # %% [markdown]
 # ## How far from the first row?
@@ -43,9 +44,9 @@ Markdown(tables.markdown(table))
 # where only the random seed differs (notebook 10).
 
 # %%
-steps = {name: ("dual/tas_balanced", name) for name in list(rows.DEVIATIONS)[1:]}
+steps = {name: ("dual/tas_balanced", name) for name in list(DEVIATIONS)[1:]}
 found = tables.differences(table, steps)
-ruler = 2 * tables.spread(lab.scores(rows.TABLE5), table.columns)
+ruler = 2 * tables.spread(lab.scores(TABLE5), table.columns)
 found["beyond order"] = found.difference.abs() > found["column"].map(ruler)
 found.drop(columns="paper").dropna().round(4)
 

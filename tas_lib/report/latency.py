@@ -1,37 +1,36 @@
-"""Where the time goes: Table 1, the milliseconds of a query; Table 2, what a training costs.
+"""How long a query takes (Table 1), on which machine, and how fast that machine reads and computes.
 
-A measured time is worth as much as what is said beside it: the hardware, and what the time could not fall below there
-(the bytes that must be read over the memory's bandwidth, the operations over the matrix rate).
+No time falls below the bytes that must be read over the memory's bandwidth, or the operations over the matrix rate.
 """
 
-import io
 import itertools
 import logging
 import math
-import os
+import platform
+import re
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 import torch
 from numpy.random import Generator, Philox
 from torch import Tensor
-from torch.profiler import ProfilerActivity
 from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerBase
 
 from tas_lib import models
 from tas_lib.data.collection import tokenise
 from tas_lib.data.store import Store
-from tas_lib.models import BertDot, ColBert
-from tas_lib.records import Batch, History, Ragged
+from tas_lib.models import BertDot
+from tas_lib.retrieval.encode import read_vectors
 
 log = logging.getLogger(__name__)
 TOKENS, ENCODING, RETRIEVAL, TOTAL = "Tokenising", "Query encoding", "Retrieval", "Total"
 SIZES = (1, 10, 2_000)
-ENOUGH = 100  # repetitions from which on a 99th percentile is one
+"""Queries per batch in Table 1."""
+ENOUGH = 100  # repetitions that a 99th percentile needs
 
 
 # --- the clock -----------------------------------------------------------------------------------------------------
@@ -56,11 +55,6 @@ class Timing(NamedTuple):
         """
         return sorted(self.ms)[math.ceil(0.99 * len(self.ms)) - 1] if len(self.ms) >= ENOUGH else max(self.ms)
 
-    @property
-    def tail_name(self) -> str:
-        """What `tail` is."""
-        return "99th percentile" if len(self.ms) >= ENOUGH else f"longest of {len(self.ms)}"
-
 
 def time_boxed(
     f: Callable[[], object],
@@ -69,7 +63,7 @@ def time_boxed(
     most: int = 1_000,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
-    """How long `f` takes, over and over for so many seconds: once at least, `most` times at most, after a warm-up."""
+    """How long `f` takes: repeated for `seconds`, at least once and at most `most` times, after a warm-up."""
 
     def once() -> Iterator[str]:
         f()
@@ -85,48 +79,48 @@ def time_stages(
     most: int = 1_000,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """The same for work in stages, and of the total: `run` yields a stage's name when the stage is done.
+    """The same for each stage of some work, and for the total: `run` yields a stage's name when the stage is done.
 
-    A GPU works on while Python goes on: the clock is read when it has finished.
+    A GPU runs asynchronously: the clock is read when it has finished.
     """
+
+    def now() -> float:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return clock()
+
     for _ in range(warm_up):
         for _stage in run():
             pass
     times: dict[str, list[float]] = {}
     began = None
     for _ in range(most):
-        start = last = _now(clock)
+        start = last = now()
         began = start if began is None else began
         for stage in run():
-            now = _now(clock)
-            times.setdefault(stage, []).append(1e3 * (now - last))
-            last = now
+            done = now()
+            times.setdefault(stage, []).append(1e3 * (done - last))
+            last = done
         times.setdefault(TOTAL, []).append(1e3 * (last - start))
         if last - began >= seconds:
             break
     return {stage: Timing(ms) for stage, ms in times.items()}
 
 
-def _now(clock: Callable[[], float]) -> float:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return clock()
-
-
-# --- Table 1: a query ----------------------------------------------------------------------------------------------
+# --- a query -------------------------------------------------------------------------------------------------------
 
 
 def answering(
     model: BertDot,
     tokenizer: PreTrainedTokenizerBase,
     cap: int,
-    find: Callable[[Tensor], object],
+    search: Callable[[Tensor], object],
     chunk: int,
     texts: Sequence[str],
 ) -> Iterator[str]:
-    """Queries from their words to ranked passages: the name of each stage when it is done.
+    """From queries to ranked passages: yields the name of each stage when it is done.
 
-    cap: tokens a query. find: from vectors (B, D) to the best passages, brought back to where Python can read them.
+    cap: tokens per query. search: from vectors (B, D) to the best passages, copied back to the CPU.
     chunk: queries that are encoded at a time.
     """
     tokens = tokenise(tokenizer, texts, cap)
@@ -134,21 +128,20 @@ def answering(
     with torch.inference_mode():
         vecs = models.encode_rows(model, tokens, np.arange(len(texts)), chunk)  # (B, D); copies the ids to the device
     yield ENCODING
-    find(vecs)
+    search(vecs)
     yield RETRIEVAL
 
 
 def latencies(
     answer: Callable[[Sequence[str]], Iterator[str]], queries: Sequence[str], seconds: float, most: int = 1_000
 ) -> dict[int, dict[str, Timing]]:
-    """Batch size → stage → times, every repetition with the next queries; at the paper's batch sizes."""
-    found = {}
+    """Batch size → stage → times at the paper's batch sizes; every repetition answers the next queries."""
+    times = {}
     for size in SIZES:
-        batches = in_turn(queries, size)
-        warm_up = 3 if size < ENOUGH else 1
-        found[size] = time_stages(lambda ask=batches: answer(next(ask)), warm_up, seconds, most)  # type: ignore[misc]
-        log.info("batch size %d: %.1f ms on average", size, found[size][TOTAL].mean)
-    return found
+        answers = map(answer, in_turn(queries, size))
+        times[size] = time_stages(answers.__next__, 3 if size < ENOUGH else 1, seconds, most)
+        log.info("batch size %d: %.1f ms on average", size, times[size][TOTAL].mean)
+    return times
 
 
 def least(
@@ -158,21 +151,20 @@ def least(
     rounds: int = 10,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
-    """The shortest of several times of each batch of the queries.
+    """The shortest of several times for each batch of the queries.
 
-    Other programs make times longer and never shorter; so what differs between these is the batches' own, and mean and
-    tail differ little from run to run.
+    Other programs make times longer and never shorter, so the shortest are the batches' own: their mean and tail differ
+    little from run to run.
     """
-    n, times = len(queries) // size, []
+    times = []
     for _ in range(rounds):
-        batches = in_turn(queries, size)
-        once = time_stages(lambda ask=batches: answer(next(ask)), 0, math.inf, n, clock)  # type: ignore[misc]
-        times.append(once[TOTAL].ms)
+        answers = map(answer, in_turn(queries, size))
+        times.append(time_stages(answers.__next__, 0, math.inf, len(queries) // size, clock)[TOTAL].ms)
     return Timing([min(of_batch) for of_batch in zip(*times, strict=True)])
 
 
 def in_turn(queries: Sequence[str], size: int) -> Iterator[list[str]]:
-    """Batches of the queries one after the other, from the first again after the last.
+    """Batches of the queries, without end: after the last query comes the first.
 
     >>> list(itertools.islice(in_turn(["a", "b", "c"], 2), 3))
     [['a', 'b'], ['c', 'a'], ['b', 'c']]
@@ -190,98 +182,49 @@ def paper_encoder(vocabulary: int) -> BertDot:
     return BertDot(DistilBertModel(DistilBertConfig(vocab_size=vocabulary))).eval()
 
 
-def unit_vectors(place: Store, n: int, width: int, seed: int = 0, shard: int = 65_536) -> Tensor:
+def unit_vectors(store: Store, n: int, width: int, seed: int = 0, shard: int = 65_536) -> Tensor:
     """n random vectors of length 1, (n, width) in fp16, memory-mapped; made once. 8,841,823 × 768 are 13.6 GB."""
+
+    def make(folder: Path) -> None:
+        out = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float16, (n, width))
+        for number, first in enumerate(range(0, n, shard)):
+            vecs = Generator(Philox(key=[seed, number])).standard_normal((min(shard, n - first), width), np.float32)
+            out[first : first + shard] = vecs / np.linalg.norm(vecs, axis=1, keepdims=True)
+            log.info("synthetic vectors: %d of %d", first + len(vecs), n)
+
     parameters = {"n": n, "width": width, "seed": seed, "shard": shard}
-    folder = place.artefact(
-        f"synthetic/{n}x{width}",
-        parameters,
-        {},
-        lambda folder: write_unit_vectors(folder / "vectors.npy", n, width, seed, shard),
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that nobody may write to it, and nobody does
-        return torch.from_numpy(np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False))
+    return read_vectors(store.artefact(f"synthetic/{n}x{width}", parameters, {}, make))
 
 
-def write_unit_vectors(path: Path, n: int, width: int, seed: int, shard: int) -> None:
-    """Append the vectors shard by shard, each a function of (seed, its number); a file cut off is gone on with."""
-    head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": "<f2", "fortran_order": False, "shape": (n, width)})
-    with open(path, "r+b" if path.exists() else "w+b") as f:
-        whole = max(f.seek(0, os.SEEK_END) - len(head.getvalue()), 0) // (2 * width * shard)  # shards that stand there
-        f.seek(0)
-        f.write(head.getvalue())
-        f.seek(whole * 2 * width * shard, os.SEEK_CUR)
-        for number in range(whole, math.ceil(n / shard)):
-            rows = min(shard, n - number * shard)
-            vecs = Generator(Philox(key=[seed, number])).standard_normal((rows, width), np.float32)
-            vecs /= np.linalg.norm(vecs, axis=1, keepdims=True)
-            f.write(torch.from_numpy(vecs).half().numpy().data)
-            log.info("synthetic vectors: %d of %d", number * shard + rows, n)
+# --- the machine ---------------------------------------------------------------------------------------------------
 
 
-# --- Table 2: a training -------------------------------------------------------------------------------------------
+class Roofline(NamedTuple):
+    """What a device can do at best, measured on it: gigabytes read per second, 10^9 fp32 operations per second."""
+
+    gb_s: float
+    gflop_s: float
 
 
-class Cost(NamedTuple):
-    """What a training costs here.
-
-    step_s: seconds a step, validation and waiting for the next batch included. teacher_ms: milliseconds of teacher
-    inference a sample, nothing kept. kept_ms: with what is kept (stored margins, the frozen ColBERT's vectors).
-    peak_mb: what the steps allocate beyond the student's weights. clustering_s: once, before; None without TAS.
-    steps: until it stopped. hours: of as many steps as the paper trains.
-    """
-
-    batch_size: int
-    step_s: float
-    samples_s: float
-    teacher_ms: float
-    kept_ms: float
-    peak_mb: float
-    clustering_s: float | None
-    steps: int
-    hours: float
+def roofline(device: torch.device, mb: int = 512, n: int = 2_048, seconds: float = 1.0) -> Roofline:
+    """Measured by summing a tensor larger than any cache, and by multiplying two (n, n) matrices; the best of many."""
+    large = torch.ones(mb * 250_000, device=device)
+    a, b = torch.ones(2, n, n, device=device)
+    read = min(time_boxed(large.sum, 2, seconds).ms)
+    multiplied = min(time_boxed(lambda: a @ b, 2, seconds).ms)
+    return Roofline(mb / read, 2e-6 * n**3 / multiplied)
 
 
-def cost(
-    history: Sequence[History],
-    batch_size: int,
-    teacher_ms: float,
-    kept_ms: float,
-    peak: float,
-    clustering_s: float | None,
-    paper_steps: int = 800_000,
-) -> Cost:
-    """A training's cost from its evaluations, and from what was measured beside it."""
-    last = history[-1]
-    step_s = last.seconds / last.step
-    hours = paper_steps * step_s / 3_600
-    return Cost(batch_size, step_s, batch_size / step_s, teacher_ms, kept_ms, peak, clustering_s, last.step, hours)
-
-
-def fresh_scores(colbert: ColBert, queries: Ragged, passages: Ragged, batch: Batch) -> Tensor:
-    """The in-batch teacher's scores (B, 2B), columns as in losses.py, with nothing kept: every text is encoded now."""
-    device = next(colbert.parameters()).device
-    sides = []
-    for texts, rows in ((queries, batch.queries), (passages, np.concatenate([batch.pos, batch.neg]))):
-        ids, mask = models.pad([texts.row(row) for row in rows], device)
-        sides += [colbert(ids, mask), mask]
-    return models.late_interaction(*sides)
-
-
-def peak_mb(f: Callable[[], object], device: torch.device) -> float:
-    """The most megabytes that torch's tensors take at any time during `f`, beyond what they took before.
-
-    On a CPU from the profiler's record of every tensor allocated and freed: exact, but no memory outside torch.
-    """
+def hardware(device: torch.device) -> dict[str, str]:
+    """The machine that measured times are valid for."""
+    cpuinfo = Path("/proc/cpuinfo")  # Linux; platform.processor() is empty there
+    name = re.search(r"model name\s*: (.+)", cpuinfo.read_text("utf-8")) if cpuinfo.is_file() else None
+    parts = {
+        "processor": name[1].strip() if name else platform.processor() or platform.machine(),
+        "cores": f"{psutil.cpu_count()}, of which {torch.get_num_threads()} are used",
+        "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
+    }
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        f()
-        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profile:
-        f()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(itertools.accumulate(changes), default=0) / 1e6
+        gpu = torch.cuda.get_device_properties(device)
+        parts["GPU"] = f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB"
+    return parts | {"library": f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"}

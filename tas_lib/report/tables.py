@@ -1,75 +1,192 @@
-"""Tables in the paper's shape: our numbers with letters, the paper's on MS MARCO beside; md, csv and tex."""
+"""Tables 3 to 7 in the paper's shape: our means with letters of the t-tests, and the paper's cells beside them."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import stdev
+from statistics import fmean, stdev
 from string import ascii_lowercase
+from typing import NamedTuple
 
 import pandas as pd
 
 from tas_lib.config import Evaluation, Profile, System
-from tas_lib.data.store import atomic_write
-from tas_lib.evaluation.metrics import PerQuery, mean, paired_t
-from tas_lib.report import compared
-from tas_lib.report.composing import Cell, Table, compose, values_of
-from tas_lib.report.published import Printed, independent_figures, paper_table
-from tas_lib.report.render import frame, latex, markdown
-from tas_lib.report.rows import (
-    DEVIATIONS,
-    LABELS6,
-    NOT_RUN,
-    SUMMARY5,
-    TABLE3,
-    TABLE4,
-    TABLE5,
-    TABLE6,
-    Column,
-    Row,
-    decimals,
-    filled,
-    listed,
-    nine_columns,
-    rows6,
-    rows7,
-    signed,
-    six_columns,
-)
+from tas_lib.evaluation.metrics import PerQuery, better_than, mean, paired_t, printed_name
+from tas_lib.report import compared, paper, render
+from tas_lib.report.paper import NOT_RUN, REPORTED, Cell, Column, Printed, Row
+from tas_lib.report.render import Grid, decimals, signed
 
 Scores = Mapping[str, Mapping[str, PerQuery]]
 """system's key → test set → what `evaluate` gave; {} where it was not run"""
+FIELDS = ("row", "column", "value", "markers", "origin", "paper_column", "paper_value", "paper_markers")
+
+
+class Table(NamedTuple):
+    """`cells[i][j]` is row i in column j; `heads` name the label columns. beside: `compared.figures`, if any."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: list[Row]
+    columns: list[Column]
+    cells: list[list[Cell]]
+    beside: pd.DataFrame = pd.DataFrame()
+
+    @property
+    def grid(self) -> Grid:
+        """The text: the best of a column in bold, letters as superscripts, the paper's number below ours."""
+        lines = []
+        for row, cells in zip(self.rows, self.cells, strict=True):
+            texts = []
+            for cell in cells:
+                text = f"**{cell.text}**" if cell.best else cell.text
+                text += f"<sup>{cell.letters}</sup>" if cell.letters else ""
+                texts.append(text + (f"<br>({cell.paper.value})" if cell.paper else ""))
+            lines.append([row.letter, *row.names, *texts, row.origin])
+        heads = ["", *self.heads, *(f"{c.label}<br>{printed_name(c.measure)}" for c in self.columns), "Run"]
+        return Grid("l" * (1 + len(self.heads)) + "r" * len(self.columns) + "l", heads, lines)
+
+    @property
+    def tidy(self) -> pd.DataFrame:
+        """One line per cell: row, column, value and markers as in data/paper, where it comes from, the paper's cell."""
+        lines = [
+            (row.label, column.heading, cell.text if cell.value is None else decimals(cell.value, 4), cell.letters)
+            + (row.origin, column.paper, *(cell.paper or ("", "")))
+            for row, cells in zip(self.rows, self.cells, strict=True)
+            for column, cell in zip(self.columns, cells, strict=True)
+        ]
+        return pd.DataFrame(lines, columns=FIELDS)
+
+    def with_others(self) -> "Table":
+        """The table with others' figures beside it: none where no test set is the paper's."""
+        return self._replace(beside=compared.figures(self.rows, self.columns, self.cells))
+
+
+def write(table: Table, folder: Path, name: str) -> list[Path]:
+    """`name`.md, .csv and .tex in `folder`, and `name`-compared likewise if others measured the same."""
+    paths = render.write(folder, name, table.caption, [table.grid], table.tidy)
+    if len(table.beside):
+        caption = compared.caption(table.caption.partition(":")[0], table.beside)
+        paths += render.write(folder, f"{name}-compared", caption, [compared.grid(table.beside)], table.beside)
+    return paths
+
+
+# --- composing -----------------------------------------------------------------------------------------------------
+
+
+def compose(
+    title: str,
+    heads: tuple[str, ...],
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    printed: Mapping[tuple[str, str], Printed],
+    alpha: float = 0.05,
+    within: str = "",
+) -> Table:
+    """A table of these rows and columns; the caption says what letters mean and what is in parentheses.
+
+    printed: (row, column) → the paper's cell. within: whose rows a row is tested against, in words.
+    """
+    by_column = [_column(rows, column, printed, alpha) for column in columns]
+    threshold = f"{alpha:g}".removeprefix("0")
+    caption = f"{title} A letter: significantly better than the row so marked{within} (paired t-test, p < {threshold})."
+    if paired := [(column, *column.paper.rpartition(" ")[::2]) for column in columns if column.paper]:
+        names = [f"{their_set} for {column.label}" for column, their_set, _ in paired]
+        measures = [(theirs, printed_name(column.measure)) for column, _, theirs in paired]
+        names += [f"{theirs} for {ours}" for theirs, ours in measures if theirs != ours]
+        caption += f" In parentheses the paper's numbers, on MS MARCO: {', '.join(dict.fromkeys(names))}."
+    return Table(caption, heads, list(rows), list(columns), [list(cells) for cells in zip(*by_column, strict=True)])
+
+
+def _column(
+    rows: Sequence[Row], column: Column, printed: Mapping[tuple[str, str], Printed], alpha: float
+) -> list[Cell]:
+    """The cells of one column, from top to bottom."""
+    blocks: dict[str, dict[str, Mapping[str, float]]] = {row.block: {} for row in rows}  # → letter → query → value
+    means: list[float | None] = []
+    for row in rows:
+        values, rivals = row.values(column), blocks[row.block]
+        means.append(mean(values) if values else None)
+        if values:
+            if row.letter in rivals or (rivals and "" in (row.letter, *rivals)):
+                raise ValueError(f"{row.label}: a row needs a letter of its own, not {row.letter!r}")
+            rivals[row.letter] = values
+    letters = {block: better_than(rivals, alpha) for block, rivals in blocks.items()}
+    highest = decimals(max((value for value in means if value is not None), default=0))
+    cells = []
+    for row, value in zip(rows, means, strict=True):
+        theirs = printed.get((row.paper, column.paper))
+        if value is None:
+            cells.append(Cell(None, row.missing, paper=theirs))
+        else:
+            text = decimals(value)
+            cells.append(Cell(value, text, letters[row.block][row.letter], theirs, text == highest))
+    return cells
+
+
+def filled(rows: Mapping[str, Row], scores: Scores, systems: Mapping[str, System]) -> list[Row]:
+    """The rows with what was measured and where it comes from. Of `ADDED` only those that the profile lists."""
+    kinds = {"bm25": "bm25"} | {key: system.kind for key, system in systems.items()}
+    found = []
+    for key, row in rows.items():
+        if key in paper.ADDED and key not in systems:
+            continue
+        kind, measured = kinds.get(key, "trained"), scores.get(key, {})
+        missing = REPORTED if kind == "reported" else row.missing
+        origin = paper.ORIGIN[kind] if measured else missing
+        found.append(row._replace(key=key, scores=measured, origin=origin, missing=missing))
+    return found
+
+
+def lettered(rows: Mapping[str, Row], scores: Scores) -> dict[str, Row]:
+    """The rows, where a free letter is given to each that was measured and has none."""
+    free = iter(sorted(set(ascii_lowercase) - {row.letter for row in rows.values()}))
+    return {
+        key: row._replace(letter=next(free)) if scores.get(key) and not row.letter else row for key, row in rows.items()
+    }
 
 
 # --- the paper's tables --------------------------------------------------------------------------------------------
 
 
 def table3(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:
-    """Table 3: losses for the in-batch signal, the pairwise part staying Margin-MSE. systems: the profile's."""
+    """Table 3: losses for the in-batch signal; the pairwise part is Margin-MSE. systems: the profile's."""
     title = "Table 3: losses for the in-batch negatives; TAS-Balanced batches, both teachers."
-    rows, columns = filled(TABLE3, scores, systems), six_columns(evaluation)
-    return compose(title, ("Loss",), rows, columns, paper_table(3), evaluation.alpha)
+    rows, columns = filled(paper.TABLE3, scores, systems), paper.six_columns(evaluation)
+    return compose(title, ("Loss",), rows, columns, paper.paper_table(3), evaluation.alpha)
 
 
 def table4(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:
     """Table 4: samplings and teachers; letters compare the samplings of one teacher."""
-    printed = paper_table(4) | {key: cell for key, cell in paper_table(7).items() if key[0] == TABLE4["bm25"].paper}
+    bm25 = {key: cell for key, cell in paper.paper_table(7).items() if key[0] == paper.TABLE4["bm25"].paper}
     title = (
         "Table 4: samplings and teachers. BM25 is not in the paper's Table 4; its numbers there are those of Table 7."
     )
-    rows, columns = filled(listed(TABLE4, systems), scores, systems), nine_columns(evaluation)
-    within = " of the same teacher"
-    table = compose(title, ("Teacher", "Sampling"), rows, columns, printed, evaluation.alpha, within)
-    return with_others(table, printed)
+    rows, columns = filled(paper.TABLE4, scores, systems), paper.nine_columns(evaluation)
+    heads, within = ("Teacher", "Sampling"), " of the same teacher"
+    return compose(title, heads, rows, columns, paper.paper_table(4) | bm25, evaluation.alpha, within).with_others()
 
 
 def table5(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:
-    """Table 5: one configuration in several orders; mean and standard deviation of those that were run."""
-    rows = filled(TABLE5, scores, systems)
+    """Table 5: one configuration with several seeds; mean and standard deviation of those that were run.
+
+    Reading: the sample's deviation, with n - 1: n gives .004 where the paper has .005.
+    """
+    printed, title = (
+        paper.paper_table(5),
+        "Table 5: instances that differ in the order of topics, queries and pairs alone.",
+    )
+    rows, columns = filled(paper.TABLE5, scores, systems), paper.six_columns(evaluation)
+    table = compose(title, ("Inst.",), rows, columns, printed, evaluation.alpha)
     n = sum(bool(row.scores) for row in rows)
-    over = f"over {n} instances" if n > 1 else NOT_RUN
-    rows += [row._replace(origin=over) for row in SUMMARY5]
-    title = "Table 5: instances that differ in the order of topics, queries and pairs alone."
-    return compose(title, ("Inst.",), rows, six_columns(evaluation), paper_table(5), evaluation.alpha)
+    for name, summary in (("Avg.", fmean), ("StdDev", stdev)):
+        cells = []
+        for column in columns:
+            means = [mean(row.values(column)) for row in rows if row.scores]
+            value = summary(means) if n > 1 else None
+            text = NOT_RUN if value is None else decimals(value)
+            cells.append(Cell(value, text, paper=printed.get((name, column.paper))))
+        table.rows.append(Row((name,), paper=name, origin=f"over {n} instances" if n > 1 else NOT_RUN))
+        table.cells.append(cells)
+    return table
 
 
 def table6(
@@ -79,55 +196,44 @@ def table6(
 
     encoder, layers: what our systems start from.
     """
-    printed = paper_table(6)
-    rows = rows6(printed, systems, encoder, layers)
-    further = {key: TABLE6.get(key, Row(("Added", key, "", "", ""))) for key in scores if key not in rows}
-    rows |= listed(further, systems)
-    free = iter(sorted(set(ascii_lowercase) - {row.letter for row in rows.values()}))
-    rows = {key: row._replace(letter=row.letter or next(free)) if scores.get(key) else row for key, row in rows.items()}
-    batches = [key for key, row in TABLE6.items() if row.names[0] == "Ours" and key in systems]
-    sizes = [(systems[key].batch_size, TABLE6[key].paper.rpartition(" ")[2]) for key in batches]
+    rows = paper.rows6(systems, encoder, layers)
+    rows |= {key: Row(("Added", key, "", "", "")) for key in scores if key not in rows}
     title = "Table 6: dense retrieval, baselines and TAS-Balanced."
+    batches = [key for key, row in paper.TABLE6.items() if row.names[0] == "Ours" and key in systems]
+    sizes = [(systems[key].batch_size, paper.TABLE6[key].paper.rpartition(" ")[2]) for key in batches]
     if moved := [f"{ours} beside {theirs}" for ours, theirs in sizes if str(ours) != theirs]:
         title += f" TAS-Balanced batches stand in the paper's order, under its letters: {', '.join(moved)}."
-    heads = ("", "Training Type", *LABELS6)
-    table = compose(title, heads, filled(rows, scores, systems), nine_columns(evaluation), printed, evaluation.alpha)
-    return with_others(table, printed)
+    heads = ("", "Training Type", *paper.LABELS6)
+    of_rows, columns = filled(lettered(rows, scores), scores, systems), paper.nine_columns(evaluation)
+    return compose(title, heads, of_rows, columns, paper.paper_table(6), evaluation.alpha).with_others()
 
 
 def table7(scores: Scores, settings: Profile, tas: str = "tas_b", latencies: Mapping[str, float] = {}) -> Table:
     """Table 7: pipelines. Letters compare first stages under the same re-ranker; `tas` is the TAS-Balanced system.
 
-    latencies: key → milliseconds a query, as measured.
+    latencies: key → measured milliseconds per query.
     Where some rows were measured on a sample of a set's queries, all rows are: on the queries that all of them have.
     Further keys of `scores` are rows below, among the first stages.
     """
-    printed, evaluation = paper_table(7), settings.evaluation
-    rows = rows7(printed, settings, tas, latencies)
-    free = iter(sorted(set(ascii_lowercase) - {row.letter for row in rows.values()}))
-    rows |= {
-        key: Row(("Added", key, "–", "–", ""), next(free) if scores[key] else "", block="–")
-        for key in scores
-        if key not in rows
-    }
+    evaluation, rows = settings.evaluation, paper.rows7(settings, tas, latencies)
+    rows |= {key: Row(("Added", key, "–", "–", ""), block="–") for key in scores if key not in rows}
     shared, counts = common(scores)
-    sizes = [(test.label, *counts[test.name]) for test in evaluation.sets if test.name in counts]
     title = "Table 7: retrieval, fusion and re-ranking. # is how many candidates are re-ranked; ms, a query's latency."
+    sizes = [(test.label, *counts[test.name]) for test in evaluation.sets if test.name in counts]
     if sampled := [f"{label}: {n} of {whole} queries" for label, n, whole in sizes if n < whole]:
         title += f" {', '.join(sampled)}, the same for all rows."
-    heads = ("", "First stage", "Re-ranker", "#", "ms")
-    columns = nine_columns(evaluation)
-    within = " under the same re-ranker"
-    return compose(title, heads, filled(rows, shared, settings.systems), columns, printed, evaluation.alpha, within)
+    heads, within = ("", "First stage", "Re-ranker", "#", "ms"), " under the same re-ranker"
+    of_rows, columns = filled(lettered(rows, scores), shared, settings.systems), paper.nine_columns(evaluation)
+    return compose(title, heads, of_rows, columns, paper.paper_table(7), evaluation.alpha, within)
 
 
-def common(scores: Scores) -> tuple[dict[str, dict[str, PerQuery]], dict[str, tuple[int, int]]]:
-    """The scores on those queries alone that every measured system has; test set → how many they are, of how many."""
+def common(scores: Scores) -> tuple[Scores, dict[str, tuple[int, int]]]:
+    """The scores on the queries that every measured system has; test set → how many these are, of how many."""
     queries: dict[str, list[set[str]]] = {}
     for sets in scores.values():
         for name, measures in sets.items():
             queries.setdefault(name, []).append(set(next(iter(measures.values()))))
-    kept = {name: set.intersection(*found) for name, found in queries.items()}
+    kept = {name: set.intersection(*of_systems) for name, of_systems in queries.items()}
     shared = {
         key: {
             name: {m: {q: v for q, v in values.items() if q in kept[name]} for m, values in measures.items()}
@@ -135,89 +241,57 @@ def common(scores: Scores) -> tuple[dict[str, dict[str, PerQuery]], dict[str, tu
         }
         for key, sets in scores.items()
     }
-    return shared, {name: (len(kept[name]), len(set.union(*found))) for name, found in queries.items()}
+    return shared, {name: (len(kept[name]), len(set.union(*of_systems))) for name, of_systems in queries.items()}
 
 
 def deviations(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:
     """What the other choice in some rows of DEVIATIONS.md changes. systems: the profile's."""
-    rows = filled(DEVIATIONS, scores, systems)
-    columns = [column._replace(paper="") for column in nine_columns(evaluation)]
+    rows = filled(paper.DEVIATIONS, scores, systems)
+    columns = [column._replace(paper="") for column in paper.nine_columns(evaluation)]
     title = "The effect of choices that DEVIATIONS.md names; both teachers, one order of the batches."
     return compose(title, ("Row", "Choice"), rows, columns, {}, evaluation.alpha)
 
 
-def with_others(table: Table, printed: Mapping[tuple[str, str], Printed]) -> Table:
-    """The table with its companion's lines: none where no test set is the paper's. printed: as in `compose`."""
-    means = [[cell.value for cell in cells] for cells in table.cells]
-    return table._replace(beside=compared.lines(table.rows, table.columns, means, printed, independent_figures()))
-
-
-# --- reading between the rows --------------------------------------------------------------------------------------
+# --- between the rows ----------------------------------------------------------------------------------------------
 
 
 def differences(table: Table, steps: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
-    """A line a step and column: how much higher the second row's mean is than the first's, and p of the paired t-test.
+    """For each step and column: how much higher the second row's mean is than the first's, and p of the paired t-test.
 
     steps: label → keys of two rows. paper: the same step between the paper's numbers. NaN where one of the two is
     missing.
     """
-    place = {row.key: i for i, row in enumerate(table.rows) if row.key}
-    lines = []
+    index, lines = {row.key: i for i, row in enumerate(table.rows)}, []
     for step, (before, after) in steps.items():
-        i, k = place[before], place[after]
         for j, column in enumerate(table.columns):
-            a, b = values_of(table.rows[i], column), values_of(table.rows[k], column)
+            i, k = index[before], index[after]
+            a, b = table.rows[i].values(column), table.rows[k].values(column)
             ours = (mean(b) - mean(a), paired_t(b, a)) if a and b else (math.nan, math.nan)
-            theirs = _printed(table.cells[k][j]) - _printed(table.cells[i][j])
+            first, second = (
+                cell.paper.number if cell.paper else None for cell in (table.cells[i][j], table.cells[k][j])
+            )
+            theirs = math.nan if first is None or second is None else second - first
             lines.append((step, column.heading, *ours, theirs))
     return pd.DataFrame(lines, columns=["step", "column", "difference", "p", "paper"])
 
 
-def _printed(cell: Cell) -> float:
-    number = cell.paper.number if cell.paper else None
-    return math.nan if number is None else number
-
-
-def differences_markdown(found: pd.DataFrame, alpha: float = 0.05) -> str:
-    """A pipe table of `differences`, a line a step: bold where p < alpha; the paper's step below in parentheses."""
-    columns = list(dict.fromkeys(found["column"]))
-    lines = [["Step", *columns], ["---"] + ["---:"] * len(columns)]
+def step_grid(found: pd.DataFrame, alpha: float = 0.05) -> Grid:
+    """`differences` as a table, a line for each step: bold where p < alpha; the paper's step below in parentheses."""
+    columns, lines = list(dict.fromkeys(found["column"])), []
     for step, of_step in found.groupby("step", sort=False):
         cells = [str(step)]
-        for _, _, difference, p, paper in of_step.itertuples(index=False):
+        for _, _, difference, p, theirs in of_step.itertuples(index=False):
             text = NOT_RUN if math.isnan(p) else f"{signed(difference)}, p {'&lt; .001' if p < 0.001 else decimals(p)}"
             text = f"**{text}**" if p < alpha else text
-            cells.append(text if math.isnan(paper) else f"{text}<br>({signed(paper)})")
+            cells.append(text if math.isnan(theirs) else f"{text}<br>({signed(theirs)})")
         lines.append(cells)
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return Grid("l" + "r" * len(columns), ["Step", *columns], lines)
 
 
 def spread(scores: Scores, columns: Iterable[Column]) -> pd.Series:
-    """The standard deviation (n - 1) of the means of those systems that were run, by column; NaN for less than two."""
+    """The standard deviation (n - 1) of the means of the systems that were run, by column; NaN for less than two."""
     found = {}
     for column in columns:
         means = [mean(sets[column.test_set][column.measure]) for sets in scores.values() if sets]
         found[column.heading] = stdev(means) if len(means) > 1 else math.nan
     return pd.Series(found, dtype=float)
-
-
-# --- writing -------------------------------------------------------------------------------------------------------
-
-
-def write(table: Table, folder: Path, name: str) -> list[Path]:
-    """`name`.md, .csv and .tex in `folder`, and of the companion, if there is one; returns their paths."""
-    texts = {".md": markdown(table), ".csv": _csv(frame(table)), ".tex": latex(table)}
-    if table.beside:
-        title = table.caption.partition(":")[0]
-        texts["-compared.md"] = compared.markdown(title, table.beside)
-        texts["-compared.csv"] = _csv(compared.frame(table.beside))
-        texts["-compared.tex"] = compared.latex(title, table.beside)
-    paths = [folder / f"{name}{ending}" for ending in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
-        with atomic_write(path) as f:
-            f.write(text)
-    return paths
-
-
-def _csv(lines: pd.DataFrame) -> str:
-    return lines.to_csv(index=False, lineterminator="\n")

@@ -1,0 +1,200 @@
+"""What the paper prints: the cells of its seven tables, and the rows and columns of Tables 3 to 7."""
+
+import csv
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ir_measures import Measure
+
+from tas_lib.config import PAPERS_SETS, ROOT, Evaluation, Profile, System
+from tas_lib.evaluation.metrics import PerQuery, paper_measures, printed_name
+
+FOLDER = ROOT / "data" / "paper"
+NOT_RUN, REPORTED = "not run", "reported only"
+ORIGIN = {"trained": "trained here", "checkpoint": "checkpoint", "run": "run file", "bm25": "BM25"}
+ORIGIN |= {"expanded": "expanded", "fused": "fused", "reranked": "re-ranked"}
+"""The text of the column Run for each kind of system."""
+
+
+class Printed(NamedTuple):
+    """A cell of a table in the paper: the text as printed and the letters of the systems that it is better than."""
+
+    value: str
+    markers: str
+
+    @property
+    def number(self) -> float | None:
+        """The value as a number; None where the cell is a word, a dash or lost.
+
+        >>> Printed(".712", "bt").number, Printed("2,515 ms", "").number, Printed("–", "").number
+        (0.712, 2515.0, None)
+        """
+        try:
+            return float(self.value.removesuffix(" ms").replace(",", ""))
+        except ValueError:
+            return None
+
+
+class Cell(NamedTuple):
+    """A cell of a table of ours: the mean (None where nothing was measured), its text and letters, the paper's cell.
+
+    best: the highest of its column, as printed.
+    """
+
+    value: float | None
+    text: str
+    letters: str = ""
+    paper: Printed | None = None
+    best: bool = False
+
+
+def paper_table(number: int) -> dict[tuple[str, str], Printed]:
+    """(row, column) → cell of one of the paper's seven tables."""
+    with open(FOLDER / f"table{number}.csv", newline="", encoding="utf-8") as f:
+        return {(cell["row"], cell["column"]): Printed(cell["value"], cell["markers"]) for cell in csv.DictReader(f)}
+
+
+# --- columns -------------------------------------------------------------------------------------------------------
+
+
+class Column(NamedTuple):
+    """A measure on one of our test sets, and the column of the paper that it is compared with ("" for none)."""
+
+    test_set: str
+    label: str
+    measure: Measure
+    paper: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Set and measure on one line."""
+        return f"{self.label} {printed_name(self.measure)}"
+
+
+def nine_columns(evaluation: Evaluation) -> list[Column]:
+    """Tables 4 and 6: nDCG@10, MRR@10 and recall on every test set.
+
+    A set with a label of the paper's is compared with that set. Of the others the first graded set is compared with
+    TREC-DL'19, the second with TREC-DL'20, and the first without grades with MSMARCO DEV.
+    """
+    labels = {test.label for test in evaluation.sets}
+    *free, dev = ("" if name in labels else name for name in PAPERS_SETS)
+    graded, sparse = iter(filter(None, free)), iter(filter(None, [dev]))
+    columns = []
+    for test in evaluation.sets:
+        theirs = test.label if test.label in PAPERS_SETS else next(graded if test.graded else sparse, "")
+        for measure in paper_measures(test.binarise_at, evaluation.depth)[:3]:
+            name = "R@1K" if measure.NAME == "R" else printed_name(measure)
+            columns.append(Column(test.name, test.label, measure, f"{theirs} {name}" if theirs else ""))
+    return columns
+
+
+def six_columns(evaluation: Evaluation) -> list[Column]:
+    """Tables 3 and 5: nDCG@10 and recall on graded sets, MRR@10 and recall on the others."""
+    shown = {test.name: ("nDCG" if test.graded else "RR", "R") for test in evaluation.sets}
+    return [column for column in nine_columns(evaluation) if column.measure.NAME in shown[column.test_set]]
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """A row: its names as the paper prints them, one for each label column, and what was measured.
+
+    letter: marks it in the superscripts of other rows. paper: its row in data/paper. block: a row is tested against the
+    rows of its block. missing: the text of a cell without a measurement. key: the system's name in the profile.
+    scores: test set → measure → query → value. origin: where its run comes from.
+    """
+
+    names: tuple[str, ...]
+    letter: str = ""
+    paper: str = ""
+    block: str = ""
+    missing: str = NOT_RUN
+    key: str = ""
+    scores: Mapping[str, PerQuery] = {}
+    origin: str = ""
+
+    @property
+    def label(self) -> str:
+        """The names in one line."""
+        return " / ".join(filter(None, self.names))
+
+    def values(self, column: Column) -> Mapping[str, float]:
+        """query → value; {} where the row was not run."""
+        return self.scores.get(column.test_set, {}).get(column.measure, {})
+
+
+def rows(table: str) -> dict[str, Row]:
+    """The rows of a table in the paper's order, and ours that it does not have: data/paper/rows.csv.
+
+    By key: our system's, or the paper's name of the row where we have no such system.
+    """
+    with open(FOLDER / "rows.csv", newline="", encoding="utf-8") as f:
+        entries = [entry for entry in csv.DictReader(f) if entry["table"] == table]
+    found = {}
+    for entry in entries:
+        names = tuple(entry["names"].split("|") if entry["names"] else entry["paper"].split(" / ")[:2])
+        missing = NOT_RUN if entry["system"] else REPORTED
+        found[entry["system"] or entry["paper"]] = Row(names, entry["letter"], entry["paper"], missing=missing)
+    return found
+
+
+TABLE3, TABLE5, TABLE6, DEVIATIONS = (rows(table) for table in ("3", "5", "6", "deviations"))
+TABLE4 = {key: row._replace(block=row.names[0]) for key, row in rows("4").items()}
+ADDED = {key for key, row in (TABLE4 | TABLE6).items() if not row.paper}
+"""Rows that others have and the paper does not: shown where the profile lists such a system."""
+LABELS6 = ("Encoder", "L#", "Batch Size")
+LABELS7 = ("Re-ranking Model", "Re-ranking #", "Latency (ms)")
+
+
+def rows6(systems: Mapping[str, System], encoder: str, layers: int) -> dict[str, Row]:
+    """Table 6, with encoder, layers and batch size.
+
+    Those of a trained system are ours, with the paper's in parentheses where they differ.
+    """
+    printed, found = paper_table(6), {}
+    for key, row in TABLE6.items():
+        theirs = [printed[row.paper, label].value if row.paper else "" for label in LABELS6]
+        ours = theirs
+        if row.paper and key in systems and systems[key].kind == "trained":
+            ours = [encoder, str(layers), str(systems[key].batch_size)]
+        labels = [a if a == b else f"{a} ({b})" for a, b in zip(ours, theirs, strict=True)]
+        found[key] = row._replace(names=(*row.names, *labels))
+    return found
+
+
+def rows7(settings: Profile, tas: str = "tas_b", latencies: Mapping[str, float] = {}) -> dict[str, Row]:
+    """Table 7, with re-ranker, number of candidates and latency; the paper's in parentheses where they differ.
+
+    tas: the key of the TAS-Balanced system. latencies: key → measured milliseconds per query.
+    """
+    printed, found = paper_table(7), {}
+    for template, row in rows("7").items():
+        key = template.replace("{tas}", tas)
+        model, candidates, latency = row.names[-1], "", ""
+        if row.paper:
+            model, candidates, latency = (printed[row.paper, label].value for label in LABELS7)
+        ours = _candidates(settings, key) or candidates or "–"
+        shown = ours if ours == candidates or not candidates else f"{ours} ({candidates})"
+        names = (*row.names[:2], model, shown, _latency(latencies.get(key), latency))
+        found[key] = row._replace(names=names, block="reported" if row.missing == REPORTED else model)
+    return found
+
+
+def _latency(ms: float | None, paper: str = "") -> str:
+    """A measured latency, and the paper's in parentheses.
+
+    >>> _latency(5.3, "64"), _latency(1234.5), _latency(None, "64")
+    ('5.3 (64)', '1,234', '(64)')
+    """
+    ours = "" if ms is None else f"{ms:,.0f}" if ms >= 100 else f"{ms:.1f}"
+    return " ".join(filter(None, [ours, f"({paper})" if paper else ""]))
+
+
+def _candidates(settings: Profile, key: str) -> str:
+    """How many candidates the first re-ranker of a system reorders; "" where none does."""
+    number = ""
+    while key in settings.systems and settings.systems[key].first:
+        number, key = str(settings.candidates(settings.systems[key])), settings.systems[key].first
+    return number
