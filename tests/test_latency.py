@@ -1,5 +1,5 @@
-import csv
-import io
+"""Latency and cost: clocks that tell set times, memory and work by hand, and Tables 1 and 2 made of them."""
+
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,17 +10,12 @@ import tiny
 import torch
 
 from tas_lib.data import store
-from tas_lib.models import BertDot, ColBert
-from tas_lib.records import Batch, History
-from tas_lib.report import cost_tables, latency, roofline
-from tas_lib.report.cost_tables import Cell, Table
+from tas_lib.models import BertDot
+from tas_lib.report import cost, latency, render
+from tas_lib.report.cost import Cost
 from tas_lib.report.latency import ENCODING, RETRIEVAL, TOKENS, TOTAL, Timing
-from tas_lib.report.published import paper_table
-from tas_lib.report.roofline import Bound, Roofline
+from tas_lib.report.paper import paper_table
 from tas_lib.retrieval import dense as search
-from tas_lib.train import teachers
-from tas_lib.train.loop import InBatchTeacher
-from tas_lib.train.teachers import TokenVectors
 
 CPU = torch.device("cpu")
 
@@ -71,18 +66,11 @@ def test_the_shortest_time_of_each_batch_counts():
 
 
 @pytest.mark.parametrize(
-    ("n", "tail", "name"),
-    [
-        (1, 1, "longest of 1"),
-        (99, 99, "longest of 99"),
-        (100, 99, "99th percentile"),  # 99 of 100 are at most 99
-        (101, 100, "99th percentile"),  # 99% of 101 are 99.99, so 100 of them
-        (1000, 990, "99th percentile"),
-    ],
+    ("n", "tail"),
+    [(1, 1), (99, 99), (100, 99), (101, 100), (1000, 990)],  # 99 of 100 are at most 99; 99% of 101 are 99.99, so 100
 )
-def test_the_tail_is_the_99th_percentile_from_a_hundred_on(n: int, tail: float, name: str):
-    timing = Timing([float(i) for i in range(n, 0, -1)])
-    assert (timing.tail, timing.tail_name) == (tail, name)
+def test_the_tail_is_the_99th_percentile_from_a_hundred_on(n: int, tail: float):
+    assert Timing([float(i) for i in range(n, 0, -1)]).tail == tail
 
 
 # --- a query -------------------------------------------------------------------------------------------------------
@@ -121,72 +109,26 @@ def test_every_repetition_asks_the_next_queries_at_each_batch_size():
     assert [len(texts) for texts in asked[10:]] == [2000] * 3  # one to warm up
 
 
-# --- what bounds it ------------------------------------------------------------------------------------------------
-
-
-def test_the_bound_of_a_search_by_hand():
-    # 1,000 × 8 numbers of two bytes: 16,000 bytes at 16 GB/s are 1 µs; 2 · 5 · 8,000 operations at 10 GFLOP/s 8 µs
-    work = roofline.retrieval_work(5, torch.zeros(1000, 8, dtype=torch.float16))
-    assert work == (16_000, 80_000)
-    assert roofline.bound(work, Roofline(16, 10)) == pytest.approx((0.001, 0.008))
-
-
-def test_the_bound_of_encoding_counts_layers_and_not_the_table_of_words():
-    few, many = (BertDot(tiny.bert(vocabulary)) for vocabulary in (40, 4000))
-    works = [roofline.encoding_work(model, np.array([3, 4, 5]), 2) for model in (few, many)]
-    # width 16, inside 32: query, key, value and output 4 · (16² + 16), then 16 · 32 + 32 and 32 · 16 + 16, and two
-    # layer norms of 2 · 16: 2,224 weights of four bytes, read for each of two chunks, used for each of twelve tokens
-    assert works == [(2 * 4 * 2224, 2 * 2224 * 12)] * 2
-
-
-def test_the_larger_of_two_bounds_decides_and_explains_a_half_or_nothing():
-    assert Bound(3, 7).ms == 7
-    assert [Bound(3, 7).what(ms) for ms in (7, 14, 15)] == ["computing", "computing", "neither"]
-    assert Bound(7, 3).what(14) == "reading"
+# --- the machine, and an index of any size ------------------------------------------------------------------------
 
 
 def test_roofline_and_hardware_are_measured_here():
-    found = roofline.roofline(CPU, mb=4, n=64, seconds=0.01)
+    found = latency.roofline(CPU, mb=4, n=64, seconds=0.01)
     assert found.gb_s > 0 and found.gflop_s > 0
-    assert {"processor", "cores", "memory", "library"} <= {
-        name for name, told in roofline.hardware(CPU).items() if told
-    }
-
-
-# --- an index of any size ------------------------------------------------------------------------------------------
+    assert {"processor", "cores", "memory", "library"} <= {name for name, part in latency.hardware(CPU).items() if part}
 
 
 def test_synthetic_vectors_have_length_one_and_are_read_from_disk(tmp_path: Path):
-    place = store.Store(tmp_path)
-    vecs = latency.unit_vectors(place, 100, 32, shard=40)  # shards of 40, 40 and 20
+    folder = store.Store(tmp_path)
+    vecs = latency.unit_vectors(folder, 100, 32, shard=40)  # shards of 40, 40 and 20
     assert (vecs.shape, vecs.dtype) == ((100, 32), torch.float16)
     torch.testing.assert_close(vecs.float().norm(dim=1), torch.ones(100), atol=2e-3, rtol=0)
     assert len(set(map(tuple, vecs.tolist()))) == 100
     made = tmp_path / "synthetic" / "100x32" / "vectors.npy"
     assert np.array_equal(np.load(made), vecs.numpy())  # a plain npy file
     before = made.stat().st_mtime_ns
-    latency.unit_vectors(place, 100, 32, shard=40)
+    latency.unit_vectors(folder, 100, 32, shard=40)
     assert made.stat().st_mtime_ns == before
-
-
-@pytest.mark.parametrize("left", [0, 50, 128, 128 + 64 * 40, 128 + 64 * 40 + 7, 128 + 64 * 80, 128 + 64 * 99])
-def test_a_file_cut_off_anywhere_is_gone_on_with(tmp_path: Path, left: int):
-    whole, cut = tmp_path / "whole.npy", tmp_path / "cut.npy"
-    latency.write_unit_vectors(whole, 100, 32, seed=1, shard=40)
-    assert whole.stat().st_size == 128 + 64 * 100  # npy's head, 64 bytes a vector
-    cut.write_bytes(whole.read_bytes()[:left])
-    latency.write_unit_vectors(cut, 100, 32, seed=1, shard=40)
-    assert cut.read_bytes() == whole.read_bytes()
-
-
-def test_going_on_leaves_whole_shards_alone(tmp_path: Path):
-    path = tmp_path / "vectors.npy"
-    latency.write_unit_vectors(path, 100, 32, seed=1, shard=40)
-    data = bytearray(path.read_bytes())
-    data[128:130] = b"\0\0"  # a mark in the first shard
-    path.write_bytes(data[: 128 + 64 * 50])
-    latency.write_unit_vectors(path, 100, 32, seed=1, shard=40)
-    assert path.read_bytes()[128:130] == b"\0\0" and path.stat().st_size == 128 + 64 * 100
 
 
 def test_mapped_vectors_are_searched_like_any(tmp_path: Path):
@@ -205,24 +147,6 @@ def test_the_papers_encoder_has_six_layers_of_768():
 # --- a training ----------------------------------------------------------------------------------------------------
 
 
-def test_the_cost_of_a_training_by_hand():
-    # 500 steps in 50 s: .1 s a step, 32 samples in it are 320 a second; 800,000 steps are 80,000 s, 22.2 hours
-    history = [History(250, 0.3, 1, 1, 20.0), History(500, 0.2, 1, 1, 50.0)]
-    found = latency.cost(history, 32, teacher_ms=2.0, kept_ms=0.5, peak=100.0, clustering_s=None)
-    assert found == pytest.approx((32, 0.1, 320, 2.0, 0.5, 100.0, None, 500, 80_000 / 3600))
-
-
-def test_a_teacher_that_keeps_nothing_scores_as_the_one_that_keeps_its_vectors():
-    queries, passages = tiny.texts(6, 6, seed=1), tiny.texts(9, 12, seed=2)
-    colbert = ColBert(tiny.bert(), 8).eval()
-    batch = Batch(np.array([4, 0, 2]), np.array([1, 8, 3]), np.array([0, 1, 7]), np.zeros(3))
-    kept = [TokenVectors(teachers.token_vectors(colbert, texts), texts) for texts in (queries, passages)]
-    with torch.inference_mode():
-        scores = latency.fresh_scores(colbert, queries, passages, batch)
-    assert scores.shape == (3, 6)
-    torch.testing.assert_close(scores, InBatchTeacher(*kept).scores(batch, CPU), atol=0.02, rtol=0.01)  # kept in fp16
-
-
 def test_peak_memory_counts_what_lives_at_one_time():
     def f() -> None:
         first = torch.ones(1_000_000)  # 4 MB
@@ -232,8 +156,8 @@ def test_peak_memory_counts_what_lives_at_one_time():
         del second, third
         torch.ones(250_000)  # 1 MB
 
-    assert latency.peak_mb(f, CPU) == pytest.approx(8.0, abs=0.01)
-    assert latency.peak_mb(lambda: None, CPU) == 0
+    assert cost.peak_mb(f, CPU) == pytest.approx(8.0, abs=0.01)
+    assert cost.peak_mb(lambda: None, CPU) == 0
 
 
 # --- the tables ----------------------------------------------------------------------------------------------------
@@ -243,65 +167,45 @@ def stages(n: int) -> dict[str, Timing]:
     return {stage: Timing([float(i) for i in range(1, n + 1)]) for stage in (TOKENS, ENCODING, RETRIEVAL, TOTAL)}
 
 
+def cells(tidy):
+    return {(row, column): (value, paper) for row, column, value, paper in tidy.itertuples(index=False)}
+
+
 def test_table_1_has_the_papers_cells_beside_ours_and_calls_a_maximum_so():
-    table = cost_tables.table1({1: stages(100), 10: stages(3)}, "Caption.")
-    cells = {(cell.row, cell.column): cell for cell in table.groups[0]}
-    assert cells["1", "Retrieval Avg."] == Cell("1", "Retrieval Avg.", "50.5 ms", "54 ms")
-    assert cells["1", "Retrieval 99th Per."].value == "99.0 ms"
-    assert cells["10", "Total 99th Per."] == Cell("10", "Total 99th Per.", "3.00 ms (longest of 3)", "176 ms")
-    assert len(cells) == 12
+    grids, tidy = cost.table1({size: stages(100 if size == 1 else 3) for size in latency.SIZES})
+    found = cells(tidy)
+    assert found["1", "Retrieval Avg."] == ("50.5 ms", "54 ms")
+    assert found["1", "Retrieval 99th Per."] == ("99.0 ms", "55 ms")
+    assert found["10", "Total 99th Per."] == ("3.00 ms (longest of 3)", "176 ms")
+    assert sorted(paper for _, paper in found.values()) == sorted(cell.value for cell in paper_table(1).values())
+    assert grids[0].heads[:3] == ["Batch Size", "Query encoding Avg.", "Query encoding 99th Per."]
+    assert [row[0] for row in grids[0].rows] == ["1", "10", "2,000"]
+    assert grids[0].rows[1][-1] == "3.00 ms (longest of 3)<br>(176 ms)"
 
 
-def test_every_cell_of_the_papers_table_1_has_its_place():
-    table = cost_tables.table1({size: stages(1) for size in latency.SIZES}, "")
-    printed = [cell.paper for cell in table.groups[0]]
-    assert sorted(printed) == sorted(cell.value for cell in paper_table(1).values())
-
-
-def costs() -> dict[str, latency.Cost]:
-    return {"labels": latency.Cost(32, 0.1, 320.0, 0.0, 0.0, 81.6, None, 1500, 22.2),
-            "dual/tas_balanced": latency.Cost(32, 0.12, 267.0, 14.25, 0.5, 120.0, 1.24, 800, 26.7)}  # fmt: skip
-
-
-def test_table_2_shows_the_papers_rows_and_what_was_measured_or_why_not():
-    printed, measured = cost_tables.table2(costs(), "").groups
-    assert {cell.row for cell in printed} == {cell.row for cell in measured}
-    assert "ANCE [42]" in {cell.row for cell in printed}
-    values = {row: [cell.value for cell in measured if cell.row == row] for row in ("Standalone", "TAS-Balanced")}
-    assert values["Standalone"] == ["32", "0.100", "320", "–", "–", "82", "–", "1,500", "22.2"]
-    assert values["TAS-Balanced"] == ["32", "0.120", "267", "14.2", "0.500", "120", "1.2", "800", "26.7"]
-    assert {cell.value for cell in measured if cell.row.startswith("TCT")} == {"not run"}
-    assert {cell.value for cell in measured if cell.row.startswith("RocketQA")} == {"reported only"}
-    theirs = [cell.value for (_, column), cell in paper_table(2).items() if column != "Reference"]
-    assert sorted(cell.paper for cell in printed) == sorted(theirs)
-
-
-def test_a_table_in_three_forms(tmp_path: Path):
-    groups = [
-        [Cell("a", "Avg.", "1.00 ms", "8 ms"), Cell("a", "Max", "2.00 ms")],
-        [Cell("b_1", "GPU", "", "1× GTX, > 13")],
-    ]
-    paths = cost_tables.write(Table("What it is.", "Row", groups), tmp_path, "table1")
-    md, tidy, tex = (path.read_text() for path in paths)
-    assert [path.name for path in paths] == ["table1.md", "table1.csv", "table1.tex"]
-    assert md == (
-        "What it is.\n\n| Row | Avg. | Max |\n| --- | ---: | ---: |\n| a | 1.00 ms<br>(8 ms) | 2.00 ms |\n"
-        "\n| Row | GPU |\n| --- | ---: |\n| b_1 | (1× GTX, > 13) |\n"
-    )
-    assert list(csv.DictReader(io.StringIO(tidy)))[2] == {
-        "row": "b_1", "column": "GPU", "value": "", "paper_value": "1× GTX, > 13"
-    }  # fmt: skip
-    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 2
-    assert r"b\_1 & (1$\times$ GTX, $>$ 13) \\" in tex
+def test_table_2_shows_the_papers_rows_and_what_was_measured_or_why_not(tmp_path: Path):
+    # .1 s a step: 32 samples in it are 320 a second, and 800,000 steps are 80,000 s, 22.2 hours
+    costs = {
+        "labels": Cost(32, 0.1, 0.0, 0.0, 81.6, None, 1500),
+        "dual/tas_balanced": Cost(32, 0.12, 14.25, 0.5, 120, 1.24, 800),
+    }
+    (printed, measured), tidy = cost.table2(costs)
+    assert [row[0] for row in printed.rows] == [row[0] for row in measured.rows]
+    ours = {name: texts for name, *texts in measured.rows}
+    assert ours["Standalone"] == ["32", "0.100", "320", "–", "–", "82", "–", "1,500", "22.2"]
+    assert ours["TAS-Balanced"] == ["32", "0.120", "267", "14.2", "0.500", "120", "1.2", "800", "26.7"]
+    assert set(ours["TCT [24]"]) == {"not run"} and set(ours["RocketQA [11]"]) == {"reported only"}
+    theirs = [f"({cell.value})" for (_, column), cell in paper_table(2).items() if column != "Reference"]
+    assert sorted(text for row in printed.rows for text in row[1:]) == sorted(theirs)
+    paths = render.write(tmp_path, "table2", "Caption.", [printed, measured], tidy)
+    assert paths[1].read_text().splitlines()[:2] == ["row,column,value,paper_value", "Standalone,Min. GPU,,1× GTX"]
 
 
 def test_the_tables_of_the_papers_size_can_be_made_in_small(tmp_path: Path):
     """What target table1-full does, at a tiny size."""
     tokenizer = tiny.tokenizer()
-    vecs = latency.unit_vectors(store.Store(tmp_path), 200, 16)
-    find = partial(search.dense, passages=vecs, depth=10)
+    find = partial(search.dense, passages=latency.unit_vectors(store.Store(tmp_path), 200, 16), depth=10)
     answer = partial(latency.answering, BertDot(tiny.bert(len(tokenizer))), tokenizer, 8, find, 64)
-    found = latency.latencies(answer, tiny.source().sets["dev"].queries.texts, seconds=0.0)
-    table = cost_tables.table1(found, "")
-    assert len(table.groups[0]) == 18
-    assert all(len(timing.ms) == 1 for stages in found.values() for timing in stages.values())
+    times = latency.latencies(answer, tiny.source().sets["dev"].queries.texts, seconds=0.0)
+    assert len(cost.table1(times)[1]) == 18
+    assert all(len(timing.ms) == 1 for stages in times.values() for timing in stages.values())

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from benchmarks import Figure, clock, encoding, search
+from benchmarks.roofline import Bound, search_bound
 from tas_lib import models
 from tas_lib.data.collection import tokenise
 from tas_lib.data.store import Store
@@ -44,6 +46,14 @@ def test_the_peak_of_memory_tells_mapped_files_from_what_is_our_own(tmp_path: Pa
     resident, own = (after - b for after, b in zip(most(), before(), strict=True))
     assert len(ours) and resident > 0.1
     assert resident - own > 0.07  # the file; only the 400 MB are our own
+
+
+def test_the_bound_of_a_search_by_hand():
+    # 1,000 × 8 numbers of two bytes: 16,000 bytes at 16 GB/s are 1 µs; 2 · 5 · 8,000 operations at 10 GFLOP/s 8 µs
+    bound = search_bound(5, torch.zeros(1000, 8, dtype=torch.float16), Roofline(16, 10))
+    assert bound == pytest.approx((0.001, 0.008)) and bound.ms == pytest.approx(0.008)
+    assert [Bound(3, 7).what(ms) for ms in (7, 14, 15)] == ["computing", "computing", "neither"]
+    assert Bound(7, 3).what(14) == "reading"
 
 
 def test_one_query_has_a_ratio_and_a_share_and_finds_what_faiss_finds(tmp_path: Path, quick: None):
