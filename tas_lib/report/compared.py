@@ -17,13 +17,13 @@ FIELDS = ("row", "column", "source", "figure", "ours", "origin", "difference", "
 
 def others() -> dict[str, dict[str, dict[tuple[str, str], str]]]:
     """Our system → line → (source, column) → figure as printed. The line is "" for the system's own, or has a name."""
-    rows, figures = (pd.read_csv(FOLDER / f"{name}.csv", dtype=str, keep_default_na=False)
+    rows, printed = (pd.read_csv(FOLDER / f"{name}.csv", dtype=str, keep_default_na=False)
                      for name in ("others", "independent"))  # fmt: skip
-    found: dict[str, dict[str, dict[tuple[str, str], str]]] = {}
-    for entry in rows.merge(figures, on=["source", "row"]).to_dict("records"):
-        lines = found.setdefault(entry["system"], {})
+    result: dict[str, dict[str, dict[tuple[str, str], str]]] = {}
+    for entry in rows.merge(printed, on=["source", "row"]).to_dict("records"):
+        lines = result.setdefault(entry["system"], {})
         lines.setdefault(entry["line"], {})[entry["source"], entry["column"]] = entry["value"]
-    return found
+    return result
 
 
 def distance(cell: Cell, figure: str) -> tuple[str, str, str]:
@@ -42,7 +42,7 @@ def distance(cell: Cell, figure: str) -> tuple[str, str, str]:
 
 def figures(rows: Sequence[Row], columns: Sequence[Column], cells: Sequence[Sequence[Cell]]) -> pd.DataFrame:
     """One line for each figure that anybody has for a row and column of ours: the paper's sets and cutoffs only."""
-    named, found = others(), []
+    named, lines = others(), []
     for row, of_row in zip(rows, cells, strict=True):
         for line, printed in named.get(row.key, {"": {}}).items():
             for column, cell in zip(columns, of_row, strict=True):
@@ -51,13 +51,13 @@ def figures(rows: Sequence[Row], columns: Sequence[Column], cells: Sequence[Sequ
                 for source in SOURCES:
                     if figure := printed.get((source, column.heading)):
                         ours, off, apart = distance(cell, figure)
-                        found.append((line or row.label, column.heading, source, figure, ours, row.origin, off, apart))
-    return pd.DataFrame(found, columns=FIELDS)
+                        lines.append((line or row.label, column.heading, source, figure, ours, row.origin, off, apart))
+    return pd.DataFrame(lines, columns=FIELDS)
 
 
-def caption(number: str, found: pd.DataFrame) -> str:
+def caption(number: str, figures: pd.DataFrame) -> str:
     """What the columns are, and from how many figures ours differs. number: "Table 4"."""
-    measured, far = (found.difference != "").sum(), (found.apart != "").sum()
+    measured, far = (figures.difference != "").sum(), (figures.apart != "").sum()
     return (
         f"{number} beside what others measured on MS MARCO. In parentheses behind a figure: ours minus it, where that "
         f"is more than {decimals(float(TOLERANCE))} either way, which is so for {far} of {measured} figures. For "
@@ -65,10 +65,10 @@ def caption(number: str, found: pd.DataFrame) -> str:
     )
 
 
-def grid(found: pd.DataFrame) -> Grid:
+def grid(figures: pd.DataFrame) -> Grid:
     """A line for each row and column; a figure that is too far from ours has the difference behind it, in bold."""
     lines = []
-    for (row, column), part in found.groupby(["row", "column"], sort=False):
+    for (row, column), part in figures.groupby(["row", "column"], sort=False):
         shown = {
             line.source: f"{line.figure} **({line.difference})**" if line.apart else line.figure
             for line in part.itertuples()

@@ -132,12 +132,12 @@ def rows(table: str) -> dict[str, Row]:
     """
     with open(FOLDER / "rows.csv", newline="", encoding="utf-8") as f:
         entries = [entry for entry in csv.DictReader(f) if entry["table"] == table]
-    found = {}
+    result = {}
     for entry in entries:
         names = tuple(entry["names"].split("|") if entry["names"] else entry["paper"].split(" / ")[:2])
         missing = NOT_RUN if entry["system"] else REPORTED
-        found[entry["system"] or entry["paper"]] = Row(names, entry["letter"], entry["paper"], missing=missing)
-    return found
+        result[entry["system"] or entry["paper"]] = Row(names, entry["letter"], entry["paper"], missing=missing)
+    return result
 
 
 TABLE3, TABLE5, TABLE6, DEVIATIONS = (rows(table) for table in ("3", "5", "6", "deviations"))
@@ -153,15 +153,15 @@ def rows6(systems: Mapping[str, System], encoder: str, layers: int) -> dict[str,
 
     Those of a trained system are ours, with the paper's in parentheses where they differ.
     """
-    printed, found = paper_table(6), {}
+    printed, result = paper_table(6), {}
     for key, row in TABLE6.items():
         theirs = [printed[row.paper, label].value if row.paper else "" for label in LABELS6]
         ours = theirs
         if row.paper and key in systems and systems[key].kind == "trained":
             ours = [encoder, str(layers), str(systems[key].batch_size)]
         labels = [a if a == b else f"{a} ({b})" for a, b in zip(ours, theirs, strict=True)]
-        found[key] = row._replace(names=(*row.names, *labels))
-    return found
+        result[key] = row._replace(names=(*row.names, *labels))
+    return result
 
 
 def rows7(settings: Profile, tas: str = "tas_b", latencies: Mapping[str, float] = {}) -> dict[str, Row]:
@@ -169,7 +169,7 @@ def rows7(settings: Profile, tas: str = "tas_b", latencies: Mapping[str, float] 
 
     tas: the key of the TAS-Balanced system. latencies: key → measured milliseconds per query.
     """
-    printed, found = paper_table(7), {}
+    printed, result = paper_table(7), {}
     for template, row in rows("7").items():
         key = template.replace("{tas}", tas)
         model, candidates, latency = row.names[-1], "", ""
@@ -178,8 +178,8 @@ def rows7(settings: Profile, tas: str = "tas_b", latencies: Mapping[str, float] 
         ours = _candidates(settings, key) or candidates or "–"
         shown = ours if ours == candidates or not candidates else f"{ours} ({candidates})"
         names = (*row.names[:2], model, shown, _latency(latencies.get(key), latency))
-        found[key] = row._replace(names=names, block="reported" if row.missing == REPORTED else model)
-    return found
+        result[key] = row._replace(names=names, block="reported" if row.missing == REPORTED else model)
+    return result
 
 
 def _latency(ms: float | None, paper: str = "") -> str:

@@ -125,15 +125,15 @@ def _column(
 def filled(rows: Mapping[str, Row], scores: Scores, systems: Mapping[str, System]) -> list[Row]:
     """The rows with what was measured and where it comes from. Of `ADDED` only those that the profile lists."""
     kinds = {"bm25": "bm25"} | {key: system.kind for key, system in systems.items()}
-    found = []
+    result = []
     for key, row in rows.items():
         if key in paper.ADDED and key not in systems:
             continue
         kind, measured = kinds.get(key, "trained"), scores.get(key, {})
         missing = REPORTED if kind == "reported" else row.missing
         origin = paper.ORIGIN[kind] if measured else missing
-        found.append(row._replace(key=key, scores=measured, origin=origin, missing=missing))
-    return found
+        result.append(row._replace(key=key, scores=measured, origin=origin, missing=missing))
+    return result
 
 
 def lettered(rows: Mapping[str, Row], scores: Scores) -> dict[str, Row]:
@@ -166,7 +166,7 @@ def table4(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System]
 
 
 def table5(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:
-    """Table 5: one configuration with several seeds; mean and standard deviation of those that were run.
+    """Table 5: one configuration with several seeds; mean and standard deviation of the instances that were run.
 
     Reading: the sample's deviation, with n - 1: n gives .004 where the paper has .005.
     """
@@ -275,10 +275,10 @@ def differences(table: Table, steps: Mapping[str, tuple[str, str]]) -> pd.DataFr
     return pd.DataFrame(lines, columns=["step", "column", "difference", "p", "paper"])
 
 
-def step_grid(found: pd.DataFrame, alpha: float = 0.05) -> Grid:
+def step_grid(steps: pd.DataFrame, alpha: float = 0.05) -> Grid:
     """`differences` as a table, a line for each step: bold where p < alpha; the paper's step below in parentheses."""
-    columns, lines = list(dict.fromkeys(found["column"])), []
-    for step, of_step in found.groupby("step", sort=False):
+    columns, lines = list(dict.fromkeys(steps["column"])), []
+    for step, of_step in steps.groupby("step", sort=False):
         cells = [str(step)]
         for _, _, difference, p, theirs in of_step.itertuples(index=False):
             text = NOT_RUN if math.isnan(p) else f"{signed(difference)}, p {'&lt; .001' if p < 0.001 else decimals(p)}"
@@ -290,8 +290,8 @@ def step_grid(found: pd.DataFrame, alpha: float = 0.05) -> Grid:
 
 def spread(scores: Scores, columns: Iterable[Column]) -> pd.Series:
     """The standard deviation (n - 1) of the means of the systems that were run, by column; NaN for less than two."""
-    found = {}
+    result = {}
     for column in columns:
         means = [mean(sets[column.test_set][column.measure]) for sets in scores.values() if sets]
-        found[column.heading] = stdev(means) if len(means) > 1 else math.nan
-    return pd.Series(found, dtype=float)
+        result[column.heading] = stdev(means) if len(means) > 1 else math.nan
+    return pd.Series(result, dtype=float)
