@@ -31,38 +31,32 @@ def reading(*seconds: float) -> Callable[[], float]:
 def test_stages_and_their_total_by_hand():
     # started at 10.0; first stage done at 10.5, second at 12.0; again from 20.0: 21.0, 21.25
     clock = reading(10.0, 10.5, 12.0, 20.0, 21.0, 21.25)
-    found = latency.time_stages(lambda: iter("ab"), warm_up=0, seconds=100, most=2, clock=clock)
-    assert found == {"a": Timing([500, 1000]), "b": Timing([1500, 250]), TOTAL: Timing([2000, 1250])}
-    assert (found["a"].mean, found[TOTAL].mean) == (750, 1625)
+    times = latency.time_stages(lambda: iter("ab"), warm_up=0, seconds=100, most=2, clock=clock)
+    assert times == {"a": Timing([500, 1000]), "b": Timing([1500, 250]), TOTAL: Timing([2000, 1250])}
+    assert (times["a"].mean, times[TOTAL].mean) == (750, 1625)
 
 
-def test_the_warm_up_is_run_and_not_timed():
+def test_a_time_box_ends_after_the_repetition_that_passes_the_limit():
     calls: list[int] = []
     timing = latency.time_boxed(lambda: calls.append(0), 3, 100, 2, reading(0.0, 1.0, 1.0, 3.0))
-    assert (len(calls), timing.ms) == (5, [1000, 2000])
-
-
-def test_time_is_up_after_the_repetition_that_passes_the_limit():
+    assert (len(calls), timing.ms) == (5, [1000, 2000])  # the warm-up is run and not timed
     # two seconds: 0 to 0.9, 1.0 to 1.9, 2.0 to 2.5, which is past it
     timing = latency.time_boxed(lambda: None, 0, 2.0, 100, reading(0.0, 0.9, 1.0, 1.9, 2.0, 2.5))
     assert timing.ms == pytest.approx([900, 900, 500])
-
-
-def test_what_takes_longer_than_the_limit_is_timed_once():
-    assert latency.time_boxed(lambda: None, 0, 0.5, 100, reading(0.0, 60.0)).ms == [60_000]
+    assert latency.time_boxed(lambda: None, 0, 0.5, 100, reading(0.0, 60.0)).ms == [60_000]  # once at least
 
 
 def test_the_shortest_time_of_each_batch_counts():
-    asked: list[list[str]] = []
+    batches: list[list[str]] = []
 
     def answer(texts: list[str]) -> Iterator[str]:
-        asked.append(texts)
+        batches.append(texts)
         yield "done"
 
     # two batches of two (the fifth query is left over), three rounds; a look at the clock before and after each
     clock = reading(0, 5, 10, 12, 20, 21, 30, 37, 40, 43, 50, 54)  # 5 and 2; 1 and 7; 3 and 4 seconds
     assert latency.least(answer, list("abcde"), 2, 3, clock).ms == [1000, 2000]
-    assert asked == [["a", "b"], ["c", "d"]] * 3
+    assert batches == [["a", "b"], ["c", "d"]] * 3
 
 
 @pytest.mark.parametrize(
@@ -96,25 +90,25 @@ def test_a_query_goes_through_three_stages_and_finds_what_a_full_sort_finds():
 
 
 def test_every_repetition_asks_the_next_queries_at_each_batch_size():
-    asked: list[list[str]] = []
+    batches: list[list[str]] = []
 
     def answer(texts: list[str]) -> Iterator[str]:
-        asked.append(texts)
+        batches.append(texts)
         yield RETRIEVAL
 
-    found = latency.latencies(answer, ["a", "b", "c"], seconds=100, most=2)
-    assert {size: len(stages[TOTAL].ms) for size, stages in found.items()} == {1: 2, 10: 2, 2000: 2}
-    assert asked[:5] == [["a"], ["b"], ["c"], ["a"], ["b"]]  # three to warm up, two timed
-    assert asked[5] == list("abcabcabca") and asked[6] == list("bcabcabcab")
-    assert [len(texts) for texts in asked[10:]] == [2000] * 3  # one to warm up
+    times = latency.latencies(answer, ["a", "b", "c"], seconds=100, most=2)
+    assert {size: len(stages[TOTAL].ms) for size, stages in times.items()} == {1: 2, 10: 2, 2000: 2}
+    assert batches[:5] == [["a"], ["b"], ["c"], ["a"], ["b"]]  # three to warm up, two timed
+    assert batches[5] == list("abcabcabca") and batches[6] == list("bcabcabcab")
+    assert [len(texts) for texts in batches[10:]] == [2000] * 3  # one to warm up
 
 
 # --- the machine, and an index of any size ------------------------------------------------------------------------
 
 
 def test_roofline_and_hardware_are_measured_here():
-    found = latency.roofline(CPU, mb=4, n=64, seconds=0.01)
-    assert found.gb_s > 0 and found.gflop_s > 0
+    machine = latency.roofline(CPU, mb=4, n=64, seconds=0.01)
+    assert machine.gb_s > 0 and machine.gflop_s > 0
     assert {"processor", "cores", "memory", "library"} <= {name for name, part in latency.hardware(CPU).items() if part}
 
 
@@ -129,14 +123,6 @@ def test_synthetic_vectors_have_length_one_and_are_read_from_disk(tmp_path: Path
     before = made.stat().st_mtime_ns
     latency.unit_vectors(folder, 100, 32, shard=40)
     assert made.stat().st_mtime_ns == before
-
-
-def test_mapped_vectors_are_searched_like_any(tmp_path: Path):
-    vecs = latency.unit_vectors(store.Store(tmp_path), 300, 16, shard=64)
-    queries = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
-    rows, _ = search.dense(queries, vecs, 10, block=100)
-    every = queries.numpy() @ vecs.float().numpy().T
-    assert rows.tolist() == np.argsort(-every, axis=1, kind="stable")[:, :10].tolist()
 
 
 def test_the_papers_encoder_has_six_layers_of_768():
@@ -173,11 +159,11 @@ def cells(tidy):
 
 def test_table_1_has_the_papers_cells_beside_ours_and_calls_a_maximum_so():
     grids, tidy = cost.table1({size: stages(100 if size == 1 else 3) for size in latency.SIZES})
-    found = cells(tidy)
-    assert found["1", "Retrieval Avg."] == ("50.5 ms", "54 ms")
-    assert found["1", "Retrieval 99th Per."] == ("99.0 ms", "55 ms")
-    assert found["10", "Total 99th Per."] == ("3.00 ms (longest of 3)", "176 ms")
-    assert sorted(paper for _, paper in found.values()) == sorted(cell.value for cell in paper_table(1).values())
+    shown = cells(tidy)
+    assert shown["1", "Retrieval Avg."] == ("50.5 ms", "54 ms")
+    assert shown["1", "Retrieval 99th Per."] == ("99.0 ms", "55 ms")
+    assert shown["10", "Total 99th Per."] == ("3.00 ms (longest of 3)", "176 ms")
+    assert sorted(paper for _, paper in shown.values()) == sorted(cell.value for cell in paper_table(1).values())
     assert grids[0].heads[:3] == ["Batch Size", "Query encoding Avg.", "Query encoding 99th Per."]
     assert [row[0] for row in grids[0].rows] == ["1", "10", "2,000"]
     assert grids[0].rows[1][-1] == "3.00 ms (longest of 3)<br>(176 ms)"
