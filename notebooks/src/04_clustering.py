@@ -31,8 +31,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from tas_lib import clustering, config
 from tas_lib.experiment import Experiment
-from tas_lib.report import figures
-from tas_lib.report import notebook as teaching
+from tas_lib.report import figures, style
+from tas_lib.report.notebook import check, grid, show
 
 settings = config.load(PROFILE)
 experiment = Experiment(settings)
@@ -46,7 +46,7 @@ experiment = Experiment(settings)
 clusters, vecs = experiment.clusters, experiment.query_vecs
 queries = experiment.collection.sets["train"].queries.texts
 (n_queries, width), k = vecs.shape, len(clusters.centroids)
-teaching.grid([[n_queries, width, k, n_queries / k]], ["queries", "width of a vector", "topics", "queries a topic"])
+grid([[n_queries, width, k, n_queries / k]], ["queries", "width of a vector", "topics", "queries a topic"])
 assert 100 <= n_queries / k <= 300
 
 # %% [markdown]
@@ -77,7 +77,7 @@ def assign(vecs, centroids):
 # Centroids are trained on a sample of at most 256 queries each; at the end *all* queries are assigned.
 
 # %%
-teaching.show(clustering.kmeans)
+show(clustering.kmeans)
 
 # %% [markdown]
 # *Before you run:* the loop sees only the library's final centroids. Will it put the first 300 queries into the same
@@ -115,11 +115,11 @@ np.percentile(lengths, [0, 25, 50, 75, 100]).round(2).tolist()
 
 # %%
 histograms = {name: clustering.size_histogram(way.sizes) for name, way in ways.items()}
-teaching.grid(
+grid(
     [[name, *histogram.values(), ways[name].sizes.max()] for name, histogram in histograms.items()],
     ["topics by number of queries", *histograms["spherical"], "largest"],
 )
-ax = figures.topic_sizes({name: way.sizes for name, way in ways.items()}, wanted.batch_size)
+ax = figures.cluster_sizes({name: way.sizes for name, way in ways.items()}, wanted.batch_size)
 assert all(sum(histogram.values()) == k for histogram in histograms.values())
 
 # %% [markdown]
@@ -144,7 +144,7 @@ for name, way in ways.items():
     directions = means / np.linalg.norm(means, axis=1, keepdims=True)
     spread = ((vecs - means[way.assignment]) ** 2).sum(axis=1).mean()
     rows.append([name, spread, (vecs * directions[way.assignment]).sum(axis=1).mean()])
-teaching.grid(rows, ["topics", "Eq. 10, a query (lower is better)", "dot product (higher is better)"])
+grid(rows, ["topics", "Eq. 10, a query (lower is better)", "dot product (higher is better)"])
 assert rows[1][1] < rows[0][1] * 1.02 and rows[0][2] > rows[1][2] * 0.98
 
 # %% [markdown]
@@ -159,7 +159,7 @@ topic = int(rng.choice(np.flatnonzero(clusters.sizes >= 8)))
 ranked = clustering.nearest(clusters, vecs, topic, n_queries)
 cosines = vecs[ranked] @ clusters.centroids[topic] / lengths[ranked] / np.linalg.norm(clusters.centroids[topic])
 shown = [0, 1, 2, 3, 4, -3, -2, -1]
-teaching.grid([[shorten(queries[ranked[i]], 90), cosines[i]] for i in shown], [f"topic {topic}", "cosine"])
+grid([[shorten(queries[ranked[i]], 90), cosines[i]] for i in shown], [f"topic {topic}", "cosine"])
 assert (np.diff(cosines) <= 1e-5).all() and len(ranked) == clusters.sizes[topic]
 
 # %% [markdown]
@@ -181,7 +181,7 @@ disjoint = {
     name: float(np.mean([words[a].isdisjoint(words[b]) for a, b in found]))
     for name, found in [("of one topic", mates), ("any two", strangers)]
 }
-teaching.grid(disjoint.items(), ["two queries", "share without a common word"])
+grid(disjoint.items(), ["two queries", "share without a common word"])
 assert 0.2 < disjoint["of one topic"] < disjoint["any two"]
 
 # %% [markdown]
@@ -197,8 +197,8 @@ assert 0.2 < disjoint["of one topic"] < disjoint["any two"]
 
 # %%
 plane = figures.lay_out(clusters, vecs, queries, Generator(Philox(key=[SEED, 1])))
-figure = figures.topic_map(plane)
-figures.save(figure, settings.figures, "figure1")
+figure = figures.cluster_map(plane)
+style.save(figure, settings.figures, "figure1")
 figure
 
 # %% [markdown]
@@ -206,11 +206,11 @@ figure
 # often is a query's nearest neighbour *on the plane* from its own cluster, and how often would that happen by chance?
 
 # %%
-owner = np.repeat(plane.numbers, [len(places) for places in plane.places])
-nearest = NearestNeighbors(n_neighbors=1).fit(np.concatenate(plane.places)).kneighbors(return_distance=False)[:, 0]
+owner = np.repeat(plane.numbers, [len(points) for points in plane.points])
+nearest = NearestNeighbors(n_neighbors=1).fit(np.concatenate(plane.points)).kneighbors(return_distance=False)[:, 0]
 together = float(np.mean(owner == owner[nearest]))
 by_chance = float(np.sum((np.bincount(owner) / len(owner)) ** 2))
-teaching.grid([["on the plane", together], ["by chance", by_chance]], ["neighbour of the same topic", "share"])
+grid([["on the plane", together], ["by chance", by_chance]], ["neighbour of the same topic", "share"])
 assert together > 2 * by_chance
 
 # %% [markdown]
@@ -256,7 +256,7 @@ def my_nearest(clusters, vecs, topic, n):
     # TODO
 
 
-teaching.check(my_nearest, clustering.nearest, (clusters, vecs, topic, 5), (clusters, vecs, topic, 1))
+check(my_nearest, clustering.nearest, (clusters, vecs, topic, 5), (clusters, vecs, topic, 1))
 
 # %% [markdown]
 # **2.** The clusters themselves: from the cluster of each query to the queries of each cluster, in rising order,
@@ -270,7 +270,7 @@ def my_topics(clusters):
 
 
 few = clustering.Clusters(np.array([2, 0, 2]), np.zeros((4, 1)))
-teaching.check(my_topics, clustering.Clusters.topics.fget, (few,), (clusters,))
+check(my_topics, clustering.Clusters.topics.fget, (few,), (clusters,))
 
 # %% [markdown]
 # **3. Open.** Copy the profile to `profiles/wide.yaml`, halve `sampling.clusters`, and run `./run_all.sh wide table4`.

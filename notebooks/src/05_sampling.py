@@ -23,9 +23,9 @@ import numpy as np
 
 from tas_lib import config, sampling
 from tas_lib.experiment import Experiment
-from tas_lib.report import figures
-from tas_lib.report import notebook as teaching
-from tas_lib.report.figures import LABELS, fit
+from tas_lib.report import figures, style
+from tas_lib.report.notebook import check, grid, show
+from tas_lib.report.style import LOOKS, fit
 
 settings = config.load(PROFILE)
 experiment = Experiment(settings)
@@ -48,7 +48,7 @@ for name in ("random", "tas", "tas_balanced", "hard_margin"):
 # pairs $P_q$. A pair is a relevant and a non-relevant passage, with the pairwise teacher's margin between them.
 
 # %%
-teaching.show(sampling.random_queries, sampling.any_pairs)
+show(sampling.random_queries, sampling.any_pairs)
 
 # %% [markdown]
 # *Before you run:* here are eight queries of one random batch, each with its cluster. In-batch negatives confront every
@@ -58,7 +58,7 @@ teaching.show(sampling.random_queries, sampling.any_pairs)
 batch = samplers["random"].batch(0)
 ranges = sampling.bin_numbers(pairs, batch.queries, batch.margins, h) + 1
 rows = zip(topic_of[batch.queries], [fit(queries[q], 260) for q in batch.queries], batch.margins, ranges, strict=True)
-teaching.grid(list(rows)[:8], ["topic", "query", "margin", "range"])
+grid(list(rows)[:8], ["topic", "query", "margin", "range"])
 
 # %% [markdown]
 # Easy, wherever the clusters differ: any model that knows roughly what a query is about can do it. Such combinations of
@@ -77,7 +77,7 @@ teaching.grid(list(rows)[:8], ["topic", "query", "margin", "range"])
 batch = samplers["tas"].batch(0)
 ranges = sampling.bin_numbers(pairs, batch.queries, batch.margins, h) + 1
 rows = zip(topic_of[batch.queries], [fit(queries[q], 260) for q in batch.queries], batch.margins, ranges, strict=True)
-teaching.grid(list(rows)[:8], ["topic", "query", "margin", "range"])
+grid(list(rows)[:8], ["topic", "query", "margin", "range"])
 
 # %% [markdown]
 # Now the other queries' passages are about nearly the same thing. Count over many batches: how many of the other
@@ -89,7 +89,7 @@ fellows = {}
 for name in ("random", "tas", "tas_balanced"):
     topics = [topic_of[samplers[name].batch(step).queries] for step in steps]
     fellows[name] = np.mean([(t[:, None] == t).sum() / b - 1 for t in topics])
-teaching.grid([[LABELS[name], value, b - 1] for name, value in fellows.items()], ["sampling", "of its topic", "of"])
+grid([[LOOKS[name].label, value, b - 1] for name, value in fellows.items()], ["sampling", "of its topic", "of"])
 assert fellows["random"] < fellows["tas"] / 2
 
 # %% [markdown]
@@ -115,9 +115,9 @@ f"{mixed:.0%} of the batches are mixed; {expected:.0%} of the topics are smaller
 
 # %%
 smaller = {size: float(np.mean(sizes[sizes > 0] < size)) for size in (32, 96, 256)}
-teaching.grid(smaller.items(), ["batch size", "share of topics smaller than that"])
+grid(smaller.items(), ["batch size", "share of topics smaller than that"])
 assert smaller[256] > 0.5
-teaching.show(sampling.topic_queries)
+show(sampling.topic_queries)
 
 # %% [markdown]
 # ## Margin ranges: Equation (12)
@@ -164,7 +164,7 @@ f"{np.mean(agree):.1%} of {len(agree)} pairs in the same range"
 # ([D8](../DEVIATIONS.md)); and there are $h$ of them, although $0..h$ names one more ([D18](../DEVIATIONS.md)).
 
 # %%
-teaching.show(sampling.balanced_pairs)
+show(sampling.balanced_pairs)
 
 # %% [markdown]
 # *Before you run:* suppose nine of a query's ten pairs have margin 9 and one has margin 0. How often is margin 0 drawn
@@ -189,7 +189,7 @@ assert all(np.abs(drawn[name] - due[name]).max() < 0.02 for name in drawn)
 
 # %%
 filled = (np.diff(sampling.bin_bounds(pairs, np.flatnonzero(has_pairs), h)) > 0).mean(axis=0)
-teaching.grid([["filled for so many queries", *filled]], ["range", *map(str, range(1, h + 1))])
+grid([["filled for so many queries", *filled]], ["range", *map(str, range(1, h + 1))])
 assert filled[-1] == 1 and filled[0] > 0.9
 
 # %% [markdown]
@@ -202,7 +202,7 @@ assert filled[-1] == 1 and filled[0] > 0.9
 # %%
 fed = [figures.feed(name, samplers[name], topic_of, h, 0, steps) for name in ("random", "tas", "tas_balanced")]
 figure = figures.sampling_strategies(fed)
-figures.save(figure, settings.figures, "figure2")
+style.save(figure, settings.figures, "figure2")
 figure
 
 # %% [markdown]
@@ -211,8 +211,8 @@ figure
 
 # %%
 quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
-rows = [[LABELS[one.strategy], *np.quantile(one.margins, quantiles), one.margins.std()] for one in fed]
-teaching.grid(rows, ["margins", *(f"{q:.0%}" for q in quantiles), "standard deviation"])
+rows = [[LOOKS[one.strategy].label, *np.quantile(one.margins, quantiles), one.margins.std()] for one in fed]
+grid(rows, ["margins", *(f"{q:.0%}" for q in quantiles), "standard deviation"])
 shift = (np.median(fed[2].margins) - np.median(fed[1].margins)) / fed[1].margins.std()
 print(f"From TAS to TAS-Balanced the median moves by {shift:+.2f} standard deviations.")
 
@@ -231,7 +231,7 @@ print(f"From TAS to TAS-Balanced the median moves by {shift:+.2f} standard devia
 first, *_ = [samplers["tas_balanced"].batch(step) for step in (7, 1000, 8)]
 again = samplers["tas_balanced"].batch(7)
 assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
-teaching.show(sampling.Sampler.batch)
+show(sampling.Sampler.batch)
 
 # %% [markdown]
 # ## Answer
@@ -260,7 +260,7 @@ def my_shares(b, n):
     # TODO
 
 
-teaching.check(my_shares, sampling.shares, (32, 1), (32, 2), (32, 3), (7, 4))
+check(my_shares, sampling.shares, (32, 1), (32, 2), (32, 3), (7, 4))
 
 # %% [markdown]
 # **2.** The share of batches whose queries come from more than `n` clusters.
@@ -273,7 +273,7 @@ def my_mixed_share(batches, assignment, n):
 
 
 random_batches = [samplers["random"].batch(step) for step in range(20)]
-teaching.check(my_mixed_share, sampling.mixed_share, (batches, topic_of, 1), (random_batches, topic_of, 2))
+check(my_mixed_share, sampling.mixed_share, (batches, topic_of, 1), (random_batches, topic_of, 2))
 
 # %% [markdown]
 # **3.** Look at `samplers["hard_margin"]` as we looked at the others: which margins does it feed, and which queries

@@ -1,0 +1,49 @@
+"""The verdicts on the paper's claims as a page, below the legend of docs/claims.md, and as a table of comparisons."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from tas_lib.config import ROOT
+from tas_lib.data.store import atomic_write
+from tas_lib.evaluation.claims import VERDICTS, Comparison, Verdict
+from tas_lib.report.render import Grid, pipe_table
+
+HEADS = ("claim", "section", "words", "rule", "verdict", "found")
+
+
+def legend() -> str:
+    """How to read systems and verdicts: the second section of docs/claims.md."""
+    return (ROOT / "docs" / "claims.md").read_text(encoding="utf-8").split("\n## ")[1].split("\n\n", 1)[1]
+
+
+def markdown(verdicts: Sequence[Verdict]) -> str:
+    """The claims by verdict, below the legend."""
+    blocks = [legend()]
+    for verdict in VERDICTS:
+        rows = [
+            (v.claim.words, f"§{v.claim.section}", v.claim.rule, v.evidence.replace("; ", "<br>"))
+            for v in verdicts
+            if v.verdict == verdict
+        ]
+        table = pipe_table(Grid("llll", ("Claim", "Paper", "Rule", "Found"), rows)) if rows else ""
+        blocks.append(f"**{verdict.capitalize()}: {len(rows)} of {len(verdicts)}**\n\n{table}")
+    return "\n".join(blocks)
+
+
+def frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """One line per comparison, and one for a claim without any."""
+    lines: list[tuple[object, ...]] = []
+    for v in verdicts:
+        claim = (v.claim.key, v.claim.section, v.claim.words, v.claim.rule, v.verdict, v.evidence)
+        lines += [(*claim, *comparison) for comparison in v.comparisons] or [claim]
+    return pd.DataFrame(lines, columns=[*HEADS, *Comparison._fields])
+
+
+def write(verdicts: Sequence[Verdict], folder: Path) -> None:
+    """`claims.md` and `claims.csv` in `folder`."""
+    with atomic_write(folder / "claims.md") as f:
+        f.write(markdown(verdicts))
+    with atomic_write(folder / "claims.csv") as f:
+        f.write(frame(verdicts).to_csv(index=False, float_format="%.6g", lineterminator="\n"))

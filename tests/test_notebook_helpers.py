@@ -1,0 +1,85 @@
+"""What a reader sees of `show`, `grid` and `check`."""
+
+import numpy as np
+import pytest
+import torch
+
+from tas_lib import losses, sampling
+from tas_lib.report import notebook
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list[dict[str, str]]:
+    bundles: list[dict[str, str]] = []
+    monkeypatch.setattr(notebook, "display", lambda bundle, raw: bundles.append(bundle))
+    return bundles
+
+
+def double(x):
+    return 2 * x
+
+
+def triple(x):
+    return 3 * x
+
+
+def test_shown_code_is_the_source_with_its_name_and_no_path_and_twice_the_same(seen):
+    notebook.show(losses.margin_mse, sampling.Sampler.batch, losses.margin_mse)
+    first, second, third = seen
+    assert first["text/plain"].startswith("# tas_lib.losses.margin_mse\ndef margin_mse(student: Tensor")
+    assert "\ndef batch(self" in second["text/plain"], "a method is shown without its indent"
+    assert "<pre" in first["text/html"] and "<span" in first["text/html"] and ".py" not in first["text/html"]
+    assert first == third
+
+
+def test_a_grid_puts_words_left_and_numbers_right_and_breaks_long_names(seen):
+    rows = [("a <b>", 13783, 0.38125), ("1.5", np.int64(2), None), ("networkx.algorithms.edge_dfs", True, 1)]
+    notebook.grid(rows, ["name", "count", "score"])
+    notebook.grid([], ["name", "count"])
+    assert seen[0]["text/plain"].startswith("name | count | score\na <b> | 13,783 | 0.381\n1.5 | 2 | –\n")
+    assert '<td style="text-align:left; white-space:nowrap">a &lt;b&gt;</td>' in seen[0]["text/html"]
+    assert '<td style="text-align:right; white-space:nowrap">13,783</td>' in seen[0]["text/html"]
+    assert ">networkx.<wbr>algorithms.<wbr>edge_<wbr>dfs<" in seen[0]["text/html"] and ">1.5<" in seen[0]["text/html"]
+    assert seen[1]["text/plain"] == "name | count"
+
+
+def test_an_unfilled_stub_is_not_done_yet_and_a_correct_answer_is_confirmed(capsys):
+    notebook.check(lambda x: None, double, (1,), (2,))
+    notebook.check(double, double, (1,), (torch.ones(2),))
+    assert capsys.readouterr().out == "Not done yet\nRight: the same as double in 2 cases\n"
+
+
+def test_a_wrong_answer_names_the_first_case_where_the_two_differ():
+    with pytest.raises(AssertionError, match="case 2 of 3: triple gives 3, double gives 2; the arguments were 1"):
+        notebook.check(triple, double, (0,), (1,), (2,))
+    with pytest.raises(AssertionError, match=r"triple gives an array \(8,\) \[3, 3, 3, 3, 3, 3, \.\.\.\]"):
+        notebook.check(triple, double, (torch.ones(8),))
+    with pytest.raises(AssertionError, match="case 2 of 2"):  # None is an answer in a later case
+        notebook.check(lambda x: x or None, lambda x: x, (1,), (0,))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "agree"),
+    [
+        (1.0000001, torch.tensor(1.0), True),
+        (np.float32(0.1), 0.1, True),
+        ([1.0, 2.0], np.array([1.0, 2.0]), True),
+        ((torch.ones(2), "a"), (np.ones(2), "a"), True),
+        ({"a": 1}, {"a": 1}, True),
+        (float("nan"), float("nan"), True),
+        ([[1], [2, 3]], [(1,), (2, 3)], True),
+        (12346, 12345, False),  # integers are exact
+        (1.01, 1.0, False),
+        (torch.ones(1), torch.tensor(1.0), False),
+        ([1.0], [1.0, 1.0], False),
+        ("a", "b", False),
+        ({"a": 1}, {"a": 2}, False),
+        (None, [None, 1], False),
+    ],
+)
+def test_answers_agree_if_they_are_equal_but_for_rounding(answer, expected, agree, capsys):
+    try:
+        notebook.check(lambda x: x and answer, lambda x: x and expected, (0,), (1,))
+    except AssertionError:
+        assert not agree
+    assert ("Right" in capsys.readouterr().out) == agree
