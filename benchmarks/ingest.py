@@ -22,10 +22,12 @@ from pyarrow import csv
 
 from benchmarks import Figure
 from tas_lib.config import ROOT
-from tas_lib.data import ingest, store
-from tas_lib.data.columns import Rows
-from tas_lib.data.entries import open_entries
-from tas_lib.data.triples import pair_lines
+from tas_lib.data import store
+from tas_lib.data.formats import read_entries
+from tas_lib.data.pair_files import pair_lines, read_pairs
+from tas_lib.data.texts import PASSAGES as PASSAGES_FILE
+from tas_lib.data.texts import Column, open_passages, write_passages
+from tas_lib.records import Pairs
 
 LINES = 40_000_000  # of the published scores, about
 PASSAGES = 8_841_823  # of MS MARCO
@@ -74,9 +76,9 @@ def write_collection(path: Path, passages: int) -> None:
 
 
 def _tokenizer() -> Any:
-    from tas_lib.data import collection
+    from tas_lib.data.tokens import load_tokenizer
 
-    return collection.load_tokenizer(str(ROOT / "data" / "docs" / "encoder"))
+    return load_tokenizer(str(ROOT / "data" / "docs" / "encoder"))
 
 
 def _ids(n: int) -> pa.ChunkedArray:
@@ -89,14 +91,14 @@ def _ids(n: int) -> pa.ChunkedArray:
 
 def pairs(path: Path, folder: Path) -> Callable[[], Any]:
     """Teacher scores to the table of pairs on disk; gives the seconds of reading alone."""
-    queries, passages = Rows(_ids(QUERIES)), Rows(_ids(PASSAGES))
+    queries, passages = Column(_ids(QUERIES)), Column(_ids(PASSAGES))
 
     def work() -> float:
         start = time.perf_counter()
-        query, pos, neg, margins, _ = ingest.spool_triples(path, queries, passages, folder / "spool")
+        query, pos, neg, margins, _ = read_pairs(path, queries, passages)
         read = time.perf_counter() - start
         assert margins is not None
-        ingest.write_pairs(QUERIES, query, pos, neg, margins, folder)
+        store.save_arrays(folder, **Pairs.sort(QUERIES, query, pos, neg, margins)._asdict())
         return read
 
     return work
@@ -114,14 +116,13 @@ def plain_pairs(path: Path, lines: int) -> Callable[[], Any]:
 
 
 def passages(path: Path, root: Path) -> Callable[[], Any]:
-    """`collection.tsv` to an artefact with parquet."""
+    """`collection.tsv` to an artefact with an Arrow file."""
     from tas_lib.data import collection
-    from tas_lib.records import Source, Texts
+    from tas_lib.records import Source
 
     def make(folder: Path) -> None:
-        ids, entries = open_entries(path)
-        texts = Texts(ids, entries.map(lambda entry: entry.text))
-        collection.write(Source(texts, ids, {}, np.array([], np.int64), {}), folder)
+        write_passages(folder / PASSAGES_FILE, read_entries(path))
+        collection.write(Source(*open_passages(folder / PASSAGES_FILE), {}, np.array([], np.int64), {}), folder)
 
     return lambda: store.Store(root).artefact("collection", {}, {}, make) and None
 
@@ -141,26 +142,24 @@ def opened(root: Path) -> Callable[[], Any]:
 
 def opened_as_lists(root: Path) -> Callable[[], Any]:
     """The same as lists and a dictionary."""
-    import pyarrow.parquet as pq
 
     def work() -> float:
         before = _resident()
-        columns = [pq.read_table(root / "collection" / "passages.parquet", columns=[n])[n].to_pylist() for n in PARTS]
+        (ids, texts), titles = open_passages(root / "collection" / PASSAGES_FILE)
+        columns = [[*ids], [*titles], [*texts]]
         row = {passage: row for row, passage in enumerate(columns[0])}
         return _resident() - before if row else 0.0
 
     return work
 
 
-PARTS = ("id", "title", "text")
-
-
 def tokens(root: Path) -> Callable[[], Any]:
     """The collection's passages to token ids on disk."""
     from tas_lib.data import collection
+    from tas_lib.data.tokens import write_tokens
 
     texts, tokenizer = collection.Collection(root / "collection").passages.texts, _tokenizer()
-    return lambda: collection.write_tokens(tokenizer, texts, CAP, root, "passages")
+    return lambda: write_tokens(tokenizer, texts, CAP, root, "passages")
 
 
 def plain_tokens(root: Path) -> Callable[[], Any]:
@@ -234,7 +233,7 @@ def _passages(root: Path, n: int) -> list[Figure]:
     ours, plain = measured(tokens, root), measured(plain_tokens, root)
     return [
         Figure(
-            f"{n:,} passages, collection.tsv to parquet",
+            f"{n:,} passages, collection.tsv to Arrow",
             f"{n / stored.seconds:,.0f} passages/s, {stored.peak:.1f} GB",
             "",
             "",

@@ -23,7 +23,7 @@ from benchmarks import Figure
 from benchmarks.fresh import ROOT
 from tas_lib import models, sampling
 from tas_lib.config import Profile, Sampling, System, Training, load
-from tas_lib.data.collection import load_tokenizer, tokenise
+from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.losses import Dual
 from tas_lib.models import BertDot
 from tas_lib.records import Batch, Pairs, Ragged

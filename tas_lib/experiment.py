@@ -14,16 +14,9 @@ from numpy.random import Generator, Philox
 from tas_lib import clustering, models, sampling
 from tas_lib.clustering import Clusters
 from tas_lib.config import Profile, System, located
-from tas_lib.data import shipped, store, trec
-from tas_lib.data.collection import (
-    Collection,
-    load_tokenizer,
-    open_collection,
-    open_tokens,
-    tokenise,
-    tokenizer_digest,
-    tokenizer_of,
-)
+from tas_lib.data import formats, shipped, store
+from tas_lib.data.collection import Collection, open_collection
+from tas_lib.data.tokens import load_tokenizer, open_tokens, tokenise, tokenizer_digest, tokenizer_of
 from tas_lib.evaluation import metrics
 from tas_lib.evaluation.metrics import PerQuery
 from tas_lib.models import BertDot
@@ -365,7 +358,7 @@ class Experiment:
 
     def run(self, system: System, name: str) -> Run:
         """A system's run on a query set, kept as a TREC run file."""
-        return trec.read_run(self._run_file(system, name), self.collection.sets[name].queries.ids)
+        return formats.read_run(self._run_file(system, name), self.collection.sets[name].queries.ids)
 
     def _run_file(self, system: System, name: str) -> Path:
         if system.kind == "run":
@@ -389,7 +382,7 @@ class Experiment:
             inputs["written"] = self._written_digest
 
         def make(folder: Path) -> None:
-            trec.write_run(folder / f"{name}.run.gz", self._ranked(system, name), system.name)
+            formats.write_run(folder / f"{name}.run.gz", self._ranked(system, name), system.name)
 
         return self.store.artefact(f"retrieved/{system.name}/{name}", parameters, inputs, make) / f"{name}.run.gz"
 

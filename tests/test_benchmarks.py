@@ -12,7 +12,7 @@ from benchmarks.fresh import ROOT
 from tas_lib import sampling as ours
 from tas_lib.config import Sampling, load
 from tas_lib.data import store
-from tas_lib.data.collection import load_tokenizer
+from tas_lib.data.tokens import load_tokenizer
 from tas_lib.records import Pairs
 from tas_lib.report.latency import Roofline
 

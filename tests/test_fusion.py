@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ir_measures import R, nDCG
 
 from tas_lib.config import ROOT
-from tas_lib.data import trec
+from tas_lib.data import formats
 from tas_lib.evaluation import metrics
 from tas_lib.records import Qrels, Run
 from tas_lib.retrieval import fusion
@@ -186,8 +186,8 @@ def test_without_an_alpha_there_is_nothing_to_choose():
 
 @pytest.mark.skipif(not TREC.is_dir(), reason="no official TREC-DL 2020 runs at hand")
 def test_two_official_runs_find_more_together():
-    runs = [trec.read_run(TREC / f"p_{name}.run.gz") for name in ("d2q_bm25", "bm25")]
-    qrels = trec.read_qrels(TREC / "qrels.dl20-passage.txt")
+    runs = [formats.read_run(TREC / f"p_{name}.run.gz") for name in ("d2q_bm25", "bm25")]
+    qrels = formats.read_qrels(TREC / "qrels.dl20-passage.txt")
 
     def recall(run: Run) -> float:
         return metrics.mean(metrics.evaluate(run, qrels, [R(rel=2) @ 1000])[R(rel=2) @ 1000])

@@ -3,8 +3,7 @@
 import gzip
 import json
 import logging
-import os
-import zipfile
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,14 @@ import tiny
 from ir_measures import nDCG
 from pydantic import ValidationError
 
-from tas_lib.config import ROOT, LocalSource, sentence
-from tas_lib.data import collection, trec
+from tas_lib.config import LocalSource, sentence
+from tas_lib.data import collection, formats
+from tas_lib.data.pair_files import read_pairs
 from tas_lib.data.sources import local
-from tas_lib.data.triples import read_triples
 from tas_lib.evaluation import metrics
 from tas_lib.experiment import BM25, Experiment
+from tas_lib.records import Source
 
-NFCORPUS = Path(os.environ.get("TAS_SHARED_DATA", ROOT.parent / "shared" / "data")) / "nfcorpus.zip"
 PASSAGES = {"p1": ("Mean", "the mean of an array"), "p2": ("", "a sum along an axis"), "p3": ("Plot", "a linear plot")}
 QUERIES = {
     "train": {f"t{i}": f"training query {i}" for i in range(8)},
@@ -36,7 +35,7 @@ def ms_marco(folder: Path) -> Path:
     (folder / "collection.tsv").write_text("".join(f"{i}\t{' '.join(p).strip()}\n" for i, p in PASSAGES.items()))
     for name, queries in QUERIES.items():
         (folder / f"queries.{name}.tsv").write_text("".join(f"{i}\t{text}\n" for i, text in queries.items()))
-        trec.write_qrels(folder / f"qrels.{name}.tsv", QRELS[name])
+        formats.write_qrels(folder / f"qrels.{name}.tsv", QRELS[name])
     return folder
 
 
@@ -56,6 +55,11 @@ def settings(folder: Path, **changed: object) -> LocalSource:
     return LocalSource.model_validate({"folder": str(folder), "stop_queries": 2, "tune_queries": 3} | changed)
 
 
+def read(folder: Path, **changed: object) -> Source:
+    with tempfile.TemporaryDirectory() as draft:
+        return local.read(settings(folder, **changed), Path(draft))
+
+
 LAYOUTS = pytest.mark.parametrize("layout", [ms_marco, beir])
 
 
@@ -64,7 +68,7 @@ LAYOUTS = pytest.mark.parametrize("layout", [ms_marco, beir])
 
 @LAYOUTS
 def test_a_folder_of_either_layout_by_hand(tmp_path, layout):
-    found = local.read(settings(layout(tmp_path)))
+    found = read(layout(tmp_path))
     assert found.passages.ids == ["p1", "p2", "p3"]
     assert found.passages.texts == ["Mean the mean of an array", "a sum along an axis", "Plot a linear plot"]
     assert found.titles == (["Mean", "p2", "Plot"] if layout is beir else ["p1", "p2", "p3"])
@@ -77,6 +81,8 @@ def test_a_folder_of_either_layout_by_hand(tmp_path, layout):
         "train": 3,
     }
     assert found.barred.tolist() == []
+    ids = [query for queries in found.sets.values() for query in queries.queries.ids]
+    assert len(ids) == len(set(ids)) == 10
 
 
 def test_both_layouts_hold_the_same_queries_out_and_another_seed_holds_out_others(tmp_path):
@@ -84,73 +90,51 @@ def test_both_layouts_hold_the_same_queries_out_and_another_seed_holds_out_other
     for folder, layout in zip(folders, (ms_marco, beir), strict=True):
         folder.mkdir()
         layout(folder)
-    first, second = (
-        [local.read(settings(folder, seed=seed)).sets["stop"].queries for seed in range(5)] for folder in folders
-    )
+    first, second = ([read(folder, seed=seed).sets["stop"].queries for seed in range(5)] for folder in folders)
     assert first == second
     assert len({tuple(queries.ids) for queries in first}) > 1
 
 
-@LAYOUTS
-def test_no_query_stands_in_two_sets_and_every_training_query_has_an_answer(tmp_path, layout):
-    found = local.read(settings(layout(tmp_path)))
-    ids = [query for queries in found.sets.values() for query in queries.queries.ids]
-    assert len(ids) == len(set(ids)) == 10
-    assert all(set(grades) <= set(PASSAGES) for queries in found.sets.values() for grades in queries.qrels.values())
-
-
-def test_a_training_query_that_a_test_set_asks_too_is_dropped(tmp_path):
+def test_a_training_query_of_another_set_is_dropped(tmp_path):
+    """The same wording or the same id as a test query, and the same wording as one that was held out."""
     ms_marco(tmp_path)
-    (tmp_path / "queries.train.tsv").write_text(
-        "".join(f"t{i}\t{'What is the MEAN' if i == 3 else f'training query {i}'}\n" for i in range(8))
-    )
-    found = local.read(settings(tmp_path))
-    assert "t3" not in {query for queries in found.sets.values() for query in queries.queries.ids}
-    assert found.report["dropped"]["a training query that another set asks"] == 1
-
-
-def test_an_id_that_stands_in_training_and_in_a_test_is_the_tests(tmp_path):
-    ms_marco(tmp_path)
-    for file, line in (("queries.train.tsv", "q1\tanother text\n"), ("qrels.train.tsv", "q1 0 p1 1\n")):
-        (tmp_path / file).write_text((tmp_path / file).read_text() + line)
-    found = local.read(settings(tmp_path))
-    assert [name for name, queries in found.sets.items() if "q1" in queries.qrels] == ["test"]
-
-
-def test_a_training_query_that_says_the_same_as_one_held_out_is_held_out_of_training_too(tmp_path):
-    ms_marco(tmp_path)
-    (tmp_path / "queries.train.tsv").write_text("".join(f"t{i}\tquery {i % 5}\n" for i in range(8)))
-    found = local.read(settings(tmp_path, stop_queries=1, tune_queries=1))
-    texts = {name: set(queries.queries.texts) for name, queries in found.sets.items()}
-    assert not (texts["stop"] | texts["tune"]) & texts["train"] and not texts["stop"] & texts["tune"]
+    texts = {f"t{i}": "What is the MEAN" if i == 3 else f"query {i % 5}" for i in range(8)} | {"q1": "another text"}
+    (tmp_path / "queries.train.tsv").write_text("".join(f"{query}\t{text}\n" for query, text in texts.items()))
+    formats.write_qrels(tmp_path / "qrels.train.tsv", QRELS["train"] | {"q1": {"p1": 1}})
+    found = read(tmp_path, stop_queries=1, tune_queries=1)
+    homes = {query: name for name, queries in found.sets.items() for query in queries.queries.ids}
+    assert "t3" not in homes and homes["q1"] == "test"
+    assert found.report["dropped"]["a training query that another set asks"] == 2
+    wordings = [{*found.sets[name].queries.texts} for name in ("stop", "tune", "train")]
+    assert sum(map(len, wordings)) == len(set.union(*wordings))
 
 
 def test_a_set_of_the_folder_can_stop_training_or_be_tuned_on(tmp_path):
     ms_marco(tmp_path)
-    found = local.read(settings(tmp_path, stop="test"))
+    found = read(tmp_path, stop="test")
     assert found.sets["stop"].queries.ids == ["q1", "q2"] and found.sets["stop"].name == "stop"
     assert set(found.sets) == {"stop", "tune", "train"}
     for name in ("tset", "train"):
         with pytest.raises(ValueError, match=f"source.tune: there is no set '{name}' to take; there are: "):
-            local.read(settings(tmp_path, tune=name))
+            read(tmp_path, tune=name)
     (tmp_path / "queries.test.tsv").rename(tmp_path / "queries.tune.tsv")
     (tmp_path / "qrels.test.tsv").rename(tmp_path / "qrels.tune.txt")
-    assert local.read(settings(tmp_path)).sets["tune"].queries.ids == ["q1", "q2"]
+    assert read(tmp_path).sets["tune"].queries.ids == ["q1", "q2"]
 
 
 def test_too_few_training_queries_to_hold_out_are_told(tmp_path):
     ms_marco(tmp_path)
     with pytest.raises(ValueError, match="8 training queries are too few to hold 8 out as the set 'stop'.*stop_quer"):
-        local.read(settings(tmp_path, stop_queries=8))
+        read(tmp_path, stop_queries=8)
     with pytest.raises(ValueError, match="6 training queries are too few to hold 6 out as the set 'tune'"):
-        local.read(settings(tmp_path, tune_queries=6))
+        read(tmp_path, tune_queries=6)
 
 
 def test_a_training_query_whose_answer_is_not_in_the_collection_is_dropped_and_counted(tmp_path, caplog):
     ms_marco(tmp_path)
     more = {"t7": {"p9": 1}, "t6": {"p1": 0}}
-    trec.write_qrels(tmp_path / "qrels.train.tsv", QRELS["train"] | more)
-    found = local.read(settings(tmp_path))
+    formats.write_qrels(tmp_path / "qrels.train.tsv", QRELS["train"] | more)
+    found = read(tmp_path)
     assert found.report["dropped"]["a training query without a relevant passage"] == 2
     assert found.report["judged, not in the collection"] == {"test": 0, "train": 1}
     assert "1 judged passages are not in the collection" in caplog.text
@@ -159,12 +143,13 @@ def test_a_training_query_whose_answer_is_not_in_the_collection_is_dropped_and_c
 # --- without training queries, and with pairs --------------------------------------------------------------------
 
 
-@LAYOUTS
-def test_without_training_queries_there_are_the_test_sets_alone(tmp_path, layout):
-    for path in [*layout(tmp_path).glob("*.train.tsv"), *tmp_path.glob("qrels/train.tsv")]:
+def test_without_training_queries_there_are_the_test_sets_alone_and_a_warning(tmp_path, monkeypatch, caplog):
+    (tmp_path / "mine").mkdir()
+    ms_marco(tmp_path / "mine")
+    for path in (tmp_path / "mine").glob("*.train.tsv"):
         path.unlink()
-    found = local.read(settings(tmp_path))
-    assert set(found.sets) == {"test"}
+    assert set(opened(tmp_path, tmp_path / "mine", monkeypatch).sets) == {"test"}
+    assert "profile tiny has no training queries" in caplog.text and "\n" not in caplog.messages[-1]
 
 
 SCORED = "9.5\t1.5\tt{0}\tp{1}\tp{2}\n"
@@ -174,7 +159,7 @@ SCORED = "9.5\t1.5\tt{0}\tp{1}\tp{2}\n"
 def test_published_pairs_say_which_queries_are_for_training(tmp_path, layout):
     layout(tmp_path)
     (tmp_path / "pairs.tsv").write_text("".join(SCORED.format(i, 3, 1) for i in (5, 2, 0, 7, 6, 1)))
-    found = local.read(settings(tmp_path))
+    found = read(tmp_path)
     sets = ("train", "stop", "tune")
     ids = [query for name in sets for query in found.sets[name].queries.ids]
     assert sorted(ids) == ["t0", "t1", "t2", "t5", "t6", "t7"]
@@ -189,7 +174,7 @@ def test_pairs_do_in_place_of_training_judgements(tmp_path):
     ms_marco(tmp_path)
     (tmp_path / "qrels.train.tsv").unlink()
     (tmp_path / "pairs.tsv").write_text("".join(f"t{i} p2 p3\n" for i in range(8)))
-    found = local.read(settings(tmp_path))
+    found = read(tmp_path)
     assert found.sets["train"].qrels == {query: {"p2": 1} for query in found.sets["train"].queries.ids}
     assert len(found.sets["train"].qrels) == 3
 
@@ -201,19 +186,19 @@ def test_pairs_do_in_place_of_training_judgements(tmp_path):
     ("file", "text", "told"),
     [
         ("collection.tsv", "p1\ta\np2 b\n", "collection.tsv, line 2: 1 columns, expected id and text with a tab"),
-        ("collection.tsv", "p1\ta\n\np1\tb\n", "collection.tsv, line 3: p1 stands twice"),
-        ("collection.tsv", "p 1\ta\n", "collection.tsv, line 1: 'p 1' cannot stand in a file of columns"),
+        ("collection.tsv", "p1\ta\n\np1\tb\n", "collection.tsv, line 3: p1 occurs twice"),
+        ("collection.tsv", "p 1\ta\n", "collection.tsv, line 1: 'p 1' is empty or has a space in it"),
         ("collection.tsv", "p1\tone\ttwo\n", "collection.tsv, line 1: 3 columns"),
         ("collection.tsv", "", "collection.tsv is empty"),
         ("collection.tsv", "other\ttext\n", "qrels.test.tsv: of its 3 judged passages, none is in collection.tsv"),
         ("queries.test.tsv", "q1\twhat\n", "qrels.test.tsv, line 2: query q2 has no text in queries.test.tsv"),
-        ("qrels.test.tsv", "q1 0 p1\n", "qrels.test.tsv, line 1: three columns want the head"),
+        ("qrels.test.tsv", "q1 0 p1\n", "qrels.test.tsv, line 1: three columns need the head"),
         ("qrels.test.tsv", "q1 0 p1 yes\n", "qrels.test.tsv, line 1: invalid literal"),
         ("qrels.test.txt", "q1 0 p1 1\n", "qrels.test.txt is neither qrels.<set>.tsv nor .txt, or the set has both"),
         ("qrels.test.json", "{}", "qrels.test.json is neither"),
         ("pairs.tsv", "t1 p1 p2\nt1 p1\n", "pairs.tsv, line 2: 2 columns, expected query pos neg"),
         ("pairs.tsv", "t1 p1 p2\nx p1 p2\n", "pairs.tsv, line 2: query x has no text in queries.train.tsv"),
-        ("pairs.tsv", "t1 p1 p9\n", "pairs.tsv, line 1: passage p9 is not in collection.tsv"),
+        ("pairs.tsv", "t1 p1 p9\n", "pairs.tsv, line 1: passage p9 is not in the collection"),
         ("pairs.tsv", "1.0 nan t1 p1 p2\n", "pairs.tsv, line 1: the scores are 1.0 and nan"),
         ("corpus.jsonl", "{}", "holds both of two layouts"),
     ],
@@ -226,13 +211,13 @@ def test_a_broken_file_of_ms_marcos_layout_is_one_sentence_with_file_and_line(tm
 @pytest.mark.parametrize(
     ("file", "text", "told"),
     [
-        ("corpus.jsonl", '{"_id": "p1", "text": "a"}\n{"_id": "p2", "te', "corpus.jsonl, line 2: no JSON, or cut off"),
-        ("corpus.jsonl", '["p1"]\n', "corpus.jsonl, line 1: no object, expected one with _id and text"),
+        ("corpus.jsonl", '{"_id": "p1", "text": "a"}\n{"_id": "p2", "te', "corpus.jsonl, line 2: not JSON, or cut off"),
+        ("corpus.jsonl", '["p1"]\n', "corpus.jsonl, line 1: not an object with _id and text"),
         ("corpus.jsonl", '{"_id": "p1"}\n', "corpus.jsonl, line 1: text is missing"),
-        ("corpus.jsonl", '{"_id": 1, "text": "a"}\n', "corpus.jsonl, line 1: _id is 1, which is no text"),
-        ("corpus.jsonl", '{"_id": "", "text": "a"}\n', "corpus.jsonl, line 1: '' cannot stand"),
+        ("corpus.jsonl", '{"_id": 1, "text": "a"}\n', "corpus.jsonl, line 1: _id is 1, not a string"),
+        ("corpus.jsonl", '{"_id": "", "text": "a"}\n', "corpus.jsonl, line 1: '' is empty"),
         ("queries.jsonl", '{"_id": "q1", "text": "a"}\n', "test.tsv, line 2: query q2 has no text in queries.jsonl"),
-        ("qrels/test.tsv", "q1\tp1\t1\n", "test.tsv, line 1: three columns want the head"),
+        ("qrels/test.tsv", "q1\tp1\t1\n", "test.tsv, line 1: three columns need the head"),
     ],
 )
 def test_a_broken_file_of_beirs_layout_is_one_sentence_with_file_and_line(tmp_path, file, text, told):
@@ -242,27 +227,27 @@ def test_a_broken_file_of_beirs_layout_is_one_sentence_with_file_and_line(tmp_pa
 
 def refused(folder: Path, told: str) -> None:
     with pytest.raises(ValueError) as error:
-        local.read(settings(folder))
+        read(folder)
     assert told in str(error.value) and str(folder) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_folder_that_is_not_there_or_holds_no_collection_is_told_what_is_expected(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no folder .*nowhere: lay a collection there, in MS MARCO's layout"):
-        local.read(settings(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"there is no folder .*nowhere: put a collection there, in MS MARCO's layout"):
+        read(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds neither of two layouts; expected MS MARCO's layout"):
-        local.read(settings(tmp_path))
+        read(tmp_path)
     (tmp_path / "collection.tsv").write_text("p1\ta\n")
     with pytest.raises(ValueError, match="holds no judgements; expected"):
-        local.read(settings(tmp_path))
+        read(tmp_path)
     (tmp_path / "qrels.test.tsv").write_text("q1 0 p1 1\n")
     with pytest.raises(ValueError, match=r"there is no file .*queries\.test\.tsv"):
-        local.read(settings(tmp_path))
+        read(tmp_path)
 
 
 def test_a_packed_file_is_read_and_a_cut_off_one_is_told(tmp_path):
     whole = gzip.compress((ms_marco(tmp_path) / "collection.tsv").read_bytes())
     (tmp_path / "collection.tsv").write_bytes(whole)
-    assert len(local.read(settings(tmp_path)).passages.ids) == 3
+    assert len(read(tmp_path).passages.ids) == 3
     (tmp_path / "collection.tsv").write_bytes(whole[:-12])
     refused(tmp_path, "cut off")
 
@@ -270,7 +255,7 @@ def test_a_packed_file_is_read_and_a_cut_off_one_is_told(tmp_path):
 def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_text(tmp_path):
     collection_file = ms_marco(tmp_path) / "collection.tsv"
     collection_file.write_bytes(b"\xef\xbb\xbf" + collection_file.read_bytes().replace(b"\n", b"\r\n"))
-    assert local.read(settings(tmp_path)).passages == (
+    assert read(tmp_path).passages == (
         ["p1", "p2", "p3"],
         ["Mean the mean of an array", "a sum along an axis", "Plot a linear plot"],
     )
@@ -316,24 +301,13 @@ def test_nothing_is_stored_of_a_folder_with_a_broken_file(tmp_path, monkeypatch)
     assert not (tmp_path / "runs" / "tiny" / "collection").exists()
 
 
-def test_what_cannot_be_made_without_training_queries_is_said_in_one_sentence(tmp_path, monkeypatch, caplog):
-    (tmp_path / "mine").mkdir()
-    ms_marco(tmp_path / "mine")
-    for path in (tmp_path / "mine").glob("*.train.tsv"):
-        path.unlink()
-    found = opened(tmp_path, tmp_path / "mine", monkeypatch)
-    assert set(found.sets) == {"test"}
-    assert "profile tiny has no training queries" in caplog.text and "\n" not in caplog.messages[-1]
-
-
 def test_published_pairs_come_as_rows_of_the_training_queries_that_are_left(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (ms_marco(tmp_path / "mine") / "pairs.tsv").write_text("".join(SCORED.format(i, 3, 1) for i in range(8)))
     found = opened(tmp_path, tmp_path / "mine", monkeypatch)
     path = collection.published_pairs(tiny.settings(tmp_path, source=settings(tmp_path / "mine")))
     assert path == tmp_path / "mine" / "pairs.tsv"
-    rows = {query: row for row, query in enumerate(found.sets["train"].queries.ids)}
-    triples = read_triples(path, rows, found.row)
+    triples = read_pairs(path, found.sets["train"].queries.ids, found.passages.ids)
     assert triples.query.tolist() == [0, 1, 2] and triples.left_out == 5
     assert (triples.pos.tolist(), triples.neg.tolist()) == ([2, 2, 2], [0, 0, 0])
     assert triples.margins is not None and triples.margins.tolist() == [8.0, 8.0, 8.0]
@@ -348,13 +322,25 @@ def test_bm25_runs_over_a_folder(tmp_path, monkeypatch):
     assert [max(run[query], key=run[query].__getitem__) for query in ("q1", "q2")] == ["p1", "p2"]
 
 
-@pytest.mark.skipif(not NFCORPUS.is_file(), reason="no NFCorpus at hand")
+@pytest.mark.slow
+@pytest.mark.network
 def test_bm25_over_nfcorpus_is_as_good_as_others_report(tmp_path, monkeypatch):
+    """Others report an nDCG@10 of 0.322 to 0.325 for BM25 over title and text (BEIR, Pyserini)."""
+    import ir_datasets
+
     monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
-    with zipfile.ZipFile(NFCORPUS) as archive:
-        archive.extractall(tmp_path)
+    (tmp_path / "qrels").mkdir()
+    parts = {name: ir_datasets.load(f"beir/nfcorpus/{name}") for name in ("train", "dev", "test")}
+    objects = [{"_id": d.doc_id, "title": d.title, "text": d.text} for d in parts["test"].docs_iter()]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(one) + "\n" for one in objects))
+    texts = {q.query_id: q.text for part in parts.values() for q in part.queries_iter()}
+    objects = [{"_id": query, "text": text} for query, text in texts.items()]
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(one) + "\n" for one in objects))
+    for name, part in parts.items():
+        lines = [f"{q.query_id}\t{q.doc_id}\t{q.relevance}\n" for q in part.qrels_iter()]
+        (tmp_path / "qrels" / f"{name}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
     sets = tiny.Evaluation(sets=(tiny.TestSet(name="test", label="NFCorpus", graded=True),), depth=100)
-    changed = {"source": LocalSource(folder=str(tmp_path / "nfcorpus"), tune="dev"), "evaluation": sets}
+    changed = {"source": LocalSource(folder=str(tmp_path), tune="dev"), "evaluation": sets}
     lab = Experiment(tiny.settings(tmp_path, **changed))
     assert {name: len(queries.queries.ids) for name, queries in lab.collection.sets.items()} == {
         "stop": 200,

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from tas_lib import models
-from tas_lib.data.collection import load_tokenizer, tokenise
+from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.models import BertCat, BertDot, ColBert
 
 TEXTS = ["the mean of an array", "plot a graph", "sum", "the sum product of the matrix along an axis"]

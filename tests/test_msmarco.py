@@ -9,6 +9,7 @@ import logging
 import pkgutil
 import sys
 import tarfile
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,22 +20,22 @@ import tiny
 
 from tas_lib.config import MsMarcoSource
 from tas_lib.data import collection
+from tas_lib.data.pair_files import read_pairs
 from tas_lib.data.sources import msmarco
-from tas_lib.data.triples import read_triples
+from tas_lib.records import Source
 
 SCORES = "8.5\t1.25\t101\t0\t3\n-1.0 2.5 101 0 2\n4.0\t3.0\t102\t1\t0\n"
 MD5 = hashlib.md5(SCORES.encode()).hexdigest()
 
 
 class Loopback(ThreadingHTTPServer):
-    """Serves `files` by name and notes what is asked; can break off, and can refuse to serve a part of a file."""
+    """Serves `files` by name and records the requests; can break off."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.asked: list[tuple[str, str | None]] = []
         self.breaks_after: list[int] = []  # bytes of the next answers, whatever their length should be
-        self.parts = True
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/{name}"
@@ -49,14 +50,13 @@ class Handler(BaseHTTPRequestHandler):
         name, wanted = self.path.partition("?")[0].lstrip("/"), self.headers.get("Range")
         self.server.asked.append((name, wanted))
         whole = self.server.files.get(name)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.parts else 0
-        if whole is None or start >= len(whole):
-            self.send_error(404 if whole is None else 416)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        if whole is None:
+            self.send_error(404)
             return
-        self.send_response(206 if wanted and self.server.parts else 200)
+        self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(len(whole) - start))
-        if self.server.parts:
-            self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Accept-Ranges", "bytes")
         self.end_headers()
         self.wfile.write(whole[start:][: self.server.breaks_after.pop(0) if self.server.breaks_after else None])
 
@@ -77,13 +77,13 @@ def loopback(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     server.server_close()
 
 
-# --- downloads that break off ------------------------------------------------------------------------------------
+# --- downloads ---------------------------------------------------------------------------------------------------
 
-TEXT = bytes(range(256)) * 40
+TEXT = bytes(range(256)) * 400
 TEXT_MD5 = hashlib.md5(TEXT).hexdigest()
 
 
-def test_a_file_is_fetched_once_and_only_then_has_its_name(tmp_path, loopback):
+def test_a_file_is_downloaded_once_and_only_a_whole_one_gets_its_name(tmp_path, loopback):
     loopback.files["a.tsv"] = TEXT
     path = tmp_path / "deep" / "a.tsv"
     for _ in range(2):
@@ -92,55 +92,34 @@ def test_a_file_is_fetched_once_and_only_then_has_its_name(tmp_path, loopback):
     assert loopback.asked == [("a.tsv", None)] and [p.name for p in path.parent.iterdir()] == ["a.tsv"]
 
 
-def test_what_broke_off_goes_on_where_it_ended(tmp_path, loopback):
+def test_a_broken_connection_is_resumed(tmp_path, loopback):
     loopback.files["a.tsv"] = TEXT
-    loopback.breaks_after = [4000, 1000]
+    loopback.breaks_after = [40_000, 10_000]
     msmarco.fetch([loopback.url("a.tsv")], tmp_path / "a.tsv", TEXT_MD5)
     assert (tmp_path / "a.tsv").read_bytes() == TEXT
-    assert loopback.asked == [("a.tsv", None), ("a.tsv", "bytes=4000-"), ("a.tsv", "bytes=5000-")]
+    starts = [int(part.removeprefix("bytes=").removesuffix("-")) for _, part in loopback.asked if part]
+    assert len(starts) == 2 and 0 < starts[0] < starts[1]
 
 
-def test_a_killed_download_is_gone_on_with_by_the_next_run(tmp_path, loopback):
-    loopback.files["a.tsv"] = TEXT
-    (tmp_path / "a.tsv.part").write_bytes(TEXT[:7000])
-    msmarco.fetch([loopback.url("a.tsv")], tmp_path / "a.tsv", TEXT_MD5)
-    assert (tmp_path / "a.tsv").read_bytes() == TEXT and loopback.asked == [("a.tsv", "bytes=7000-")]
-    (tmp_path / "a.tsv").rename(tmp_path / "a.tsv.part")  # killed when whole, before its name
-    assert msmarco.fetch([loopback.url("a.tsv")], tmp_path / "a.tsv", TEXT_MD5).read_bytes() == TEXT
-
-
-def test_a_server_that_cannot_go_on_sends_it_all(tmp_path, loopback):
-    loopback.files["a.tsv"], loopback.parts = TEXT, False
-    (tmp_path / "a.tsv.part").write_bytes(TEXT[:7000])
-    assert msmarco.fetch([loopback.url("a.tsv")], tmp_path / "a.tsv", TEXT_MD5).read_bytes() == TEXT
-    assert loopback.asked == [("a.tsv", "bytes=7000-")]
-
-
-def test_what_was_begun_wrongly_is_fetched_again_from_the_beginning(tmp_path, loopback):
-    loopback.files["a.tsv"] = TEXT
-    (tmp_path / "a.tsv.part").write_bytes(b"x" * 7000)
-    assert msmarco.fetch([loopback.url("a.tsv")], tmp_path / "a.tsv", TEXT_MD5).read_bytes() == TEXT
-
-
-def test_the_next_address_is_asked_where_one_has_nothing_or_another_file(tmp_path, loopback):
+def test_the_next_address_is_tried_if_one_has_nothing_or_another_file(tmp_path, loopback):
     loopback.files |= {"changed.tsv": TEXT[:-1] + b"x", "a.tsv": TEXT}
     urls = [loopback.url(name) for name in ("gone.tsv", "changed.tsv", "a.tsv")]
     assert msmarco.fetch(urls, tmp_path / "a.tsv", TEXT_MD5).read_bytes() == TEXT
     assert [name for name, _ in loopback.asked] == ["gone.tsv", "changed.tsv", "a.tsv"]
 
 
-def test_what_could_not_be_fetched_and_where_it_would_go_is_one_sentence(tmp_path, loopback):
+def test_a_failed_download_is_one_sentence_and_leaves_nothing(tmp_path, loopback):
     loopback.files["changed.tsv"] = TEXT + b"x"
     urls = ["http://127.0.0.1:9/a.tsv", loopback.url("gone.tsv"), loopback.url("changed.tsv")]
     with pytest.raises(ValueError) as error:
         msmarco.fetch(urls, tmp_path / "a.tsv", TEXT_MD5)
-    told = str(error.value)
-    assert told.startswith(f"could not fetch a.tsv, which goes to {tmp_path} (") and "\n" not in told
-    assert all(part in told for part in ("refused", "HTTP Error 404", "another md5"))
+    message = str(error.value)
+    assert message.startswith(f"could not fetch a.tsv, which goes to {tmp_path} (") and "\n" not in message
+    assert all(part in message for part in ("9/a.tsv: ConnectionError", "gone.tsv: ", "changed.tsv: HashVerification"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_laid_there_by_hand_is_taken_if_it_is_the_one_and_kept_if_not(tmp_path):
+def test_a_file_put_there_by_hand_is_used_if_it_is_the_published_one_and_kept_if_not(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_bytes(TEXT)
     assert msmarco.fetch([], path, TEXT_MD5) == path
@@ -225,6 +204,10 @@ class Home:
         urls = (self.loopback.url("{file}?download=1"),)
         return MsMarcoSource.model_validate({"urls": urls, **SMALL, **changed})
 
+    def read(self, **changed: object) -> Source:
+        with tempfile.TemporaryDirectory() as draft:
+            return msmarco.read(self.settings(**changed), Path(draft))
+
 
 @pytest.fixture
 def home(tmp_path: Path, loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
@@ -237,7 +220,7 @@ def home(tmp_path: Path, loopback: Loopback, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_collection_and_its_sets_by_hand(home):
-    found = msmarco.read(home.settings())
+    found = home.read()
     assert found.passages.ids == found.titles == ["0", "1", "2", "3"]
     assert found.passages.texts[:2] == ["The presence of communication.", "A café in Paris."]  # its encoding mended
     sets = found.sets
@@ -254,20 +237,20 @@ def test_the_collection_and_its_sets_by_hand(home):
 
 def test_without_teacher_scores_all_judged_queries_are_for_training(home):
     settings = home.settings(scores="none")
-    assert msmarco.read(settings).sets["train"].queries.ids == ["103", "101", "102"]
+    assert home.read(scores="none").sets["train"].queries.ids == ["103", "101", "102"]
     assert msmarco.pairs(settings) is None
     assert msmarco.SCORES["t2"].file not in {name for name, _ in home.loopback.asked}
 
 
 def test_what_is_there_is_not_fetched_again_and_lies_where_the_library_looks(home):
-    first = msmarco.read(home.settings())
+    first = home.read()
     asked = sorted(name for name, _ in home.loopback.asked)
     assert asked == sorted([*msmarco.PARTS, msmarco.SCORES["t2"].file])
     assert all(download.there for download in msmarco.downloads(home.settings()))
     (home.folder / "collectionandqueries.tar.gz").unlink()  # what was in it is kept
     assert all(download.there for download in msmarco.downloads(home.settings()))
     home.loopback.files.clear()
-    again = msmarco.read(home.settings())
+    again = home.read()
     assert (again.passages, again.sets) == (first.passages, first.sets)
 
 
@@ -294,37 +277,37 @@ def test_without_a_connection_one_sentence_says_what_is_missing_and_where_it_wou
     for note in home.listed["msmarco-passage"].values():
         note["url"] = "http://127.0.0.1:9/" + note["url"].rpartition("/")[2]
     with pytest.raises(ValueError) as error:
-        msmarco.read(home.settings())
+        home.read()
     told = str(error.value)
     assert told.startswith(f"msmarco-passage could not be fetched to {home.folder} (ConnectionError: ")
-    assert "not there yet: collectionandqueries.tar.gz (0.1 MB), queries.tar.gz" in told and "\n" not in told
+    assert "still missing: collectionandqueries.tar.gz (0.1 MB), queries.tar.gz" in told and "\n" not in told
     assert [path.name for path in home.folder.rglob("*") if path.is_file()] == ["irds_version.txt"]
 
 
 def test_an_archive_that_was_changed_or_cut_off_on_its_way_is_refused(home):
     home.loopback.files["collectionandqueries"] = home.loopback.files["collectionandqueries"][:-20]
     with pytest.raises(ValueError, match="msmarco-passage could not be fetched .*HashVerificationError"):
-        msmarco.read(home.settings())
+        home.read()
     assert [path.name for path in home.folder.rglob("*") if path.is_file()] == ["irds_version.txt"]
 
 
 @pytest.mark.parametrize(
     ("file", "text", "told"),
     [
-        ("collection.tsv", PASSAGES[:-12], "collection.tsv has 3 passages, as published it has 4: cut off"),
         ("collection.tsv", PASSAGES[:-9], "collection.tsv, line 4: 1 columns, expected id and text with a tab"),
+        ("collection.tsv", PASSAGES[:-12], "collection.tsv has 3 passages, as published it has 4: cut off"),
         ("dev/small/qrels", "201\t0\t1\t1\n", "qrels has 1 judged queries, as published it has 2: cut off"),
         ("dev/small/queries.tsv", "201\tone\n", "is cut off: 1 judged queries are not in it, 202 among them"),
-        ("trec-dl-2019/qrels", "301 Q0 0\n", "trec-dl-2019/qrels, line 1: three columns want the head"),
+        ("trec-dl-2019/qrels", "301 Q0 0\n", "trec-dl-2019/qrels, line 1: three columns need the head"),
         ("train/qrels", "101\t0\t0\t1\n102\t0\t1\n", "train/qrels, line 2: 3 columns, expected query 0 passage grade"),
         ("train/queries.tsv", "101\tfirst\n", "is cut off: 2 judged queries are not in it"),
     ],
 )
 def test_a_file_that_was_cut_off_where_it_lies_is_told(home, file, text, told):
-    msmarco.read(home.settings())
+    home.read()
     (home.folder / file).write_text(text)
     with pytest.raises(ValueError) as error:
-        msmarco.read(home.settings())
+        home.read()
     assert told in str(error.value) and str(home.folder) in str(error.value)
 
 
@@ -336,8 +319,7 @@ def test_from_the_profile_the_collection_is_stored_with_its_pairs(home, tmp_path
     assert f"MS MARCO is fetched to {home.folder}; its terms of use: http://www.msmarco.org" in caplog.text
     path = collection.published_pairs(profile)
     assert path is not None
-    rows = {query: row for row, query in enumerate(found.sets["train"].queries.ids)}
-    triples = read_triples(path, rows, found.row)
+    triples = read_pairs(path, found.sets["train"].queries.ids, found.passages.ids)
     assert (triples.query.tolist(), triples.pos.tolist(), triples.neg.tolist()) == ([0, 0, 1], [0, 0, 1], [3, 2, 0])
     assert triples.margins is not None and triples.margins.tolist() == [7.25, -3.5, 1.0]
     home.loopback.files.clear()

@@ -11,6 +11,7 @@ from tiny import t5
 from tiny import t5_tokenizer as tokenizer
 
 from tas_lib.config import Teachers
+from tas_lib.data.texts import Rows
 from tas_lib.evaluation import metrics
 from tas_lib.models import BertCat
 from tas_lib.retrieval import cross_encoder
@@ -160,7 +161,7 @@ def test_more_triples_than_there_are_numbers_are_refused():
 
 def test_a_run_becomes_rows_and_rows_a_run():
     run = {"q1": {"b": 1.0, "a": 1.0, "c": 3.0}, "q3": {"c": 1.0}}
-    row = {"a": 0, "b": 1, "c": 2}
+    row = Rows(["a", "b", "c"])
     rows = reranking.candidates_of(run, ["q3", "q2", "q1"], row, depth=4)
     assert rows.tolist() == [[2, -1, -1, -1], [-1] * 4, [2, 0, 1, -1]]  # a and b tie: by id
     assert reranking.candidates_of(run, ["q1"], row, depth=2).tolist() == [[2, 0]]
@@ -171,4 +172,4 @@ def test_a_run_becomes_rows_and_rows_a_run():
 
 def test_a_passage_that_the_collection_has_not_cannot_be_reranked():
     with pytest.raises(ValueError, match="query q1: passage x is not in the collection"):
-        reranking.candidates_of({"q1": {"a": 2.0, "x": 1.0}}, ["q1"], {"a": 0}, depth=2)
+        reranking.candidates_of({"q1": {"a": 2.0, "x": 1.0}}, ["q1"], Rows(["a"]), depth=2)

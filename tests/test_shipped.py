@@ -8,7 +8,7 @@ import tiny
 
 from tas_lib import config
 from tas_lib.config import DocsSource, Evaluation, LocalSource, Pairing, Profile, Reranking, Sampling, TestSet
-from tas_lib.data import shipped, store
+from tas_lib.data import shipped, store, versions
 from tas_lib.data.collection import Collection, open_collection, write
 from tas_lib.experiment import Experiment
 from tas_lib.records import FloatArray, IntArray, Pairs, QuerySet, Source, Texts
@@ -363,7 +363,7 @@ def test_packages_other_than_the_pins_are_named_and_the_run_goes_on(
 ):
     (tmp_path / "requirements.txt").write_text("numpy==0.1\n")
     monkeypatch.setattr("tas_lib.data.collection.ROOT", tmp_path)
-    inputs = {"packages": store.digest(store.installed(settings.source.packages))}
+    inputs = {"packages": store.digest(versions.installed(settings.source.packages))}
 
     def make(folder: Path) -> None:
 

@@ -11,8 +11,8 @@ import torch
 from benchmarks import Figure, clock, encoding, search
 from benchmarks.roofline import Bound, search_bound
 from tas_lib import models
-from tas_lib.data.collection import tokenise
 from tas_lib.data.store import Store
+from tas_lib.data.tokens import tokenise
 from tas_lib.report.latency import Roofline, unit_vectors
 
 

@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from tas_lib import clustering, models
 from tas_lib.config import Bm25, Evaluation, Expansion, Profile, Reranking, Sampling, StopSet, System, TestSet, Tokens
 from tas_lib.data import shipped, store
-from tas_lib.data.collection import load_tokenizer, tokenise
+from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.evaluation import metrics
 from tas_lib.experiment import BASELINE, BM25, Experiment, ndcg
 from tas_lib.records import as_run

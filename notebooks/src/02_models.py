@@ -24,11 +24,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
 from tas_lib import config, experiment, models
-from tas_lib.data import collection, shipped
+from tas_lib.data import shipped
+from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.report.notebook import check, grid, show
 
 settings = config.load(PROFILE)
-tokenizer = collection.load_tokenizer(settings.encoder_path)
+tokenizer = load_tokenizer(settings.encoder_path)
 encoder = models.load_encoder(settings.encoder_path).eval()
 
 # %% [markdown]
@@ -45,7 +46,7 @@ texts = [
     "Draw a histogram of the values in each column.",
     "Find x such that the product of a matrix and x is a given vector, without an inverse.",
 ]
-tokens = collection.tokenise(tokenizer, texts, settings.tokens.passage)
+tokens = tokenise(tokenizer, texts, settings.tokens.passage)
 ids, mask = models.pad([tokens.row(row) for row in range(len(texts))])  # (4, T)
 query_ids, query_mask = ids[:1, : tokens.lengths[0]], mask[:1, : tokens.lengths[0]]  # (1, M)
 grid([(text, int(n)) for text, n in zip(texts, tokens.lengths, strict=True)], ["text", "tokens"])

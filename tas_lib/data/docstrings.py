@@ -1,4 +1,4 @@
-"""Docstrings of packages as they lie on disk, read and never imported; and what their parts say, as plain words."""
+"""Docstrings of installed packages, read without importing them; and their parts as plain words."""
 
 import ast
 import re
@@ -97,7 +97,7 @@ def _without_seealso_directives(text: str) -> tuple[str, list[str]]:
 
 
 def without_doctest_output(text: str) -> str:
-    """Doctest prompts keep their code and lose their output, which lasts until the next blank line or prompt."""
+    """Drop the output of doctests, up to the next blank line or prompt; keep their code."""
     kept, output = [], False
     for line in text.splitlines():
         bare = line.strip()
@@ -112,7 +112,7 @@ def without_doctest_output(text: str) -> str:
 
 
 def to_words(text: str) -> str:
-    """Markup taken off: roles, literals, directives, rules and unfilled template lines; one space between words."""
+    """Remove markup: roles, literals, directives, rules and unfilled template lines; one space between words."""
     lines = [line for line in text.splitlines() if not TEMPLATE.fullmatch(line.strip())]
     text = ROLE.sub(r"\1", "\n".join(lines))
     text = re.sub(r"^\s*\.\. (\[[^\]]*\]|[\w:+-]+::)", " ", text, flags=re.M)

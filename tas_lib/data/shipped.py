@@ -1,7 +1,7 @@
 """What `data/<profile>/` ships: models and teacher scores, each folder with a provenance that names every digest."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,18 @@ def folder(profile: Profile, name: str) -> Path:
 
     A missing, cut-off or changed file is a ValueError that names it.
     """
-    place = profile.artefacts_folder / name
-    files: dict[str, str] = store.provenance(place)["files"]
-    for file, wanted in files.items():
-        if not (place / file).is_file():
+    path = profile.artefacts_folder / name
+    files: dict[str, str] = store.provenance(path)["files"]
+    for file, digest in files.items():
+        if not (path / file).is_file():
             raise ValueError(f"{name}/{file} is missing from {profile.artefacts}; `git checkout` brings it back")
-        if store.file_digest(place / file) != wanted:
+        if store.file_digest(path / file) != digest:
             raise ValueError(f"{profile.artefacts}/{name}/{file} is not the file that was shipped: cut off or changed")
-    return place
+    return path
 
 
 def encoder(profile: Profile) -> str:
-    """The path or hub name of the profile's encoder, its files checked where it is one that is shipped."""
+    """The path or hub name of the profile's encoder; the files of a shipped one are checked."""
     path = ROOT / profile.encoder
     if path.parent == profile.artefacts_folder:
         folder(profile, path.name)
@@ -48,26 +48,26 @@ ROLES = {
     "duo": ("seq2seq", "reranking.duo"),
     "expansion": ("seq2seq", "expansion.model"),
 }
-"""What a model is for → the shipped folder that serves, and the setting that names another model."""
+"""What a model is for → its shipped folder, and the setting that names another model."""
 
 
 def model(profile: Profile, role: str) -> str:
     """The path or hub name of a model: the one that the profile names, else the shipped one, its files checked."""
-    place, setting = ROLES[role]
+    shipped, setting = ROLES[role]
     if named := attrgetter(setting)(profile):
         return located(named)
     if not has(profile, role):
         raise ValueError(
-            f"profile {profile.name!r} has no {setting} and {profile.artefacts} brings none ({place}/): "
+            f"profile {profile.name!r} has no {setting} and {profile.artefacts} brings none ({shipped}/): "
             f"name one, `{setting}: <hub name or folder>`"
         )
-    return str(folder(profile, place))
+    return str(folder(profile, shipped))
 
 
 def has(profile: Profile, role: str) -> bool:
     """Whether there is a model for it, named or shipped."""
-    place, setting = ROLES[role]
-    return bool(attrgetter(setting)(profile)) or (profile.artefacts_folder / place).is_dir()
+    shipped, setting = ROLES[role]
+    return bool(attrgetter(setting)(profile)) or (profile.artefacts_folder / shipped).is_dir()
 
 
 def text_keys(texts: Sequence[str]) -> Keys:
@@ -76,46 +76,43 @@ def text_keys(texts: Sequence[str]) -> Keys:
 
 
 def write_scores(path: Path, query: Keys, passage: Keys, score: FloatArray, fold: IntArray) -> None:
-    """Pairwise teacher's scores as parquet, one row a (query, passage) pair, sorted by their text keys."""
+    """Write the pairwise teacher's scores as parquet, one row per (query, passage), sorted by their text keys."""
     order = np.lexsort((passage, query))
-    columns: dict[str, NDArray[Any]] = {
-        "query": query,
-        "passage": passage,
-        "score": score.astype(np.float32),
-        "fold": fold.astype(np.int8),
-    }
-    table = pa.table({name: column[order] for name, column in columns.items()})
-    with store.atomic_write(path, "wb") as f:
-        pq.write_table(table, f, compression="zstd")
+    score, fold = score.astype(np.float32), fold.astype(np.int8)
+    columns: dict[str, NDArray[Any]] = {"query": query, "passage": passage, "score": score, "fold": fold}
+    _write(path, {name: column[order] for name, column in columns.items()})
 
 
 def read_scores(path: Path) -> Callable[[Keys, Keys], FloatArray]:
-    """A function (query keys, passage keys) → scores, NaN for a pair that the file does not hold."""
+    """A function (query keys, passage keys) → scores, NaN for a pair that is not in the file."""
     table = pq.read_table(path)
     keys = mixed(table["query"].to_numpy(), table["passage"].to_numpy())
     order = np.argsort(keys)
     keys, scores = keys[order], table["score"].to_numpy()[order]
 
     def look_up(query: Keys, passage: Keys) -> FloatArray:
-        wanted = mixed(query, passage)
+        pairs = mixed(query, passage)
         if len(keys) == 0:
-            return np.full(len(wanted), np.nan, np.float32)
-        place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-        return np.where(keys[place] == wanted, scores[place], np.float32("nan"))
+            return np.full(len(pairs), np.nan, np.float32)
+        index = np.searchsorted(keys, pairs).clip(max=len(keys) - 1)
+        return np.where(keys[index] == pairs, scores[index], np.float32("nan"))
 
     return look_up
 
 
 def write_expansions(path: Path, passage: Keys, queries: Sequence[Sequence[str]]) -> None:
-    """Written queries as parquet, one row a distinct passage, by its text key."""
+    """Write the queries of each passage as parquet, one row per distinct passage, by its text key."""
     kept, first = np.unique(passage, return_index=True)
-    table = pa.table({"passage": kept, "queries": pa.array([queries[row] for row in first], pa.list_(pa.string()))})
+    _write(path, {"passage": kept, "queries": pa.array([queries[index] for index in first], pa.list_(pa.string()))})
+
+
+def _write(path: Path, columns: Mapping[str, Any]) -> None:
     with store.atomic_write(path, "wb") as f:
-        pq.write_table(table, f, compression="zstd")
+        pq.write_table(pa.table(dict(columns)), f, compression="zstd")
 
 
 def read_expansions(path: Path) -> Callable[[Keys], list[list[str] | None]]:
-    """A function passage keys → written queries, None for a passage that the file does not hold."""
+    """A function passage keys → written queries, None for a passage that is not in the file."""
     table = pq.read_table(path)
     known = dict(zip(table["passage"].to_pylist(), table["queries"].to_pylist(), strict=True))
     return lambda passage: [known.get(key) for key in passage.tolist()]

@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerBase
 
 from tas_lib import models
-from tas_lib.data.collection import tokenise
 from tas_lib.data.store import Store
+from tas_lib.data.tokens import tokenise
 from tas_lib.models import BertDot
 from tas_lib.retrieval.encode import read_vectors
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tas_lib import models
 from tas_lib.config import Tokens
-from tas_lib.data.collection import tokenise
+from tas_lib.data.tokens import tokenise
 from tas_lib.models import BertCat, Classifier
 from tas_lib.records import FloatArray, IntArray, Ragged
 

@@ -4,12 +4,12 @@ Candidates are passage rows (Q, k), best first, -1 where there are fewer. What s
 stays there, in its order. Equal scores keep the order of the stage before.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tas_lib.data.columns import Rows
+from tas_lib.data.texts import Rows
 from tas_lib.evaluation import metrics
 from tas_lib.records import FloatArray, IntArray, Run, as_run
 
@@ -90,12 +90,12 @@ class Remembered:
 # --- runs and rows -----------------------------------------------------------------------------------------------
 
 
-def candidates_of(run: Run, query_ids: Sequence[str], row: Mapping[str, int], depth: int) -> IntArray:
+def candidates_of(run: Run, query_ids: Sequence[str], row: Rows, depth: int) -> IntArray:
     """A run's first `depth` passages as rows (Q, depth); a query that it misses has none."""
     first = [metrics.ranking(run.get(query, {}))[:depth] for query in query_ids]
     present = np.arange(depth) < np.array([len(passages) for passages in first])[:, None]  # (Q, depth)
     rows = np.full((len(query_ids), depth), -1, np.int64)
-    rows[present] = Rows.over(row).of([passage for passages in first for passage in passages])
+    rows[present] = row.of([passage for passages in first for passage in passages])
     for query, place in np.argwhere(present & (rows < 0))[:1]:
         passage = first[query][place]
         raise ValueError(f"query {query_ids[query]}: passage {passage} is not in the collection, and cannot be read")

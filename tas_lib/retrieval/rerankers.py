@@ -10,7 +10,8 @@ from numpy.random import Generator, Philox
 from tas_lib import models
 from tas_lib.config import Profile, System
 from tas_lib.data import shipped
-from tas_lib.data.collection import Collection, tokenizer_of
+from tas_lib.data.collection import Collection
+from tas_lib.data.tokens import tokenizer_of
 from tas_lib.records import FloatArray, Run
 from tas_lib.retrieval import cross_encoder
 from tas_lib.retrieval import encode as encoding

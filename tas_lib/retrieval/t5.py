@@ -14,8 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from tas_lib import models
-from tas_lib.data import collection
-from tas_lib.data.columns import take
+from tas_lib.data.tokens import load_tokenizer
 from tas_lib.records import FloatArray, IntArray
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ def load(name: str, device: torch.device | str = "cpu") -> tuple[PreTrainedModel
     if told["missing_keys"]:
         raise ValueError(f"{name!r} lacks weights, such as {sorted(told['missing_keys'])[0]}")
     torch.nn.Module.to(model, device)
-    return model.eval(), collection.load_tokenizer(name)
+    return model.eval(), load_tokenizer(name)
 
 
 def mono_scores(
@@ -78,7 +77,7 @@ def _scores(
     n, start = len(shown[0][1]), time.monotonic()
     scores = np.empty(n, np.float32)
     for s in range(0, n, STRETCH):
-        columns = [take(texts, rows[s : s + STRETCH].tolist()) for texts, rows in shown]
+        columns = [[texts[row] for row in rows[s : s + STRETCH].tolist()] for texts, rows in shown]
         made = prompts(tokenizer, labels, list(zip(*columns, strict=True)), cap)
         scores[s : s + STRETCH] = log_p_true(model, tokenizer, made, chunk)
         log.info("prompts scored: %d of %d, %.0f s", s + len(made), n, time.monotonic() - start)

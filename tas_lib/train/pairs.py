@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,14 +9,13 @@ import numpy as np
 from numpy.random import Generator, Philox
 
 from tas_lib.config import DocsSource, Profile, located
-from tas_lib.data import ingest, shipped, store
+from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection, published_pairs
-from tas_lib.data.triples import pair_lines
+from tas_lib.data.pair_files import pair_lines, read_pairs
 from tas_lib.records import FloatArray, IntArray, Pairs
 from tas_lib.retrieval.dense import Bm25Index
 
 log = logging.getLogger(__name__)
-SPOOL = "as-published"  # while they are made: the pairs in the order of their file
 Scorer = Callable[[IntArray, IntArray], FloatArray]
 """(query rows, passage rows) → pairwise teacher's scores"""
 
@@ -76,13 +74,11 @@ def open_pairs(profile: Profile, collection: Collection, scorer: Callable[[], Sc
             positives = some(collection.relevant("train"), profile.pairing.positives)
             query, pos, neg = pair_rows(positives, negatives(profile, collection))
         else:
-            rows = {query: row for row, query in enumerate(train.ids)}
-            query, pos, neg, margins, left_out = ingest.spool_triples(path, rows, collection.row, folder / SPOOL)
+            query, pos, neg, margins, left_out = read_pairs(path, train.ids, collection.passages.ids)
             log.info("%s: %d pairs; %d more are of queries held out", path.name, len(query), left_out)
         if margins is None:
             margins = margins_by(score, query, pos, neg)
-        ingest.write_pairs(len(train.ids), query, pos, neg, margins, folder)
-        shutil.rmtree(folder / SPOOL, ignore_errors=True)
+        store.save_arrays(folder, **Pairs.sort(len(train.ids), query, pos, neg, margins)._asdict())
 
     place = store.Store(profile.folder).artefact(
         "pairs",

@@ -27,7 +27,7 @@ from transformers import (
 
 from tas_lib import models
 from tas_lib.config import Pretraining
-from tas_lib.data.collection import tokenise
+from tas_lib.data.tokens import tokenise
 from tas_lib.models import BertDot
 from tas_lib.records import FloatArray, IntArray, Ragged
 

@@ -21,8 +21,8 @@ from tas_lib.data.docstrings import TEMPLATE, docstrings, split_docstring
 from tas_lib.records import QuerySet, Source, Texts
 
 
-class Entry(NamedTuple):
-    """One documented function, class or method: where it stands, its two texts, the names its author points at."""
+class Documented(NamedTuple):
+    """One documented function, class or method: its name, its two texts, the names under "See Also"."""
 
     name: str
     package: str
@@ -31,11 +31,8 @@ class Entry(NamedTuple):
     see_also: tuple[str, ...]
 
 
-# --- from entries to a collection --------------------------------------------------------------------------------
-
-
-def read_entries(settings: DocsSource, root: Path) -> tuple[list[Entry], set[str], Counter[str]]:
-    """Every usable entry, the names of all documented ones, and how many were dropped for what reason."""
+def read_entries(settings: DocsSource, root: Path) -> tuple[list[Documented], set[str], Counter[str]]:
+    """The usable entries, the names of all documented ones, and how many were dropped for which reason."""
     dropped: Counter[str] = Counter()
     entries, known = [], set()
     for package in settings.packages:
@@ -55,12 +52,12 @@ def read_entries(settings: DocsSource, root: Path) -> tuple[list[Entry], set[str
             elif len(words) < settings.min_body_words:
                 dropped["a body too short"] += 1
             else:
-                entries.append(Entry(name, package, query, " ".join(words[: settings.max_passage_words]), linked))
+                entries.append(Documented(name, package, query, " ".join(words[: settings.max_passage_words]), linked))
     return entries, known, dropped
 
 
 def similar_pairs(texts: Sequence[str], threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (rows, columns; row < column) whose sets of three-word shingles have Jaccard similarity >= threshold."""
+    """Pairs (i, j), i < j, of texts whose sets of three-word shingles have Jaccard similarity >= threshold."""
     shingles = CountVectorizer(ngram_range=(3, 3), token_pattern=r"\S+", binary=True, dtype=np.int32)
     x = shingles.fit_transform([text if len(text.split()) > 2 else f"{text} . . ." for text in texts]).tocsr()
     sizes = np.asarray(x.sum(axis=1)).ravel()
@@ -77,8 +74,8 @@ def similar_pairs(texts: Sequence[str], threshold: float) -> tuple[np.ndarray, n
 def resolver(known: set[str]) -> Callable[[str, str, str], str | None]:
     """A function (link, entry, package) → the documented name that is meant, or None.
 
-    A name is matched whole, then by its last parts within the package; among several, the one that stands nearest
-    to the entry (longest common prefix) wins, and a tie is left unresolved.
+    A name is matched whole, then by its last parts within the package; among several, the one with the longest common
+    prefix with the entry wins, and a tie is left unresolved.
     """
     by_last = defaultdict(list)
     for name in sorted(known):
@@ -94,17 +91,14 @@ def resolver(known: set[str]) -> Callable[[str, str, str], str | None]:
         others = {name.partition(".")[0] for name in by_last[link.rpartition(".")[2]]}
         if own in others and "." in link:
             package, link = own, link.partition(".")[2]
-        found = [
+        names = [
             name
             for name in by_last[link.rpartition(".")[2]]
             if name.startswith(package + ".") and name.endswith("." + link) and name != entry
         ]
-        if not found:
-            return None
-        place = entry.split(".")
-        shares = [(common(place, name.split(".")), -name.count(".")) for name in found]
-        best = max(shares)
-        return found[shares.index(best)] if shares.count(best) == 1 else None
+        nearness = [(common(entry.split("."), name.split(".")), -name.count(".")) for name in names]
+        best = max(nearness, default=None)
+        return names[nearness.index(best)] if best and nearness.count(best) == 1 else None
 
     return resolve
 
@@ -118,11 +112,10 @@ def read(settings: DocsSource, root: Path | None = None) -> Source:
     read_count, documented = len(entries), len(known)
     resolve = resolver(known)
     targets = [[resolve(link, e.name, e.package) for link in e.see_also] for e in entries]
-    linked = {name for e, found in zip(entries, targets, strict=True) for name in found if name} | {
-        e.name for e, found in zip(entries, targets, strict=True) if any(found)
-    }
+    linked = {name for names in targets for name in names if name}
+    linked |= {e.name for e, names in zip(entries, targets, strict=True) if any(names)}
 
-    merged = _merge(entries, settings.same)  # name → the name that stands for it
+    merged = _merge(entries, settings.same)  # name → the name of the entry that it is merged into
     chosen = _cap([i for i, e in enumerate(entries) if merged[e.name] == e.name], entries, linked, settings)
     dropped["a near-duplicate, merged into another"] = sum(name != kept for name, kept in merged.items())
     dropped["beyond the package's cap"] = read_count - dropped["a near-duplicate, merged into another"] - len(chosen)
@@ -131,9 +124,9 @@ def read(settings: DocsSource, root: Path | None = None) -> Source:
 
     links: list[set[int]] = [set() for _ in kept]  # undirected
     outcome: Counter[str] = Counter()
-    for e, found in zip(entries, targets, strict=True):
+    for e, names in zip(entries, targets, strict=True):
         here = row.get(merged[e.name])
-        for name in found:
+        for name in names:
             there = row.get(merged.get(name or "", ""))
             outcome[_outcome(name, here, there)] += 1
             if here is not None and there is not None and here != there:
@@ -144,9 +137,7 @@ def read(settings: DocsSource, root: Path | None = None) -> Source:
     asks = np.array([shared[e.query.lower()] < settings.boilerplate for e in kept])
     dropped["a query dropped as boilerplate, its passage kept"] = int((~asks).sum())
     close = similar_pairs([e.passage for e in kept], settings.akin)
-    same_query = _equal_pairs(
-        [e.query.lower() if ask else f"{i}" for i, (e, ask) in enumerate(zip(kept, asks, strict=True))]
-    )
+    same_query = _equal_pairs([e.query.lower() if asks[i] else f"{i}" for i, e in enumerate(kept)])
     akin = _components(len(kept), [close, same_query])
     edges = np.array([(i, j) for i, neighbours in enumerate(links) for j in sorted(neighbours) if i < j]).reshape(-1, 2)
     families = _components(len(kept), [close, same_query, (edges[:, 0], edges[:, 1])])
@@ -178,8 +169,8 @@ def read(settings: DocsSource, root: Path | None = None) -> Source:
     )
 
 
-def _merge(entries: Sequence[Entry], threshold: float) -> dict[str, str]:
-    """Each name → the name whose passage stands for its own: the first kept one that is this similar."""
+def _merge(entries: Sequence[Documented], threshold: float) -> dict[str, str]:
+    """Each name → the name of the first kept entry whose passage is this similar: its own, if there is none."""
     order = sorted(
         range(len(entries)), key=lambda i: (entries[i].name.count("."), len(entries[i].name), entries[i].name)
     )
@@ -188,15 +179,14 @@ def _merge(entries: Sequence[Entry], threshold: float) -> dict[str, str]:
         near[i].append(j)
         near[j].append(i)
     rank = {i: n for n, i in enumerate(order)}
-    stands: dict[int, int] = {}
+    into: dict[int, int] = {}
     for i in order:
-        kept = sorted((j for j in near[i] if stands.get(j) == j), key=rank.__getitem__)
-        stands[i] = kept[0] if kept else i
-    return {entries[i].name: entries[stands[i]].name for i in order}
+        into[i] = min((j for j in near[i] if into.get(j) == j), key=rank.__getitem__, default=i)
+    return {entries[i].name: entries[into[i]].name for i in order}
 
 
-def _cap(rows: Sequence[int], entries: Sequence[Entry], linked: set[str], settings: DocsSource) -> list[int]:
-    """At most `package_cap` entries a package: those that link or are linked first, the rest in the order of a hash."""
+def _cap(rows: Sequence[int], entries: Sequence[Documented], linked: set[str], settings: DocsSource) -> list[int]:
+    """At most `package_cap` entries per package: those with links first, then in the order of a hash."""
     by_package = defaultdict(list)
     for i in rows:
         by_package[entries[i].package].append(i)
@@ -210,7 +200,7 @@ def _cap(rows: Sequence[int], entries: Sequence[Entry], linked: set[str], settin
 
 
 def _shuffle(key: str, seed: int) -> str:
-    """A key's place in an order that is the same on every machine."""
+    """A sort key that shuffles alike on every machine."""
     return hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()
 
 
@@ -242,15 +232,17 @@ def _grades(i: int, links: Sequence[set[int]], aliases: Sequence[set[int]]) -> d
 
 
 def _split(
-    kept: Sequence[Entry],
+    kept: Sequence[Documented],
     asks: np.ndarray,
     links: Sequence[set[int]],
     akin: np.ndarray,
     families: np.ndarray,
     settings: DocsSource,
 ) -> dict[str, list[int]]:
-    """Rows of the queries of every set. Families (held together by links and likeness) fill the two graded sets in
-    turn, whole groups of akin entries the sparse sets; families or groups too large to go to one side stay in training.
+    """Indices of the queries of every set.
+
+    Families (connected by links or similarity) fill the two graded sets in turn, groups (connected by similarity) the
+    sparse sets; those that are too large stay in training.
     """
     free = np.ones(len(kept), bool)
     sets: dict[str, list[int]] = {"graded-a": [], "graded-b": []}
@@ -285,7 +277,7 @@ def _split(
 
 
 def _barred(split: dict[str, list[int]], akin: np.ndarray, families: np.ndarray) -> set[int]:
-    """Passages that answer a held-out query, with all that is held together with them."""
+    """Passages that answer a held-out query, with everything that is connected with them."""
     graded = {families[i] for name in ("graded-a", "graded-b") for i in split[name]}
     sparse = {akin[i] for name in ("dev", "stop", "tune") for i in split[name]}
     return {i for i in range(len(akin)) if families[i] in graded or akin[i] in sparse}

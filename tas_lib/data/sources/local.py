@@ -5,25 +5,25 @@
 | passages | `collection.tsv` | `corpus.jsonl`, title and text joined |
 | queries | `queries.<set>.tsv` | `queries.jsonl` |
 | judgements | `qrels.<set>.tsv` or `.txt` | `qrels/<set>.tsv` |
-| training pairs, where there are any | `pairs.tsv` | `pairs.tsv` |
+| training pairs (optional) | `pairs.tsv` | `pairs.tsv` |
 
-The set `train` is trained on; what decides when training ends (`stop`) and what is chosen on (`tune`) are sets of the
+The set `train` is for training, `stop` for early stopping, `tune` for choosing settings; the latter two are sets of the
 folder, or training queries held out. Every other set with judgements can be a test set of the profile.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from tas_lib.config import LocalSource
-from tas_lib.data import store, trec
-from tas_lib.data.columns import Rows
-from tas_lib.data.entries import open_entries, read_entries
-from tas_lib.data.triples import PairBlock, pair_blocks
+from tas_lib.data import formats, store
+from tas_lib.data.formats import Entry, read_entries
+from tas_lib.data.pair_files import pair_lines, read_pairs
+from tas_lib.data.texts import PASSAGES, Rows, open_passages, write_passages
 from tas_lib.records import Qrels, QuerySet, Source, Texts
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def files(settings: LocalSource) -> Files:
     """The files that make the collection, found by their names; ValueError says what is missing."""
     folder = settings.place
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}: lay a collection there, in {LAYOUTS}")
+        raise ValueError(f"there is no folder {folder}: put a collection there, in {LAYOUTS}")
     beir = folder / "corpus.jsonl"
     passages = [path for path in (folder / "collection.tsv", beir) if path.is_file()]
     if len(passages) != 1:
@@ -73,52 +73,53 @@ def files(settings: LocalSource) -> Files:
 
 def inputs(settings: LocalSource) -> dict[str, str]:
     """The digest of every file that the collection is made from."""
-    found = files(settings)
-    used = {found.passages, *(found.queries[name] for name in found.qrels), *found.qrels.values()}
-    if found.pairs:
-        used |= {found.pairs, found.queries["train"]}
+    paths = files(settings)
+    used = {paths.passages, *(paths.queries[name] for name in paths.qrels), *paths.qrels.values()}
+    if paths.pairs:
+        used |= {paths.pairs, paths.queries["train"]}
     return {str(path.relative_to(settings.place)): store.digest(path) for path in sorted(used) if path.is_file()}
 
 
 def pairs(settings: LocalSource) -> Path | None:
-    """The published training pairs, where the folder has them."""
+    """The published training pairs, if the folder has them."""
     return files(settings).pairs
 
 
-def read(settings: LocalSource) -> Source:
-    """The collection with its sets; whatever is wrong is one ValueError with file and line."""
-    found = files(settings)
-    ids, entries = open_entries(found.passages)
-    asked = {path: {e.id: e.text for e in read_entries(path)} for path in _query_files(found)}
-    passages = Rows(ids)
-    sets, report = {}, {"read": {"passages": len(ids)}}
+def read(settings: LocalSource, folder: Path) -> Source:
+    """The collection with its sets; its passages are copied to `folder`."""
+    paths = files(settings)
+    write_passages(folder / PASSAGES, map(_titled, read_entries(paths.passages)))
+    passages, titles = open_passages(folder / PASSAGES)
+    row = Rows(passages.ids)
+    used = {paths.queries[name] for name in [*paths.qrels, *(["train"] if paths.pairs else [])]}
+    texts = {path: {entry.id: entry.text for entry in read_entries(path)} for path in used}
+    sets, report = {}, {"read": {"passages": len(passages.ids)}}
     unknown: Counter[str] = Counter()
-    for name, path in found.qrels.items():
-        sets[name] = _query_set(name, path, asked[found.queries[name]], found.queries[name])
-        judged = passages.of([passage for grades in sets[name].qrels.values() for passage in grades]) >= 0
+    for name, path in paths.qrels.items():
+        sets[name] = _query_set(name, path, texts[paths.queries[name]], paths.queries[name])
+        judged = row.of([passage for grades in sets[name].qrels.values() for passage in grades]) >= 0
         if not judged.any():
-            raise ValueError(f"{path}: of its {len(judged)} judged passages, none is in {found.passages.name}")
+            raise ValueError(f"{path}: of its {len(judged)} judged passages, none is in {paths.passages.name}")
         unknown[name] = int((~judged).sum())
-    if found.pairs:
-        sets["train"], report["read"]["pairs"] = _paired(found, asked[found.queries["train"]], passages, sets)
+    if paths.pairs:
+        sets["train"], report["read"]["pairs"] = _paired(paths, texts[paths.queries["train"]], passages.ids, sets)
     if unknown.total():
         log.warning("%s: %d judged passages are not in the collection", settings.place, unknown.total())
-    sets, report["dropped"] = _split(sets, passages, settings)
+    sets, report["dropped"] = _split(sets, row, settings)
     report["judged, not in the collection"] = dict(unknown)
-    texts = entries.map(lambda entry: f"{entry.title} {entry.text}".strip())
-    titles = entries.map(lambda entry: entry.title or entry.id)
-    return Source(Texts(ids, texts), titles, sets, np.array([], np.int64), report)
+    return Source(passages, titles, sets, np.array([], np.int64), report)
 
 
-def _query_files(found: Files) -> set[Path]:
-    return {found.queries[name] for name in [*found.qrels, *(["train"] if found.pairs else [])]}
+def _titled(entry: Entry) -> Entry:
+    """A passage as it is stored: title and text joined; without a title, its id is one for people."""
+    return Entry(entry.id, entry.title or entry.id, f"{entry.title} {entry.text}".strip())
 
 
 def _query_set(name: str, path: Path, texts: Mapping[str, str], queries: Path) -> QuerySet:
     """The judged queries of a set, in the order of the file of queries."""
-    qrels = trec.read_qrels(path)
+    qrels = formats.read_qrels(path)
     if missing := [query for query in qrels if query not in texts]:
-        line = trec.line_of(path, missing[0])
+        line = next(line for line, text in formats.lines(path) if text.split()[0] == missing[0])
         raise ValueError(f"{path}, line {line}: query {missing[0]} has no text in {queries.name}")
     return _of(name, [query for query in texts if query in qrels], texts, qrels)
 
@@ -128,49 +129,36 @@ def _of(name: str, ids: list[str], texts: Mapping[str, str], qrels: Qrels) -> Qu
 
 
 def _paired(
-    found: Files, texts: Mapping[str, str], passages: Rows, sets: Mapping[str, QuerySet]
+    paths: Files, texts: Mapping[str, str], passages: Sequence[str], sets: Mapping[str, QuerySet]
 ) -> tuple[QuerySet, int]:
-    """The queries that have training pairs, with their positives and what judgements say besides; how many pairs."""
-    assert found.pairs is not None
-    asked = Rows(texts)
-
-    def positives(block: PairBlock) -> tuple[list[tuple[str, str]], int]:
-        query, pos, neg = rows = block.rows(asked, passages)
-        lacking = rows.min(axis=0) < 0
-        if lacking.any():
-            first = int(lacking.argmax())
-            line, *ids = block.pair(first)
-            if query[first] < 0:
-                file = found.queries["train"].name
-                raise ValueError(f"{found.pairs}, line {line}: query {ids[0]} has no text in {file}")
-            passage = ids[1 if pos[first] < 0 else 2]
-            raise ValueError(f"{found.pairs}, line {line}: passage {passage} is not in {found.passages.name}")
-        _, distinct = np.unique(query.astype(np.int64) * len(passages) + pos, return_index=True)
-        distinct.sort()
-        return [*zip(*(side.take(distinct).to_pylist() for side in (block.query, block.pos)), strict=True)], len(query)
-
+    """The queries of the training pairs, judged by positives and training judgements; and the number of pairs."""
+    assert paths.pairs is not None
+    ids = [*texts]
+    pairs = read_pairs(paths.pairs, ids, passages)
+    if pairs.left_out:
+        line, query = next((line, query) for line, query, *_ in pair_lines(paths.pairs) if query not in texts)
+        raise ValueError(f"{paths.pairs}, line {line}: query {query} has no text in {paths.queries['train'].name}")
+    _, first = np.unique(pairs.query.astype(np.int64) * len(passages) + pairs.pos, return_index=True)
+    first.sort()
     qrels: dict[str, dict[str, int]] = {}
-    n_pairs = 0
-    for pairs, n in pair_blocks(found.pairs, positives):
-        n_pairs += n
-        for query, pos in pairs:
-            qrels.setdefault(query, {})[pos] = 1
+    for query, pos in zip(pairs.query[first].tolist(), pairs.pos[first].tolist(), strict=True):
+        qrels.setdefault(ids[query], {})[passages[pos]] = 1
     for query, grades in sets["train"].qrels.items() if "train" in sets else ():
         if query in qrels:
             qrels[query] |= grades
-    return _of("train", [query for query in texts if query in qrels], texts, qrels), n_pairs
+    return _of("train", [query for query in texts if query in qrels], texts, qrels), len(pairs.query)
 
 
 def _split(
     sets: dict[str, QuerySet], passages: Rows, settings: LocalSource
 ) -> tuple[dict[str, QuerySet], dict[str, int]]:
-    """The sets with `stop` and `tune`, and training queries that no other set asks; and what was dropped."""
+    """The sets with `stop` and `tune`, without training queries of other sets; and what was dropped."""
     sets = dict(sets)
-    for name, wanted in (("stop", settings.stop), ("tune", settings.tune)):
-        if wanted:
-            if wanted not in sets or wanted == "train":
-                raise ValueError(f"source.{name}: there is no set {wanted!r} to take; there are: {', '.join(sets)}")
-            sets[name] = sets.pop(wanted)._replace(name=name)
+    for name, source in (("stop", settings.stop), ("tune", settings.tune)):
+        if source:
+            if source not in sets or source == "train":
+                raise ValueError(f"source.{name}: there is no set {source!r} to take; there are: {', '.join(sets)}")
+            sets[name] = sets.pop(source)._replace(name=name)
     if "train" not in sets:
         return sets, {}
     train = sets.pop("train")
@@ -178,12 +166,12 @@ def _split(
 
     def free(queries: list[str]) -> list[str]:
         ids = {query for other in sets.values() for query in other.queries.ids}
-        said = {text.lower() for other in sets.values() for text in other.queries.texts}
-        return [query for query in queries if query not in ids and texts[query].lower() not in said]
+        wordings = {text.lower() for other in sets.values() for text in other.queries.texts}
+        return [query for query in queries if query not in ids and texts[query].lower() not in wordings]
 
     relevant = [(q, p) for q, grades in train.qrels.items() for p, g in grades.items() if g > 0]
-    there = passages.of([p for _, p in relevant]) >= 0
-    with_answer = {q for (q, _), known in zip(relevant, there.tolist(), strict=True) if known}
+    known = passages.of([p for _, p in relevant]) >= 0
+    with_answer = {q for (q, _), is_known in zip(relevant, known.tolist(), strict=True) if is_known}
     answered = [query for query in train.queries.ids if query in with_answer]
     usable = free(answered)
     dropped = {
