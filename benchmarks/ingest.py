@@ -223,7 +223,7 @@ def _pairs(root: Path, lines: int) -> Figure:
         "40M in 300 s, 4 GB",
         _verdict(whole <= 300 and ours.peak <= 4),
         f"of it {ours.result:.0f} s reading; {ours.cpu:.1f} s of cores, {ours.cpu / lines * 1e6:.2f} µs a line against "
-        f"{plain.cpu / part * 1e6:.2f} µs; bound by the table of {PASSAGES:,} ids, made once a block",
+        f"{plain.cpu / part * 1e6:.2f} µs; bound by the joins with {PASSAGES:,} ids",
     )
 
 

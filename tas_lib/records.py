@@ -15,7 +15,7 @@ Run = Mapping[str, Mapping[str, float]]
 
 
 class Texts(NamedTuple):
-    """Queries or passages: ids and texts in one order; a text's place in it is called its row."""
+    """Queries or passages: ids and texts in one order. Elsewhere, a text is given by its index there (`row`, `rows`)."""
 
     ids: Sequence[str]
     texts: Sequence[str]
@@ -30,10 +30,10 @@ class QuerySet(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A whole collection as a source hands it over; `titles` are for people, never for ranking.
+    """A whole collection as a source reads it; `titles` are for people, never for ranking.
 
-    barred: rows of the passages that answer a query of a held-out set and stand in no training pair.
-    report: counts that notebook 01 shows (what was read, dropped, resolved).
+    barred: indices of the passages that answer a query of a held-out set and are kept out of the training pairs.
+    report: counts for notebook 01 (what was read, dropped, resolved).
     """
 
     passages: Texts

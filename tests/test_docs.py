@@ -347,12 +347,6 @@ def test_the_report_adds_up(source: Source):
     assert read["usable entries"] - left == read["passages"]
 
 
-def test_no_package_passes_its_cap(root: Path):
-    capped = DocsSource(**SETTINGS.model_dump() | {"package_cap": 90})
-    counts = docs.read(capped, root).report["packages"]
-    assert counts == {"alpha": 90, "beta": 90}
-
-
 def test_two_reads_give_the_same_bytes(root: Path, source: Source, tmp_path: Path):
     for name, read in (("a", source), ("b", docs.read(SETTINGS, root))):
         (tmp_path / name).mkdir()
@@ -363,19 +357,18 @@ def test_two_reads_give_the_same_bytes(root: Path, source: Source, tmp_path: Pat
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
 
-def test_another_seed_gives_another_split(root: Path, source: Source):
+def test_the_cap_of_a_package_and_the_seed_of_the_split_have_their_effect(root: Path, source: Source):
+    capped = docs.read(DocsSource(**SETTINGS.model_dump() | {"package_cap": 90}), root)
+    assert capped.report["packages"] == {"alpha": 90, "beta": 90}
     other = docs.read(DocsSource(**SETTINGS.model_dump() | {"seed": 1}), root)
     assert other.passages == source.passages
     assert other.sets["dev"].queries.ids != source.sets["dev"].queries.ids
 
 
-def test_a_package_that_is_not_installed_is_one_sentence(root: Path):
+def test_a_missing_package_and_a_collection_too_small_are_one_sentence(root: Path):
     with pytest.raises(ValueError) as error:
         docs.read(DocsSource(packages=("alpha", "gamma")), root)
     assert str(error.value) == f"the collection needs the package 'gamma'; it is not installed in {root.name}"
-
-
-def test_a_collection_too_small_for_its_sets_is_one_sentence(root: Path):
     with pytest.raises(ValueError, match="the collection is too small for 1000 queries in the set 'dev'"):
         docs.read(DocsSource(packages=SETTINGS.packages, min_body_words=8, graded_queries=12), root)
 

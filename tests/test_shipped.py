@@ -51,23 +51,21 @@ def refused(settings: Profile) -> str:
     return told[0]
 
 
-def test_a_missing_file_is_named(settings: Profile, encoder: Path):
-    (encoder / "model.safetensors").unlink()
-    assert refused(settings).startswith(f"encoder/model.safetensors is missing from {settings.artefacts}")
+def flip_the_last_bit(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
 
 
-def test_a_file_that_is_cut_off_is_named(settings: Profile, encoder: Path):
-    os.truncate(encoder / "model.safetensors", 1000)
-    assert "encoder/model.safetensors is not the file that was shipped: cut off or changed" in refused(settings)
-
-
-def test_a_file_of_the_right_length_and_other_content_is_named(settings: Profile, encoder: Path):
-    with open(encoder / "model.safetensors", "r+b") as f:
-        f.seek(-1, os.SEEK_END)
-        last = f.read(1)
-        f.seek(-1, os.SEEK_END)
-        f.write(bytes([last[0] ^ 1]))
-    assert "encoder/model.safetensors is not the file that was shipped" in refused(settings)
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (Path.unlink, "encoder/model.safetensors is missing from"),
+        (lambda path: os.truncate(path, 1000), "is not the file that was shipped: cut off or changed"),
+        (flip_the_last_bit, "encoder/model.safetensors is not the file that was shipped"),
+    ],
+)
+def test_a_missing_a_truncated_and_a_changed_file_are_named(settings: Profile, encoder: Path, damage, message):
+    damage(encoder / "model.safetensors")
+    assert message in refused(settings)
 
 
 def test_a_missing_folder_and_a_provenance_that_is_cut_off_are_named(settings: Profile, encoder: Path):
@@ -121,12 +119,8 @@ def test_scores_come_back_and_an_unknown_pair_is_nan(tmp_path: Path):
     assert np.isnan(look_up(query, shipped.text_keys(["new"] * 50))).all()
     assert np.isnan(look_up(query, np.full(50, np.iinfo(np.uint64).max))).all()  # beyond the last key
     assert len(look_up(query[:0], passage[:0])) == 0
-
-
-def test_a_file_without_scores_knows_no_pair(tmp_path: Path):
-    none = np.zeros(0)
-    shipped.write_scores(tmp_path / "s.parquet", none.astype(np.uint64), none.astype(np.uint64), none, none)
-    assert np.isnan(shipped.read_scores(tmp_path / "s.parquet")(*[shipped.text_keys(["a", "b"])] * 2)).all()
+    shipped.write_scores(path, query[:0], passage[:0], score[:0], np.zeros(0))
+    assert np.isnan(shipped.read_scores(path)(query, passage)).all()
 
 
 def test_the_same_scores_give_the_same_bytes_in_any_order(tmp_path: Path):
