@@ -15,7 +15,7 @@ Run = Mapping[str, Mapping[str, float]]
 
 
 class Texts(NamedTuple):
-    """Queries or passages: ids and texts in one order. Elsewhere, a text is given by its index there (`row`, `rows`)."""
+    """Queries or passages: ids and texts in one order. `row` and `rows` elsewhere are indices of them."""
 
     ids: Sequence[str]
     texts: Sequence[str]

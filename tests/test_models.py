@@ -329,7 +329,7 @@ def test_a_head_that_is_cut_off_is_one_sentence(tmp_path: Path, left: int | None
 
 def test_a_folder_with_an_encoder_and_no_tokenizer_is_one_sentence(tmp_path: Path):
     tiny.distilbert(VOCABULARY).save_pretrained(tmp_path)
-    assert "it knows no words" in one_sentence(refusal(load_tokenizer, str(tmp_path)))
+    assert "its vocabulary is empty" in one_sentence(refusal(load_tokenizer, str(tmp_path)))
 
 
 def damage(path: Path, left: int | None) -> None:
