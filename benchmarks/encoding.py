@@ -19,6 +19,7 @@ from tas_lib import config, models
 from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.models import BertDot
 from tas_lib.retrieval import encode as encoding
+from tas_lib.retrieval import pretrained
 
 CAP, CHUNK, AIM = 200, 64, 1.2  # tokens a passage (§4.1), texts at a time as `write_vectors` takes them
 
@@ -39,7 +40,7 @@ def rows(passages: int = 20_000) -> list[Figure]:
 
 def compared(what: str, model: Path, passages: list[str], repeats: int) -> Figure:
     """From texts to vectors: ours with the tokenising that a run does only once, the other as it comes, by 32."""
-    ours, theirs = models.load_dot(str(model)).eval(), SentenceTransformer(str(model), device="cpu")
+    ours, theirs = pretrained.load_dot(str(model)).eval(), SentenceTransformer(str(model), device="cpu")
     theirs.max_seq_length = CAP
     tokenizer = load_tokenizer(str(model))
     tokens = tokenise(tokenizer, passages, CAP)
@@ -103,7 +104,7 @@ def random_bert(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
         num_attention_heads=12,
         intermediate_size=1_536,
     )
-    models.save(BertDot(BertModel(config, add_pooling_layer=False), "mean"), tokenizer, folder)
+    pretrained.save(BertDot(BertModel(config, add_pooling_layer=False), "mean"), tokenizer, folder)
     return folder
 
 

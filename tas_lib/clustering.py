@@ -1,4 +1,4 @@
-"""Eq. 10: queries into topics, by k-means over the baseline's query vectors, once before training (§3)."""
+"""Eq. 10: k-means clusters of the training queries, by the baseline's query vectors, once before training (§3)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,42 +10,42 @@ from tas_lib.records import FloatArray, IntArray
 
 
 class Clusters(NamedTuple):
-    """Q queries in K topics.
+    """Q queries in K clusters.
 
-    assignment: (Q,) topic of each query. centroids: (K, D) v_i of Eq. 10, of unit length if spherical.
+    assignment: (Q,) cluster of each query. centroids: (K, D) v_i of Eq. 10, of unit length if spherical.
     """
 
     assignment: IntArray
     centroids: FloatArray
 
     @property
-    def topics(self) -> list[IntArray]:
-        """C of Eq. 10: (K,) arrays of query rows, rising; an empty topic is an empty array.
+    def members(self) -> list[IntArray]:
+        """C of Eq. 10: K arrays of query indices, rising; empty clusters are empty arrays.
 
-        >>> [topic.tolist() for topic in Clusters(np.array([2, 0, 2]), np.zeros((3, 1))).topics]
+        >>> [queries.tolist() for queries in Clusters(np.array([2, 0, 2]), np.zeros((3, 1))).members]
         [[1], [], [0, 2]]
         """
         return np.split(np.argsort(self.assignment, kind="stable"), np.cumsum(self.sizes)[:-1])
 
     @property
     def sizes(self) -> IntArray:
-        """(K,) queries in each topic."""
+        """(K,) number of queries of each cluster."""
         return np.bincount(self.assignment, minlength=len(self.centroids))
 
 
 def kmeans(
     vecs: FloatArray, k: int, *, spherical: bool = True, iterations: int = 10, seed: int = 0, sample: int = 256
 ) -> Clusters:
-    """The queries in k topics, Eq. 10; the same seed gives the same topics on one machine.
+    """k clusters of the queries, Eq. 10; the same seed gives the same clusters on one machine.
 
-    vecs: (Q, D) query vectors of the baseline. sample: centroids are found on at most so many queries each.
+    vecs: (Q, D) query vectors of the baseline. sample: centroids are trained on at most k * sample queries.
 
-    Reading: Eq. 10 is Euclidean; `spherical` keeps centroids at unit length and gives a query to the largest dot
-    product (the queries are not normalised). A topic may end up empty.
+    Reading: Eq. 10 is Euclidean; `spherical` keeps centroids at unit length and assigns a query to the largest dot
+    product (the queries are not normalised). A cluster may end up empty.
     Source: matchmaker 210b9da, which trains a faiss index by inner product, 10 iterations. DEVIATIONS.md, D2.
     """
     if k > len(vecs):
-        raise ValueError(f"{k} clusters asked of {len(vecs)} queries: ask for fewer clusters")
+        raise ValueError(f"cannot make {k} clusters of {len(vecs)} queries: ask for fewer clusters")
     vecs = np.ascontiguousarray(vecs, dtype=np.float32)
     means = faiss.Kmeans(
         vecs.shape[1],
@@ -54,33 +54,33 @@ def kmeans(
         spherical=spherical,
         seed=seed,
         max_points_per_centroid=sample,
-        min_points_per_centroid=1,  # says nothing, where the default warns below 39
+        min_points_per_centroid=1,  # the default warns below 39
     )
     means.train(vecs)
     centroids = np.array(means.centroids)
     if spherical:
-        faiss.normalize_L2(centroids)  # faiss leaves it out where k is the number of queries
-    index = faiss.IndexFlatL2(vecs.shape[1])  # of centroids of one length the nearest has the largest dot product
+        faiss.normalize_L2(centroids)  # faiss does not if k is the number of queries
+    index = faiss.IndexFlatL2(vecs.shape[1])  # the nearest of unit centroids has the largest dot product
     index.add(centroids)
     _, nearest_centroids = index.search(vecs, 1)  # (Q, 1)
     return Clusters(nearest_centroids[:, 0], centroids)
 
 
-def nearest(clusters: Clusters, vecs: FloatArray, topic: int, n: int) -> IntArray:
-    """Rows of the (at most) n queries of a topic that point most nearly where its centroid points, the best first.
+def nearest(clusters: Clusters, vecs: FloatArray, cluster: int, n: int) -> IntArray:
+    """Indices of the n queries of a cluster (or fewer) whose directions are closest to its centroid's, closest first.
 
-    vecs: (Q, D) the vectors that were clustered. By angle: a long vector is no better an example than a short one.
+    vecs: (Q, D) the vectors that were clustered; their lengths do not count.
     """
-    members = np.flatnonzero(clusters.assignment == topic)
+    members = np.flatnonzero(clusters.assignment == cluster)
     lengths = np.linalg.norm(vecs[members], axis=1).clip(min=np.finfo(np.float32).tiny)
-    cosines = vecs[members] @ clusters.centroids[topic] / lengths
+    cosines = vecs[members] @ clusters.centroids[cluster] / lengths
     return members[np.argsort(-cosines, kind="stable")[:n]]
 
 
 def size_histogram(sizes: IntArray, edges: Sequence[int] = (0, 1, 32, 96, 200, 400, 800)) -> dict[str, int]:
-    """How many topics have how many queries (D2); `edges` are where the ranges begin, the last is open.
+    """Range of sizes → number of clusters of such sizes (D2). edges: where the ranges begin; the last is open.
 
-    sizes: (K,). A topic smaller than its share of a batch makes the batch mixed (D7).
+    sizes: (K,) queries of each cluster. A cluster smaller than its share of a batch makes the batch mixed (D7).
 
     >>> size_histogram(np.array([0, 31, 32, 95]), edges=(0, 1, 32))
     {'0': 1, '1-31': 1, '32+': 2}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.random import Generator, Philox
 
-from tas_lib import clustering, models, sampling
+from tas_lib import clustering, sampling
 from tas_lib.clustering import Clusters
 from tas_lib.config import Profile, System, located
 from tas_lib.data import formats, shipped, store
@@ -22,9 +22,10 @@ from tas_lib.evaluation.metrics import PerQuery
 from tas_lib.models import BertDot
 from tas_lib.records import FloatArray, History, IntArray, Pairs, Ragged, Run, as_run
 from tas_lib.retrieval import dense as search
-from tas_lib.retrieval import doc2query, fusion
+from tas_lib.retrieval import doc2query, fusion, pretrained
 from tas_lib.retrieval import encode as encoding
-from tas_lib.retrieval.rerankers import Rerankers
+from tas_lib.retrieval.bm25 import Bm25Index
+from tas_lib.retrieval.rerank import Rerankers
 from tas_lib.sampling import Sampler
 from tas_lib.train import checkpoint as checkpoints
 from tas_lib.train import distributed, early_stopping, teachers
@@ -104,15 +105,15 @@ class Experiment:
         return mining.open_pairs(self.profile, self.collection, lambda: self.rerankers.scorer("cat", "train"))
 
     @cached_property
-    def bm25(self) -> search.Bm25Index:
+    def bm25(self) -> Bm25Index:
         """BM25 over the collection, with the profile's tuned k1 and b."""
-        return search.Bm25Index(self.collection.passages.texts, self.profile.bm25)
+        return Bm25Index(self.collection.passages.texts, self.profile.bm25)
 
     @cached_property
-    def expanded(self) -> search.Bm25Index:
+    def expanded(self) -> Bm25Index:
         """The same, each passage with the queries that were written for it behind it (docT5query)."""
         texts = doc2query.expanded(self.collection.passages.texts, self.written)
-        return search.Bm25Index(texts, self.profile.bm25)
+        return Bm25Index(texts, self.profile.bm25)
 
     @cached_property
     def written(self) -> list[list[str]]:
@@ -171,14 +172,14 @@ class Experiment:
         fit (`kept_vectors_gb`), and otherwise for every batch.
         """
         source, masks = self._colbert, self.profile.query_masks
-        tokenizer = tokenizer_of(self.profile, source)
+        tokenizer = pretrained.tokenizer_of(self.profile, source)
         found = open_tokens(self.profile, self.collection, tokenizer)
         tokens = {
             "train": found["train"].with_suffix(tokenizer.mask_token_id, masks),
             "passages": found["passages"],
         }
 
-        model = models.load_colbert(source).to(encoding.device())
+        model = pretrained.load_colbert(source).to(encoding.device())
         width = 2e-9 * model.head.out_features  # GB a token
         if width * sum(int(texts.offsets[-1]) for texts in tokens.values()) > self.profile.kept_vectors_gb:
             return InBatchTeacher(*(teachers.FreshVectors(model, texts) for texts in tokens.values()))
@@ -196,9 +197,9 @@ class Experiment:
 
     def sampler(self, system: System) -> Sampler:
         """The batches that a system is trained on."""
-        topics = [] if system.sampling == "random" else self.clusters_of(system).topics
+        members = [] if system.sampling == "random" else self.clusters_of(system).members
         settings = self.profile.of(system).sampling.model_copy(update={"batch_size": system.batch_size})
-        return sampling.make_sampler(system.sampling, self.pairs, topics, settings, system.seed)
+        return sampling.make_sampler(system.sampling, self.pairs, members, settings, system.seed)
 
     def candidates(self, system: System) -> Candidates:
         """The early-stopping set: BM25's candidates for the baseline itself, the baseline's for all others (§4.3)."""
@@ -241,7 +242,7 @@ class Experiment:
             stop = self.candidates(system)
             distributed.tell(system)
             history = training.train(*lesson, lambda model: stop.ndcg(model, self.tokens), settings, folder)
-            models.save(lesson[0], load_tokenizer(encoder), folder)
+            pretrained.save(lesson[0], load_tokenizer(encoder), folder)
             store.write_json(folder / "history.json", history)
             checkpoints.remove(folder)
 
@@ -261,7 +262,7 @@ class Experiment:
         """What is trained, on what, by whom: the first arguments of `training.train` and of `training.assist`."""
         settings = self.profile.of(system).training
         torch.manual_seed(settings.model_seed)
-        student = models.load_dot(shipped.encoder(self.profile), self.profile.pooling).to(encoding.device())
+        student = pretrained.load_dot(shipped.encoder(self.profile), self.profile.pooling).to(encoding.device())
         teacher = self.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
         loss = training.objective(system, settings, teacher)
         return student, self.sampler(system), loss, self.tokens["train"], self.tokens["passages"]
@@ -292,7 +293,7 @@ class Experiment:
         """The model, trained here or published, on the device that there is."""
         published_one = system.kind == "checkpoint"
         source = located(system.source) if published_one else str(self.trained(system))
-        return models.load_dot(source, system.pooling or self.profile.pooling).to(encoding.device()).eval()
+        return pretrained.load_dot(source, system.pooling or self.profile.pooling).to(encoding.device()).eval()
 
     def _origin(self, system: System) -> dict[str, str]:
         """What a run depends on besides the collection, by digest: a model, and a published one's own ways."""
@@ -303,7 +304,7 @@ class Experiment:
         source = located(system.source)
         return {
             "model": store.folder_digest(Path(source)),
-            "tokenizer": tokenizer_digest(tokenizer_of(self.profile, source)),
+            "tokenizer": tokenizer_digest(pretrained.tokenizer_of(self.profile, source)),
             "pooling": system.pooling or self.profile.pooling,
         }
 
@@ -311,9 +312,9 @@ class Experiment:
         """Token ids of the collection as the system's model reads it."""
         if system.kind == "trained":
             return self.tokens["passages"]
-        return open_tokens(self.profile, self.collection, tokenizer_of(self.profile, located(system.source)))[
-            "passages"
-        ]
+        return open_tokens(
+            self.profile, self.collection, pretrained.tokenizer_of(self.profile, located(system.source))
+        )["passages"]
 
     def vectors(self, system: System) -> torch.Tensor:
         """(P, D) fp16 vectors of the whole collection, memory-mapped; what `encode_shards` made is taken over."""
@@ -347,7 +348,7 @@ class Experiment:
             return (self.bm25 if system.kind == "bm25" else self.expanded).search
         model, ours = self.load(system), system.kind == "trained"
         source = self.profile.encoder_path if ours else located(system.source)
-        tokenizer = tokenizer_of(self.profile, source)
+        tokenizer = pretrained.tokenizer_of(self.profile, source)
         search_all, cap = search.searcher(self.vectors(system)), self.profile.tokens.query
 
         def find(texts: Sequence[str], depth: int) -> tuple[IntArray, FloatArray]:
@@ -428,7 +429,7 @@ class Experiment:
         keys = list(keys)
         for key in keys:  # before the others' long work
             if key in self.listed and self.listed[key].kind == "checkpoint":
-                models.load_config(located(self.listed[key].source))
+                pretrained.load_config(located(self.listed[key].source))
         sets = [test.name for test in self.profile.evaluation.sets]
         return {
             key: {n: self.evaluate(self.listed[key], n) for n in sets}

@@ -1,6 +1,6 @@
-"""Eqs. 6-8 and Table 3: what the student is taught by. Functions of one step's scores, to a scalar but for `dual`.
+"""Eqs. 6-8 and Table 3: the training losses. Functions of one step's scores that return a scalar (`dual`: three).
 
-student, teacher: (B, 2B) scores of every query of the batch against every passage of it.
+student, teacher: (B, 2B) scores of every query of the batch against every passage of the batch.
 Columns 0..B-1 hold the positives, B..2B-1 the negatives; query i owns i and B+i.
 margins: (B,) the pairwise teacher's margins M_t(q, p+) - M_t(q, p-) of the queries' own pairs.
 """
@@ -18,7 +18,7 @@ InBatch = Callable[[Tensor, Tensor], Tensor]
 
 
 class Dual(NamedTuple):
-    """Eq. 8 and its two parts, scalars: `total` is for the optimiser, the parts are for the log (§4.2: one range)."""
+    """Eq. 8 and its two parts, scalars: `total` is optimised, the parts are logged (§4.2: they have one range)."""
 
     total: Tensor
     pairwise: Tensor
@@ -55,7 +55,7 @@ def in_batch_margin_mse(student: Tensor, teacher: Tensor) -> Tensor:
 
     student, teacher: (B, 2B) scores. A batch of one query has no others and costs 0.
 
-    Reading: as printed, Eq. 7 sums over passages but divides by 2|Q| only, and lets a query meet its own pair. We leave
+    Reading: as printed, Eq. 7 sums over passages but divides by 2|Q| only, and includes a query's own pair. We leave
     the own pair to Eq. 6 and take half the mean over |Q|(|Q|-1) positives plus half the mean over as many negatives.
     Source: matchmaker 210b9da, train.py, lines 434-457. DEVIATIONS.md, D1.
     """
@@ -78,7 +78,7 @@ def kldiv_as_published(student: Tensor, teacher: Tensor) -> Tensor:
     """The row KLDiv of Table 3: KL divergence with the student's softmax where its log-softmax belongs.
 
     student, teacher: (B, 2B) scores; a row is a list. The mean over the queries of Σ t (log t - s), s and t softmaxes.
-    It is linear in s, so the best student gives all its weight to the teacher's first passage and none to the others.
+    It is linear in s, so the best student puts all its weight on the teacher's first passage.
 
     Source: matchmaker cb1d35d, losses/teacher_kldiv_list.py, reduction "batchmean". DEVIATIONS.md, D4.
     """
@@ -88,8 +88,8 @@ def kldiv_as_published(student: Tensor, teacher: Tensor) -> Tensor:
 def kldiv(student: Tensor, teacher: Tensor) -> Tensor:
     """KL divergence of the student's softmax from the teacher's: Σ t (log t - log s), the mean over the queries.
 
-    student, teacher: (B, 2B) scores. No row of Table 3: it is `listnet` minus the teacher's entropy, which no student
-    can change, so the two have one gradient.
+    student, teacher: (B, 2B) scores. Not in Table 3: it is `listnet` minus the teacher's entropy, a constant, so both
+    have the same gradient.
     """
     return F.kl_div(student.log_softmax(dim=1), teacher.log_softmax(dim=1), reduction="batchmean", log_target=True)
 
@@ -99,17 +99,17 @@ def listnet(student: Tensor, teacher: Tensor) -> Tensor:
 
     student, teacher: (B, 2B) scores; s and t are their softmaxes over a row.
 
-    Reading: the public code takes log(s + 1e-6), which hides passages that the student finds hopeless. We take log s.
+    Reading: the public code takes log(s + 1e-6), which ignores passages that the student rules out. We take log s.
     Source: matchmaker cb1d35d, losses/listnet.py.
     """
     return F.cross_entropy(student, teacher.softmax(dim=1))
 
 
 def grades(teacher: Tensor) -> Tensor:
-    """The teacher's scores as the relevance grades that `lambdarank` asks for: (B, 2B) to (B, 2B).
+    """The teacher's scores (B, 2B) as relevance grades (B, 2B) for `lambdarank`.
 
-    Reading: the paper does not say how. As in the public code: the softmax over a row, and 2 more where it is above
-    .001. So the passages in question are all worth much, and among them the order still counts a little.
+    Reading: the paper does not say how. As in the public code: the softmax over a row, plus 2 where it exceeds .001. So
+    all passages that the teacher does not rule out are worth much, and their order still counts a little.
     Source: matchmaker cb1d35d, losses/lambdarank.py, LambdaLossTeacher.
 
     >>> grades(torch.tensor([[3.0, 3.0, 0.0, -9.0]])).round(decimals=2)
@@ -124,16 +124,16 @@ def lambdarank(student: Tensor, teacher: Tensor) -> Tensor:
 
     student, teacher: (B, 2B) scores. A pair with grades y_i > y_j costs ρ log2(1 + exp(s_j - s_i)), where
     ρ = (1 / D(d) - 1 / D(d + 1)) (G_i - G_j): d is how many ranks apart the student puts i and j, D(d) = log2(1 + d),
-    and G = (2^y - 1) / ideal DCG. Ranks and ρ are taken as they are; only s has a gradient.
+    and G = (2^y - 1) / ideal DCG. Only s has a gradient; ranks and ρ are constants.
 
-    Reading: the public code stops at σ(s_i - s_j) = 1e-6: worse pairs have no gradient. Ours have.
+    Reading: the public code clips σ(s_i - s_j) at 1e-6, so worse pairs have no gradient. Ours have one.
     Source: matchmaker cb1d35d, losses/lambdarank.py, ndcgLoss2_scheme.
     """
     gains = 2 ** grades(teacher) - 1  # (B, 2B)
     best = gains.sort(dim=1, descending=True).values
     ideal = (best / torch.arange(2, 2 + best.shape[1], device=best.device).log2()).sum(dim=1)  # (B,)
     rank = student.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # (B, 2B)
-    d = (rank[:, :, None] - rank[:, None, :]).abs().clamp(min=1)  # (B, 2B, 2B); a passage and itself gain nothing below
+    d = (rank[:, :, None] - rank[:, None, :]).abs().clamp(min=1)  # (B, 2B, 2B); the diagonal gains nothing below
     delta = 1 / torch.log2(1 + d) - 1 / torch.log2(2 + d)
     gained = (gains[:, :, None] - gains[:, None, :]).clamp(min=0) / ideal[:, None, None]
     return (delta * gained * F.softplus(student[:, None, :] - student[:, :, None])).sum() / math.log(2)
@@ -153,7 +153,7 @@ def dual(
 def ranknet(student: Tensor) -> Tensor:
     """RankNet on binary labels, the standalone row of Table 4: -log σ(own positive - own negative), averaged.
 
-    student: (B, 2B) scores. The labels alone say which passage is the better; no teacher.
-    Source: the paper names no loss here; the public code trains this row with RankNet.
+    student: (B, 2B) scores. No teacher: the labels say which passage is better.
+    Source: the paper does not name this loss; the public code trains this row with RankNet.
     """
     return F.softplus(-own_margins(student)).mean()

@@ -1,4 +1,4 @@
-"""What flows between the modules: named tuples of arrays, and the field's own dictionaries for qrels and runs."""
+"""Data that modules exchange: named tuples of arrays, and dictionaries for qrels and runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ Run = Mapping[str, Mapping[str, float]]
 
 
 class Texts(NamedTuple):
-    """Queries or passages: ids and texts in one order. `row` and `rows` elsewhere are indices of them."""
+    """Queries or passages: ids and texts in the same order; a text's index is called its row."""
 
     ids: Sequence[str]
     texts: Sequence[str]
@@ -30,9 +30,9 @@ class QuerySet(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A whole collection as a source reads it; `titles` are for people, never for ranking.
+    """A whole collection as a source delivers it; `titles` are for people, never for ranking.
 
-    barred: indices of the passages that answer a query of a held-out set and are kept out of the training pairs.
+    barred: rows of passages that answer a query of a held-out set, and are kept out of training pairs.
     report: counts for notebook 01 (what was read, dropped, resolved).
     """
 
@@ -44,7 +44,7 @@ class Source(NamedTuple):
 
 
 class Ragged(NamedTuple):
-    """Token ids of many texts end to end: text i is `ids[offsets[i]:offsets[i + 1]]`."""
+    """Token ids of many texts, concatenated: text i is `ids[offsets[i]:offsets[i + 1]]`."""
 
     ids: IntArray
     offsets: IntArray
@@ -54,16 +54,16 @@ class Ragged(NamedTuple):
         return self.ids[self.offsets[row] : self.offsets[row + 1]]
 
     def lengths_of(self, rows: IntArray) -> IntArray:
-        """(N,) tokens of these rows."""
+        """(N,) number of tokens of these texts."""
         return self.offsets[rows + 1] - self.offsets[rows]
 
     @property
     def lengths(self) -> IntArray:
-        """(N,) tokens of each text, special tokens included."""
+        """(N,) number of tokens of every text, special tokens included."""
         return np.diff(self.offsets)
 
     def with_suffix(self, token: int, n: int) -> "Ragged":
-        """The same texts with `token` appended n times to each (ColBERT's [MASK]s, D10).
+        """Each text with `token` appended n times (ColBERT's [MASK]s, D10).
 
         >>> Ragged(np.array([2, 7, 3, 2, 3]), np.array([0, 3, 5])).with_suffix(4, 1).ids
         array([2, 7, 3, 4, 2, 3, 4])
@@ -73,7 +73,7 @@ class Ragged(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One training step: (B,) rows of queries, of one positive and one negative passage each, (B,) teacher margins."""
+    """One training step, (B,) each: rows of queries, of one positive and one negative passage each, teacher margins."""
 
     queries: IntArray
     pos: IntArray
@@ -82,7 +82,7 @@ class Batch(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """All training pairs as CSR: those of query q lie at `offsets[q]:offsets[q + 1]`, sorted by rising margin.
+    """All training pairs as CSR: those of query q are at `offsets[q]:offsets[q + 1]`, sorted by rising margin.
 
     offsets: (Q + 1,). pos, neg: (N,) passage rows. margins: (N,) pairwise teacher margin M_t(q, p+) - M_t(q, p-).
     """
@@ -94,7 +94,7 @@ class Pairs(NamedTuple):
 
     @classmethod
     def sort(cls, n_queries: int, query: IntArray, pos: IntArray, neg: IntArray, margins: FloatArray) -> "Pairs":
-        """The table of unsorted pairs (N,); a query without pairs keeps an empty slice.
+        """The table of unsorted pairs (N,); a query without pairs has an empty slice.
 
         >>> Pairs.sort(2, np.array([1, 0, 1]), np.array([7, 5, 7]), np.array([1, 2, 3]), np.array([4., 0., 3.])).neg
         array([2, 3, 1])
@@ -105,12 +105,12 @@ class Pairs(NamedTuple):
         return cls(offsets, pos[order], neg[order], margins[order])
 
     def take(self, queries: IntArray, rows: IntArray) -> Batch:
-        """The batch of these queries (B,) and pair rows (B,)."""
+        """The batch of these queries (B,) and rows of the pair table (B,)."""
         return Batch(queries, self.pos[rows], self.neg[rows], self.margins[rows])
 
 
 class History(NamedTuple):
-    """One evaluation during training (§4.3): after `step` steps, nDCG@10 on the early-stopping set and mean losses."""
+    """One evaluation during training (§4.3): nDCG@10 on the early-stopping set after `step` steps, and mean losses."""
 
     step: int
     ndcg: float
@@ -120,7 +120,7 @@ class History(NamedTuple):
 
 
 def as_run(query_ids: Sequence[str], passage_ids: Sequence[str], rows: IntArray, scores: FloatArray) -> Run:
-    """A run from (Q, k) passage rows and scores; a row of -1 stands for no passage."""
+    """A run from passage rows and scores, (Q, k) each; -1 means no passage."""
     return {
         query: {passage_ids[row]: float(score) for row, score in zip(r, s, strict=True) if row >= 0}
         for query, r, s in zip(query_ids, rows.tolist(), scores.tolist(), strict=True)

@@ -42,7 +42,7 @@ def test_centroids_settle_at_the_means_of_their_topics(spherical):
     rng = np.random.default_rng(0)
     vecs = rng.normal(size=(120, 3)) * rng.lognormal(sigma=2, size=(120, 1))  # lengths far apart
     clusters = clustering.kmeans(vecs, 4, spherical=spherical, iterations=100)
-    for topic, centroid in zip(clusters.topics, clusters.centroids, strict=True):
+    for topic, centroid in zip(clusters.members, clusters.centroids, strict=True):
         mean = vecs[topic].mean(axis=0)
         expected = mean / np.linalg.norm(mean) if spherical else mean
         np.testing.assert_allclose(centroid, expected, rtol=1e-3, atol=1e-3)
@@ -70,14 +70,14 @@ def test_the_same_seed_gives_the_same_topics_and_another_gives_others():
 
 def test_topics_hold_every_query_once():
     clusters = clustering.kmeans(np.random.default_rng(0).normal(size=(100, 4)), 9)
-    assert sorted(np.concatenate(clusters.topics)) == list(range(100))
-    assert [len(topic) for topic in clusters.topics] == clusters.sizes.tolist()
+    assert sorted(np.concatenate(clusters.members)) == list(range(100))
+    assert [len(topic) for topic in clusters.members] == clusters.sizes.tolist()
 
 
 def test_more_clusters_than_different_queries_leave_some_empty():
     vecs = np.repeat(np.eye(2, 4), 10, axis=0)  # two different queries
     clusters = clustering.kmeans(vecs, 5)
-    assert (len(clusters.topics), clusters.sizes.sum(), (clusters.sizes > 0).sum()) == (5, 20, 2)
+    assert (len(clusters.members), clusters.sizes.sum(), (clusters.sizes > 0).sum()) == (5, 20, 2)
 
 
 def test_as_many_clusters_as_queries_give_each_its_own():

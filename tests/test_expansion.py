@@ -19,8 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from tas_lib import models
 from tas_lib.config import Bm25, Expansion
 from tas_lib.data.store import Store, provenance
-from tas_lib.retrieval import dense as search
-from tas_lib.retrieval import doc2query
+from tas_lib.retrieval import bm25, doc2query
 
 HOW = Expansion(queries=3, top_k=4, longest=6, cap=12, batch=4, shard=8)
 PASSAGES = [" ".join(np.random.default_rng(i).choice(tiny.WORDS, 2 + 5 * i % 9)) for i in range(30)]
@@ -212,10 +211,10 @@ def test_bm25_finds_a_passage_by_a_word_of_its_queries_alone():
     texts = ["sum along an axis", "plot of a line"]
     asked = ["total"]
     settings = Bm25()
-    assert search.Bm25Index(texts, settings).search(asked, 2)[0].tolist() == [[-1, -1]]
+    assert bm25.Bm25Index(texts, settings).search(asked, 2)[0].tolist() == [[-1, -1]]
     longer = doc2query.expanded(texts, [["the total of an array", "sum"], []])
     assert longer == ["sum along an axis the total of an array sum", "plot of a line"]
-    assert search.Bm25Index(longer, settings).search(asked, 2)[0].tolist() == [[0, -1]]
+    assert bm25.Bm25Index(longer, settings).search(asked, 2)[0].tolist() == [[0, -1]]
 
 
 def test_as_many_lists_of_queries_as_passages_are_wanted():

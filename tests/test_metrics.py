@@ -8,7 +8,7 @@ import pytest
 from ir_measures import RR, Judged, R, nDCG
 from scipy.stats import t as t_distribution
 
-from tas_lib.evaluation import metrics
+from tas_lib.evaluation import metrics, significance
 
 QRELS = {"q1": {"a": 3, "b": 1, "c": 2}, "q2": {"a": 2}, "q3": {"d": 0, "e": 1}}
 RUN = {"q1": {"b": 9.0, "x": 8.0, "a": 7.0}, "q3": {"e": 1.0, "d": 2.0}, "q9": {"a": 1.0}}
@@ -94,23 +94,23 @@ def column(values):
 
 def test_the_paired_t_test_by_hand():
     # differences 1, 2, 3: mean 2, deviation 1, t = 2 / (1 / √3) = 3.46 with 2 degrees of freedom
-    p = metrics.paired_t(column([2, 4, 6]), column([1, 2, 3]))
+    p = significance.paired_t(column([2, 4, 6]), column([1, 2, 3]))
     assert p == pytest.approx(2 * t_distribution.sf(2 * math.sqrt(3), 2))
 
 
 def test_the_paired_t_test_pairs_by_query_not_by_order():
     ours, theirs = column([2, 4, 6]), column([1, 2, 3])
-    assert metrics.paired_t(ours, dict(reversed(theirs.items()))) == metrics.paired_t(ours, theirs)
+    assert significance.paired_t(ours, dict(reversed(theirs.items()))) == significance.paired_t(ours, theirs)
 
 
 def test_equal_systems_and_single_queries_are_never_significant():
-    assert metrics.paired_t(column([1, 2]), column([1, 2])) == 1
-    assert metrics.paired_t(column([1]), column([2])) == 1
+    assert significance.paired_t(column([1, 2]), column([1, 2])) == 1
+    assert significance.paired_t(column([1]), column([2])) == 1
 
 
 def test_systems_over_different_queries_are_not_compared():
     with pytest.raises(ValueError, match="1 are in one of the two only: q2"):
-        metrics.paired_t(column([1, 2, 3]), column([1, 2]))
+        significance.paired_t(column([1, 2, 3]), column([1, 2]))
 
 
 def test_letters_name_the_systems_that_a_row_is_significantly_better_than():
@@ -119,18 +119,18 @@ def test_letters_name_the_systems_that_a_row_is_significantly_better_than():
     low = column([0] * 8)
     lucky = column([4, 0, 0, 0, 0, 0, 0, 0])
     high = column([5 + n for n in noise])
-    assert metrics.better_than({"k": low, "l": lucky, "m": high}) == {"k": "", "l": "", "m": "kl"}
+    assert significance.better_than({"k": low, "l": lucky, "m": high}) == {"k": "", "l": "", "m": "kl"}
     # letters stand in the order of the rows; a row that is significantly worse has none
-    assert metrics.better_than({"m": high, "l": lucky, "k": low}) == {"m": "lk", "l": "", "k": ""}
+    assert significance.better_than({"m": high, "l": lucky, "k": low}) == {"m": "lk", "l": "", "k": ""}
     # at 40 % the lucky query is enough: t = 0.5 / (√2 / √8) = 1, p = .35
-    assert metrics.better_than({"k": low, "l": lucky}, alpha=0.4) == {"k": "", "l": "k"}
+    assert significance.better_than({"k": low, "l": lucky}, alpha=0.4) == {"k": "", "l": "k"}
 
 
 def test_holm_by_hand():
     # sorted .01, .02, .03, .04: times 4, 3, 2, 1 = .04, .06, .06, .04; never falling: .04, .06, .06, .06
-    assert metrics.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
-    assert metrics.holm([0.6, 0.7]) == [1, 1]
-    assert metrics.holm([]) == []
+    assert significance.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert significance.holm([0.6, 0.7]) == [1, 1]
+    assert significance.holm([]) == []
 
 
 def test_holm_rejects_what_stepping_down_rejects():
@@ -142,4 +142,4 @@ def test_holm_rejects_what_stepping_down_rejects():
             if p >= 0.05 / (len(p_values) - step):
                 break
             rejected.add(p)
-        assert {p for p, q in zip(p_values, metrics.holm(p_values), strict=True) if q < 0.05} == rejected
+        assert {p for p, q in zip(p_values, significance.holm(p_values), strict=True) if q < 0.05} == rejected

@@ -22,6 +22,7 @@ from transformers import (
 from tas_lib import models
 from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.models import BertCat, BertDot, ColBert
+from tas_lib.retrieval import pretrained
 
 TEXTS = ["the mean of an array", "plot a graph", "sum", "the sum product of the matrix along an axis"]
 VOCABULARY = len(tiny.tokenizer())
@@ -154,10 +155,10 @@ def test_a_bert_dot_comes_back_the_same_in_every_library(
     tmp_path: Path, encoder: Callable[..., PreTrainedModel], pooling: str
 ):
     model = BertDot(encoder(VOCABULARY), pooling)
-    models.save(model, tiny.tokenizer(), tmp_path)
+    pretrained.save(model, tiny.tokenizer(), tmp_path)
     wanted = vectors(model, tmp_path)
 
-    ours = models.load_dot(str(tmp_path), "mean" if pooling == "cls" else "cls")  # what the folder states wins
+    ours = pretrained.load_dot(str(tmp_path), "mean" if pooling == "cls" else "cls")  # what the folder states wins
     assert ours.pooling == pooling
     assert torch.equal(vectors(ours, tmp_path), wanted)
 
@@ -169,19 +170,19 @@ def test_a_bert_dot_comes_back_the_same_in_every_library(
     assert st.similarity_fn_name == "dot"
 
     st.save(str(tmp_path / "theirs"))  # and what sentence-transformers has written, we read
-    again = models.load_dot(str(tmp_path / "theirs"), "mean" if pooling == "cls" else "cls")
+    again = pretrained.load_dot(str(tmp_path / "theirs"), "mean" if pooling == "cls" else "cls")
     assert again.pooling == pooling
     assert torch.equal(vectors(again, tmp_path / "theirs"), wanted)
 
 
 def test_without_a_word_on_pooling_the_one_asked_for_is_taken(tmp_path: Path):
     tiny.save_encoder(tmp_path)
-    assert [models.load_dot(str(tmp_path), pooling).pooling for pooling in ("cls", "mean")] == ["cls", "mean"]
+    assert [pretrained.load_dot(str(tmp_path), pooling).pooling for pooling in ("cls", "mean")] == ["cls", "mean"]
 
 
 def test_a_pooler_that_nobody_reads_is_not_made_up(tmp_path: Path):
     tiny.save_encoder(tmp_path)
-    states = [models.load_encoder(str(tmp_path)).state_dict() for _ in range(2)]
+    states = [pretrained.load_encoder(str(tmp_path)).state_dict() for _ in range(2)]
     assert not [name for name in states[0] if "pooler" in name]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
@@ -189,11 +190,11 @@ def test_a_pooler_that_nobody_reads_is_not_made_up(tmp_path: Path):
 @each_encoder
 def test_teachers_come_back_the_same(tmp_path: Path, encoder: Callable[..., PreTrainedModel]):
     cat, colbert = BertCat(encoder(VOCABULARY)).eval(), ColBert(encoder(VOCABULARY), 8).eval()
-    models.save(cat, tiny.tokenizer(), tmp_path / "cat")
-    models.save(colbert, tiny.tokenizer(), tmp_path / "colbert")
+    pretrained.save(cat, tiny.tokenizer(), tmp_path / "cat")
+    pretrained.save(colbert, tiny.tokenizer(), tmp_path / "colbert")
     pair = models.cat_inputs([np.array([2, 7, 3])], [np.array([2, 9, 9, 3])])
-    assert torch.equal(models.load_cat(str(tmp_path / "cat"))(*pair), cat(*pair))
-    assert torch.equal(models.load_colbert(str(tmp_path / "colbert"))(*pair[:2]), colbert(*pair[:2]))
+    assert torch.equal(pretrained.load_cat(str(tmp_path / "cat"))(*pair), cat(*pair))
+    assert torch.equal(pretrained.load_colbert(str(tmp_path / "colbert"))(*pair[:2]), colbert(*pair[:2]))
 
 
 def publish(folder: Path, model: BertCat | ColBert, head: str, old: bool) -> str:
@@ -219,18 +220,18 @@ def test_published_teachers_come_with_their_projection_and_bias(tmp_path: Path, 
     for folder in (tmp_path / "cat", tmp_path / "colbert"):
         folder.mkdir()
     theirs = publish(tmp_path / "cat", cat, "_classification_layer", old)
-    assert torch.equal(models.load_cat(theirs)(*pair), cat(*pair))
-    assert torch.equal(models.load_cross_encoder(theirs)(*pair), cat(*pair))
-    assert torch.equal(models.load_dot(theirs)(*pair[:2]), BertDot(encoder)(*pair[:2]))
-    assert "another kind of model: it has no compressor" in one_sentence(refusal(models.load_colbert, theirs))
+    assert torch.equal(pretrained.load_cat(theirs)(*pair), cat(*pair))
+    assert torch.equal(pretrained.load_cross_encoder(theirs)(*pair), cat(*pair))
+    assert torch.equal(pretrained.load_dot(theirs)(*pair[:2]), BertDot(encoder)(*pair[:2]))
+    assert "another kind of model: it has no compressor" in one_sentence(refusal(pretrained.load_colbert, theirs))
     theirs = publish(tmp_path / "colbert", colbert, "compressor", old)
-    assert torch.equal(models.load_colbert(theirs)(*pair[:2]), colbert(*pair[:2]))
+    assert torch.equal(pretrained.load_colbert(theirs)(*pair[:2]), colbert(*pair[:2]))
 
 
 def test_a_published_cross_encoder_over_the_pooled_output_is_refused(tmp_path: Path):
     theirs = publish(tmp_path, BertCat(tiny.bert(VOCABULARY), bias=True), "_classification_layer", False)
     tiny.save_encoder(tmp_path / "base", tiny.bert(VOCABULARY))
-    assert "scores the pooled output of its bert" in one_sentence(refusal(models.load_cat, theirs))
+    assert "scores the pooled output of its bert" in one_sentence(refusal(pretrained.load_cat, theirs))
 
 
 def refusal(load: Callable[[str], object], name: str) -> pytest.ExceptionInfo[ValueError]:
@@ -258,18 +259,20 @@ def test_any_classifier_with_one_label_is_a_cross_encoder(tmp_path: Path, kind: 
     theirs = classifier(tmp_path, kind)
     pair = models.cat_inputs([np.array([2, 7, 3])], [np.array([2, 9, 9, 3])])
     types = {"token_type_ids": pair[2]} if kind == "bert" else {}
-    scores = models.load_cross_encoder(str(tmp_path))(*pair)
+    scores = pretrained.load_cross_encoder(str(tmp_path))(*pair)
     assert scores.shape == (1,)
     torch.testing.assert_close(scores, theirs(input_ids=pair[0], attention_mask=pair[1], **types).logits[:, 0])
 
 
 def test_what_is_no_cross_encoder_is_refused(tmp_path: Path):
     tiny.save_encoder(tmp_path / "encoder")
-    assert "it has no trained " in one_sentence(refusal(models.load_cross_encoder, str(tmp_path / "encoder")))
+    assert "it has no trained " in one_sentence(refusal(pretrained.load_cross_encoder, str(tmp_path / "encoder")))
     classifier(tmp_path / "three", labels=3)
-    assert "3 labels where a score is one" in one_sentence(refusal(models.load_cross_encoder, str(tmp_path / "three")))
+    assert "3 labels where a score is one" in one_sentence(
+        refusal(pretrained.load_cross_encoder, str(tmp_path / "three"))
+    )
     (tmp_path / "empty").mkdir()
-    assert "no encoder in the folder" in one_sentence(refusal(models.load_cross_encoder, str(tmp_path / "empty")))
+    assert "no encoder in the folder" in one_sentence(refusal(pretrained.load_cross_encoder, str(tmp_path / "empty")))
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------
@@ -281,7 +284,7 @@ def one_sentence(error: pytest.ExceptionInfo[ValueError]) -> str:
     return told
 
 
-@pytest.mark.parametrize("load", [models.load_encoder, load_tokenizer])
+@pytest.mark.parametrize("load", [pretrained.load_encoder, load_tokenizer])
 def test_a_hub_name_without_a_network_is_one_sentence(load: Callable[[str], object], monkeypatch: pytest.MonkeyPatch):
     import huggingface_hub.constants
 
@@ -294,7 +297,7 @@ def test_a_hub_name_without_a_network_is_one_sentence(load: Callable[[str], obje
 
 def test_a_folder_without_an_encoder_is_one_sentence(tmp_path: Path):
     with pytest.raises(ValueError) as error:
-        models.load_encoder(str(tmp_path))
+        pretrained.load_encoder(str(tmp_path))
     assert f"no encoder in the folder '{tmp_path}'" in one_sentence(error)
 
 
@@ -304,7 +307,7 @@ def test_an_encoder_that_is_cut_off_is_one_sentence(tmp_path: Path, file: str, l
     tiny.save_encoder(tmp_path)
     damage(tmp_path / file, left)
     with pytest.raises(ValueError) as error:
-        models.load_encoder(str(tmp_path))
+        pretrained.load_encoder(str(tmp_path))
     assert f"no encoder in the folder '{tmp_path}'" in one_sentence(error)
 
 
@@ -319,9 +322,9 @@ def test_a_tokenizer_that_is_cut_off_is_one_sentence(tmp_path: Path, left: int |
 
 @pytest.mark.parametrize("left", [None, 0, 20])
 def test_a_head_that_is_cut_off_is_one_sentence(tmp_path: Path, left: int | None):
-    models.save(BertCat(tiny.bert(VOCABULARY)), tiny.tokenizer(), tmp_path)
+    pretrained.save(BertCat(tiny.bert(VOCABULARY)), tiny.tokenizer(), tmp_path)
     damage(tmp_path / "head.safetensors", left)
-    for load in (models.load_cat, models.load_colbert):
+    for load in (pretrained.load_cat, pretrained.load_colbert):
         with pytest.raises(ValueError) as error:
             load(str(tmp_path))
         assert "head.safetensors is missing or cut off" in one_sentence(error)
@@ -348,7 +351,7 @@ def test_ids_of_any_width_make_a_batch():
 def test_the_shipped_encoder_is_a_stock_one(tmp_path: Path):
     folder = Path(__file__).resolve().parents[1] / "data" / "docs" / "encoder"
     copy = shutil.copytree(folder, tmp_path / "encoder")
-    model = models.load_dot(str(copy))
+    model = pretrained.load_dot(str(copy))
     tokens = tokenise(load_tokenizer(str(copy)), TEXTS, 64)
     with torch.inference_mode():
         ours = models.encode_rows(model.eval(), tokens, np.arange(len(TEXTS)))

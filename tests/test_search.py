@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tas_lib.config import Bm25
+from tas_lib.retrieval import bm25
 from tas_lib.retrieval import dense as search
 
 DOCUMENTS = [
@@ -36,7 +37,7 @@ def lucene(query: list[str], words: list[str], k1: float, b: float) -> float:
 @pytest.mark.parametrize(("k1", "b"), [(0.9, 0.4), (1.2, 0.75), (2.0, 0.0), (0.5, 1.0)])
 @pytest.mark.parametrize("query", ["line", "colour graph", "node matrix line unheard", "line line colour"])
 def test_bm25_equals_lucenes_formula(k1: float, b: float, query: str):
-    rows, scores = search.Bm25Index(PASSAGES, Bm25(k1=k1, b=b)).search([query], 5)
+    rows, scores = bm25.Bm25Index(PASSAGES, Bm25(k1=k1, b=b)).search([query], 5)
     wanted = [lucene(query.split(), words, k1, b) for words in DOCUMENTS]
     found = {row: score for row, score in zip(rows[0], scores[0], strict=True) if row >= 0}
     assert found == pytest.approx({row: score for row, score in enumerate(wanted) if score > 0}, rel=1e-5)
@@ -44,7 +45,7 @@ def test_bm25_equals_lucenes_formula(k1: float, b: float, query: str):
 
 
 def test_bm25_reads_words_without_case_number_or_stop_words():
-    index = search.Bm25Index(["The plots of x", "a PRODUCT"], Bm25())
+    index = bm25.Bm25Index(["The plots of x", "a PRODUCT"], Bm25())
     assert index.search(["plotting"], 2)[0].tolist() == [[0, -1]]
     assert index.search(["products"], 2)[0].tolist() == [[1, -1]]
     assert index.search(["X"], 2)[0].tolist() == [[0, -1]]  # single characters count
@@ -52,19 +53,19 @@ def test_bm25_reads_words_without_case_number_or_stop_words():
 
 
 def test_bm25_finds_nothing_for_empty_and_unheard_queries_among_others():
-    index = search.Bm25Index(PASSAGES, Bm25())
+    index = bm25.Bm25Index(PASSAGES, Bm25())
     rows, scores = index.search(["", "unheard of", "matrix"], 3)
     assert rows.tolist() == [[-1, -1, -1], [-1, -1, -1], [4, 2, -1]]
     assert scores[:2].tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
 def test_bm25_puts_equal_scores_in_the_order_of_the_passages():
-    index = search.Bm25Index(["one", "two", "one", "one", "two"], Bm25())
+    index = bm25.Bm25Index(["one", "two", "one", "one", "two"], Bm25())
     assert index.search(["one"], 2)[0].tolist() == [[0, 2]]
 
 
 def test_bm25_gives_no_more_than_there_is():
-    rows, scores = search.Bm25Index(PASSAGES, Bm25()).search(["colour"], 100)
+    rows, scores = bm25.Bm25Index(PASSAGES, Bm25()).search(["colour"], 100)
     assert rows.shape == scores.shape == (1, 5)
 
 
@@ -75,7 +76,7 @@ def test_bm25_gives_no_more_than_there_is():
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(1, 35))
 def test_the_highest_are_those_of_a_full_sort_with_ties_by_row(values: list[int], k: int):
     scores = np.array(values, np.float32)
-    rows, found = search.top(scores, k)
+    rows, found = bm25.top(scores, k)
     wanted = sorted(range(len(values)), key=lambda row: (-values[row], row))[:k]
     assert rows.tolist() == wanted
     assert found.tolist() == [values[row] for row in wanted]

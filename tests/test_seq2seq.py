@@ -14,6 +14,7 @@ from tiny import t5
 from tiny import t5_tokenizer as tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tas_lib.retrieval import pretrained
 from tas_lib.retrieval import t5 as seq2seq
 
 QUERIES, PASSAGES = tiny.QUERIES, tiny.PASSAGES
@@ -142,7 +143,8 @@ def folder(tmp_path: Path) -> Path:
 def test_a_model_from_a_folder_scores_as_it_did(folder: Path):
     q, p = np.divmod(np.arange(18), 6)
     found, wanted = (
-        seq2seq.mono_scores(*pair, QUERIES, PASSAGES, q, p) for pair in (seq2seq.load(str(folder)), (t5(), tokenizer()))
+        seq2seq.mono_scores(*pair, QUERIES, PASSAGES, q, p)
+        for pair in (pretrained.load_seq2seq(str(folder)), (t5(), tokenizer()))
     )
     np.testing.assert_array_equal(found, wanted)
 
@@ -151,12 +153,12 @@ def test_what_cannot_be_loaded_is_said_in_one_sentence(folder: Path, tmp_path: P
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # read once, at its import
     with pytest.raises(ValueError, match="no sequence-to-sequence model in 'nobody/such-a-model': "):
-        seq2seq.load("nobody/such-a-model")
+        pretrained.load_seq2seq("nobody/such-a-model")
     with pytest.raises(ValueError, match="no sequence-to-sequence model in .*encoder': "):
-        seq2seq.load(str(tiny.save_encoder(tmp_path / "encoder")))
+        pretrained.load_seq2seq(str(tiny.save_encoder(tmp_path / "encoder")))
     (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text())) + "x")
     with pytest.raises(ValueError, match=r"no sequence-to-sequence model in .*t5': [^\n]+$"):
-        seq2seq.load(str(folder))
+        pretrained.load_seq2seq(str(folder))
 
 
 def test_a_model_without_all_of_its_weights_is_refused(folder: Path):
@@ -164,4 +166,4 @@ def test_a_model_without_all_of_its_weights_is_refused(folder: Path):
     gone = next(name for name in weights if name.startswith("decoder.block.0"))
     save_file({k: v for k, v in weights.items() if k != gone}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=rf"lacks weights, such as {gone}"):
-        seq2seq.load(str(folder))
+        pretrained.load_seq2seq(str(folder))

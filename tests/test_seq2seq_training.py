@@ -15,6 +15,7 @@ from transformers import BertConfig, BertModel
 from tas_lib.config import Expansion, Reranking, Seq2Seq, System
 from tas_lib.data import shipped, store
 from tas_lib.experiment import Experiment
+from tas_lib.retrieval import pretrained
 from tas_lib.retrieval import t5 as seq2seq
 from tools.make_shipped import remake, seq2seq_training
 
@@ -71,7 +72,7 @@ def test_it_loads_by_its_folder_and_ends_what_it_writes(small, tmp_path: Path):
     made = small().eval()
     made.save_pretrained(tmp_path)
     TOKENIZER.save_pretrained(tmp_path)
-    model, tokenizer = seq2seq.load(str(tmp_path))
+    model, tokenizer = pretrained.load_seq2seq(str(tmp_path))
     assert model.config.decoder_start_token_id == tokenizer.cls_token_id
     assert model.generation_config.eos_token_id == tokenizer.sep_token_id
     assert logit(model, "Query: sum Relevant:") == pytest.approx(logit(made, "Query: sum Relevant:"), abs=1e-5)

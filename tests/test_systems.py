@@ -20,10 +20,9 @@ from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.evaluation import metrics
 from tas_lib.experiment import BASELINE, BM25, Experiment, ndcg
 from tas_lib.records import as_run
-from tas_lib.retrieval import cross_encoder, doc2query, fusion
-from tas_lib.retrieval import dense as search
+from tas_lib.retrieval import bm25, cross_encoder, doc2query, fusion, pretrained
 from tas_lib.retrieval import encode as encoding
-from tas_lib.retrieval import t5 as seq2seq
+from tas_lib.retrieval.t5 import T5Scorer
 from tas_lib.train.teachers import FreshVectors
 
 DUAL = System(batch_size=6)
@@ -139,7 +138,7 @@ def test_how_a_training_is_carried_is_no_reason_to_train_again(lab: Experiment):
 
 
 def test_training_changes_the_encoder_and_another_seed_changes_it_otherwise(lab: Experiment):
-    start = models.load_encoder(lab.profile.encoder_path).state_dict()
+    start = pretrained.load_encoder(lab.profile.encoder_path).state_dict()
     systems = [DUAL, DUAL.model_copy(update={"seed": 2})]
     name = "embeddings.word_embeddings.weight"
     weights = [start[name], *(lab.load(system).encoder.state_dict()[name].cpu() for system in systems)]
@@ -181,7 +180,7 @@ def test_a_setting_makes_those_systems_anew_that_it_decides(lab: Experiment, cap
 def test_clusters_are_of_the_baselines_vectors(lab: Experiment):
     vecs = encoding.encode(lab.load(BASELINE), lab.tokens["train"])
     np.testing.assert_allclose(Experiment(lab.profile).query_vecs, vecs, atol=1e-6)
-    assert sorted(np.concatenate(lab.clusters.topics).tolist()) == list(range(40))
+    assert sorted(np.concatenate(lab.clusters.members).tolist()) == list(range(40))
     again = clustering.kmeans(vecs, 3)
     assert lab.clusters.assignment.tolist() == again.assignment.tolist()
     made = lab.profile.folder / "clusters" / "3-spherical"
@@ -252,7 +251,7 @@ def published(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_a_checkpoint_reads_with_its_own_tokenizer_and_pooling(lab: Experiment, published: Path, pooling):
     system = System(kind="checkpoint", source=str(published), pooling=pooling)
-    own, model = load_tokenizer(str(published)), models.load_dot(str(published), pooling)
+    own, model = load_tokenizer(str(published)), pretrained.load_dot(str(published), pooling)
     passages, texts = tokenise(own, lab.collection.passages.texts, 16), ["plot the graph", "a mean"]
     vecs = encoding.encode(model, passages)
     np.testing.assert_allclose(lab.vectors(system).float(), vecs, atol=2e-3)
@@ -271,7 +270,7 @@ def test_a_checkpoint_without_a_tokenizer_has_the_encoders(lab: Experiment, publ
     for path in published.glob("tokenizer*"):
         path.unlink()
     system = System(kind="checkpoint", source=str(published), pooling="cls")
-    vecs = encoding.encode(models.load_dot(str(published), "cls"), lab.tokens["passages"])
+    vecs = encoding.encode(pretrained.load_dot(str(published), "cls"), lab.tokens["passages"])
     np.testing.assert_allclose(lab.vectors(system).float(), vecs, atol=2e-3)
     assert f"{published} brings no tokenizer, that of {lab.profile.encoder_path} is taken" in caplog.text
 
@@ -412,7 +411,7 @@ LISTED = {"dual/tas_balanced": DUAL, "bm25+dual/tas_balanced": FUSED, "bm25>cat"
 def pipelines(lab: Experiment) -> Experiment:
     folder = lab.profile.artefacts_folder / "cat"
     if not folder.exists():
-        models.save(models.BertCat(tiny.bert(len(tiny.tokenizer()), seed=9)), tiny.tokenizer(), folder)
+        pretrained.save(models.BertCat(tiny.bert(len(tiny.tokenizer()), seed=9)), tiny.tokenizer(), folder)
         tiny.ship(folder)
     return changed(lab, systems=LISTED, reranking=Reranking(depth=4, dev_sample=2))
 
@@ -435,7 +434,7 @@ def test_a_fused_run_is_alpha_times_the_first_and_the_second(pipelines: Experime
 def test_a_reranked_run_is_the_first_stages_with_its_first_candidates_by_score(pipelines: Experiment):
     queries = pipelines.collection.sets["graded"].queries.ids
     row = {passage: i for i, passage in enumerate(pipelines.collection.passages.ids)}
-    cat = models.load_cat(str(pipelines.profile.artefacts_folder / "cat"))
+    cat = pretrained.load_cat(str(pipelines.profile.artefacts_folder / "cat"))
     before, after = (pipelines.run(system, "graded") for system in (BM25, RERANKED))
     moved = 0
     for q, query in enumerate(queries):
@@ -498,7 +497,7 @@ def test_docT5query_is_bm25_with_the_written_queries_behind_each_passage(with_t5
     assert with_t5.written[32:64] == written
     longer = [" ".join([t, *q]) for t, q in zip(texts, with_t5.written, strict=True)]
     queries = found.sets["graded"].queries
-    rows, scores = search.Bm25Index(longer, with_t5.profile.bm25).search(queries.texts, 10)
+    rows, scores = bm25.Bm25Index(longer, with_t5.profile.bm25).search(queries.texts, 10)
     wanted = as_run(queries.ids, found.passages.ids, rows, scores)
     assert with_t5.run(with_t5.listed["d2q"], "graded") == {query: ranked for query, ranked in wanted.items() if ranked}
     assert with_t5.run(with_t5.listed["d2q"], "graded") != with_t5.run(BM25, "graded")
@@ -528,17 +527,17 @@ def test_mono_then_duo_order_by_the_scores_of_the_model(with_t5: Experiment):
     texts = {"graded": with_t5.collection.sets["graded"].queries, "passages": with_t5.collection.passages}
     row = with_t5.collection.row
     first, mono, duo = (with_t5.run(with_t5.listed[key], "graded") for key in ("d2q", "d2q>mono", "d2q>mono>duo"))
-    ask = (tiny.t5(), tiny.t5_tokenizer(), texts["graded"].texts, texts["passages"].texts)
+    scorer = T5Scorer(tiny.t5(), tiny.t5_tokenizer(), texts["graded"].texts, texts["passages"].texts)
     moved = 0
     for q, query in enumerate(texts["graded"].ids):
         found = metrics.ranking(first.get(query, {}))
         top = np.array([row[p] for p in found[:4]], int)
-        scores = seq2seq.mono_scores(*ask, np.full(len(top), q), top)
+        scores = scorer.mono(np.full(len(top), q), top)
         by_mono = [found[i] for i in np.argsort(-scores, kind="stable")] + found[4:]
         assert metrics.ranking(mono.get(query, {})) == by_mono
         pairs = list(permutations([row[p] for p in by_mono[:3]], 2))
         i, j = np.array(pairs, int).reshape(-1, 2).T
-        wins = dict(zip(pairs, seq2seq.duo_scores(*ask, np.full(len(i), q), i, j), strict=True))
+        wins = dict(zip(pairs, scorer.duo(np.full(len(i), q), i, j), strict=True))
         total = {p: sum(wins[row[p], r] + 1 - wins[r, row[p]] for _, r in pairs if r != row[p]) for p in by_mono[:3]}
         assert metrics.ranking(duo.get(query, {})) == sorted(by_mono[:3], key=lambda p: -total[p]) + by_mono[3:]
         moved += metrics.ranking(duo.get(query, {})) != found

@@ -23,6 +23,7 @@ from tas_lib.config import DocsSource, Evaluation, Pairing, Profile, Sampling, S
 from tas_lib.data import collection, shipped, store, versions
 from tas_lib.models import ColBert, save
 from tas_lib.records import Pairs, QuerySet, Ragged, Source, Texts
+from tas_lib.retrieval import pretrained
 
 WORDS = ["the", "mean", "of", "an", "array", "along", "axis", "sum", "product", "matrix", "linear", "plot", "graph"]
 QUERIES = ["the mean of an array", "plot", "a linear product"]
@@ -188,7 +189,7 @@ def put_shipped(profile: Profile, made: Source) -> None:
     """Encoder, ColBERT, and a score of each training query with each passage: how many words they share."""
     vocabulary, place = len(tokenizer()), profile.artefacts_folder
     ship(save_encoder(place / "encoder"))
-    save(ColBert(bert(vocabulary, seed=5), 8), tokenizer(), place / "colbert")
+    pretrained.save(ColBert(bert(vocabulary, seed=5), 8), tokenizer(), place / "colbert")
     ship(place / "colbert")
     queries, passages = made.sets["train"].queries.texts, made.passages.texts
     score = np.array([len({*q.split()} & {*p.split()}) for q in queries for p in passages], np.float32)

@@ -30,7 +30,7 @@ from tas_lib.data.versions import installed
 from tas_lib.evaluation import metrics
 from tas_lib.records import as_run
 from tas_lib.report.notebook import check, grid, show
-from tas_lib.retrieval import dense as search
+from tas_lib.retrieval import bm25
 
 settings = config.load(PROFILE)
 lab = experiment.Experiment(settings)
@@ -216,7 +216,7 @@ grid([pool[i] for i in shown], ["query", "passage", "grade"]) if pool else "no s
 tune, chosen = collection.sets.get("tune"), (settings.bm25.k1, settings.bm25.b)
 rr, trials = metrics.paper_measures(1, 100)[1], {}
 for k1, b in {chosen, *product((0.6, 0.9, 1.2, 1.5), (0.2, 0.4, 0.6, 0.8))} if tune else ():
-    index = search.Bm25Index(collection.passages.texts, config.Bm25(k1=k1, b=b))
+    index = bm25.Bm25Index(collection.passages.texts, config.Bm25(k1=k1, b=b))
     rows, found = index.search(tune.queries.texts, 100)
     run = as_run(tune.queries.ids, collection.passages.ids, rows, found)
     trials[k1, b] = metrics.evaluate(run, tune.qrels, [rr])[rr]
@@ -232,8 +232,8 @@ means.rename_axis(["k1", "b"]).unstack().sort_index().round(4) if tune else "no 
 # %%
 best = max(trials, key=lambda trial: (means[trial], trial), default=None)
 others = sorted(set(trials) - {chosen})
-p = {trial: metrics.paired_t(trials[trial], trials[chosen]) for trial in others}
-holm = dict(zip(others, metrics.holm([p[trial] for trial in others]), strict=True))
+p = {trial: significance.paired_t(trials[trial], trials[chosen]) for trial in others}
+holm = dict(zip(others, significance.holm([p[trial] for trial in others]), strict=True))
 both = {"best": best, "profile": chosen} if tune else {}
 rows = [(which, *map(str, t), means[t], p.get(t), holm.get(t)) for which, t in both.items()]
 better = [t for t in others if means[t] > means[chosen] and holm[t] <= settings.evaluation.alpha]
@@ -274,7 +274,7 @@ if of_docs:
 # The whole search, ties included:
 
 # %%
-show(search.Bm25Index.search, search.top)
+show(bm25.Bm25Index.search, bm25.top)
 
 # %% [markdown]
 # ## Answer

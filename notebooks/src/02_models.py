@@ -27,6 +27,7 @@ from tas_lib import config, experiment, models
 from tas_lib.data import shipped
 from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.report.notebook import check, grid, show
+from tas_lib.retrieval import pretrained
 
 settings = config.load(PROFILE)
 tokenizer = load_tokenizer(settings.encoder_path)
@@ -73,7 +74,7 @@ tokenizer.convert_ids_to_tokens(query_ids[0])
 
 # %%
 show(models.BertDot)
-dot = models.load_dot(settings.encoder_path, settings.pooling).eval()
+dot = pretrained.load_dot(settings.encoder_path, settings.pooling).eval()
 with torch.inference_mode():
     vecs = dot(ids, mask)  # (4, D)
 scores = vecs[:1] @ vecs[1:].T  # (1, 3)
@@ -142,7 +143,7 @@ def late_interaction_in_loops(query, passage):
 
 # %%
 show(models.late_interaction)
-colbert = models.load_colbert(shipped.model(settings, "colbert"))
+colbert = pretrained.load_colbert(shipped.model(settings, "colbert"))
 with torch.inference_mode():
     q_vecs, p_vecs = colbert(query_ids, query_mask), colbert(ids[1:], mask[1:])  # (1, M, D), (3, N, D)
 fast = models.late_interaction(q_vecs, query_mask, p_vecs, mask[1:])  # (1, 3)
@@ -224,7 +225,7 @@ assert max(row[1] for row in rows) < 1.05 * min(row[1] for row in rows)
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
-    models.save(dot, tokenizer, Path(folder))
+    pretrained.save(dot, tokenizer, Path(folder))
     files = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
     theirs = SentenceTransformer(folder, device="cpu").encode(texts, convert_to_tensor=True)
     raw = AutoModel.from_pretrained(folder).eval()

@@ -24,6 +24,7 @@ from tas_lib import config, experiment, losses, models
 from tas_lib.config import System
 from tas_lib.data import shipped
 from tas_lib.report.notebook import check, grid, show
+from tas_lib.retrieval import pretrained
 from tas_lib.train import loop as training
 
 settings = config.load(PROFILE)
@@ -183,8 +184,8 @@ assert all(0.3 < mean / pair < 3 and printed / pair > b / 4 for b, pair, mean, p
 # %%
 lab = experiment.Experiment(settings)
 batch = lab.sampler(System(sampling="random", seed=SEED)).batch(0)
-untrained = models.load_dot(settings.encoder_path, settings.pooling).eval()
-colbert = models.load_colbert(shipped.model(settings, "colbert"))
+untrained = pretrained.load_dot(settings.encoder_path, settings.pooling).eval()
+colbert = pretrained.load_colbert(shipped.model(settings, "colbert"))
 texts = lab.tokens["train"], lab.tokens["passages"]
 rows = batch.queries, np.concatenate([batch.pos, batch.neg])  # (B,), (2B,)
 padded = [models.pad([t.row(r) for r in some]) for t, some in zip(texts, rows, strict=True)]

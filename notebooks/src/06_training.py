@@ -24,10 +24,11 @@ VARIANT = ""  # one of the profile's: other settings of training or sampling
 import pandas as pd
 import torch
 
-from tas_lib import config, experiment, models
+from tas_lib import config, experiment
 from tas_lib.evaluation import metrics
 from tas_lib.report import figures
 from tas_lib.report.notebook import check, grid, show
+from tas_lib.retrieval import pretrained
 from tas_lib.train import loop as training
 
 settings, system = config.system(
@@ -47,7 +48,7 @@ system.name
 
 # %%
 batch = lab.sampler(system).batch(0)
-student = models.load_dot(settings.encoder_path, settings.pooling)
+student = pretrained.load_dot(settings.encoder_path, settings.pooling)
 with torch.inference_mode():
     scores = training.score_batch(student, lab.tokens["train"], lab.tokens["passages"], batch)
 tuple(scores.shape)

@@ -1,4 +1,4 @@
-"""Metrics and significance (§4.1, Tables 3-7): ir_measures computes, we order the ranking and choose the queries."""
+"""Metrics (§4.1, Tables 3-7): ir_measures computes them; we decide the order of ties and which queries count."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -6,9 +6,8 @@ from statistics import fmean
 import ir_measures
 import numpy as np
 from ir_measures import RR, Judged, Measure, R, nDCG
-from scipy.stats import ttest_rel
 
-from tas_lib.records import Qrels, Run
+from tas_lib.records import FloatArray, IntArray, Qrels, Run
 
 PerQuery = dict[Measure, dict[str, float]]
 """measure → query id → value"""
@@ -17,13 +16,13 @@ PerQuery = dict[Measure, dict[str, float]]
 def paper_measures(binarise_at: int, depth: int) -> list[Measure]:
     """nDCG@10, MRR@10 and recall, as in Table 4, and the share of the first ten that is judged.
 
-    Relevant is a grade from `binarise_at` on: 2 on the TREC sets for MRR and recall (§4.1).
+    binarise_at: the lowest relevant grade; 2 on the TREC sets for MRR and recall (§4.1).
     """
     return [nDCG @ 10, RR(rel=binarise_at) @ 10, R(rel=binarise_at) @ depth, Judged @ 10]
 
 
 def printed_name(measure: Measure) -> str:
-    """What the paper calls it.
+    """The paper's name of a measure.
 
     >>> printed_name(RR(rel=2) @ 10), printed_name(R @ 1000), printed_name(R(rel=2) @ 100)
     ('MRR@10', 'R@1K', 'R@100')
@@ -45,11 +44,11 @@ def ranking(passages: Mapping[str, float]) -> list[str]:
 
 
 def evaluate(run: Run, qrels: Qrels, measures: Sequence[Measure]) -> PerQuery:
-    """The value of every measure for every judged query, in the order of the ids.
+    """Each measure of every judged query, ordered by query id.
 
-    A judged query that the run misses counts as 0, so that all systems are averaged over the same queries; a query of
-    the run without judgements is ignored. Ties go by `ranking`; since the providers of ir_measures break them each in
-    its own way, they are given n, n-1, ... as scores.
+    A judged query that is missing from the run counts as 0, so that all systems are averaged over the same queries; a
+    query without judgements is ignored. `ranking` orders ties: the providers of ir_measures break them differently, so
+    they get n, n-1, ... as scores.
     """
     judged = {query: {p: int(grade) for p, grade in qrels[query].items()} for query in sorted(qrels) if qrels[query]}
     if not judged:
@@ -79,39 +78,16 @@ def mean(values: Mapping[str, float]) -> float:
     return fmean(values.values())
 
 
-def paired_t(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float:
-    """p of the two-sided paired t-test over queries; 1 where the two never differ or there is one query only."""
-    if ours.keys() != theirs.keys():
-        odd = sorted(ours.keys() ^ theirs.keys())
-        raise ValueError(f"a paired test needs the same queries; {len(odd)} are in one of the two only: {odd[0]}, ...")
-    pairs = np.array([(ours[query], theirs[query]) for query in ours])  # (Q, 2)
-    if len(pairs) < 2 or np.array_equal(pairs[:, 0], pairs[:, 1]):
-        return 1.0
-    return float(ttest_rel(pairs[:, 0], pairs[:, 1]).pvalue)
+def reciprocal_ranks(ranked: IntArray, relevant: Sequence[IntArray]) -> FloatArray:
+    """Reciprocal rank (Q,) of rankings (Q, k) of passage indices, given the relevant ones of each query.
 
-
-def better_than(column: Mapping[str, Mapping[str, float]], alpha: float = 0.05) -> dict[str, str]:
-    """The superscripts of a column: a system's letter → the letters of those that it is significantly better than.
-
-    column: letter → query → value. Letters in the order of the rows; as in the paper, no correction for many tests.
+    >>> reciprocal_ranks(np.array([[4, 7], [7, 9], [1, 2]]), [np.array([4, 7]), np.array([9]), np.array([5])])
+    array([1. , 0.5, 0. ])
     """
-    means = {letter: mean(values) for letter, values in column.items()}
-    return {
-        letter: "".join(
-            rival for rival in column if means[letter] > means[rival] and paired_t(values, column[rival]) < alpha
-        )
-        for letter, values in column.items()
-    }
+    hits = np.array([np.isin(passages, gold) for passages, gold in zip(ranked, relevant, strict=True)])  # (Q, k)
+    return np.where(hits.any(1), 1 / (1 + hits.argmax(1)), 0)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction for many tests: adjusted p values, in the order given.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, (len(p_values) - rank) * p_values[i])
-        adjusted[i] = min(1.0, highest)
-    return adjusted
+def recalls(ranked: IntArray, relevant: Sequence[IntArray]) -> FloatArray:
+    """Recall (Q,) of rankings (Q, k) of passage indices, given the relevant ones of each query."""
+    return np.array([np.isin(gold, passages).mean() for passages, gold in zip(ranked, relevant, strict=True)])

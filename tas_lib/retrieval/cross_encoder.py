@@ -16,68 +16,67 @@ from tas_lib.models import BertCat, Classifier
 from tas_lib.records import FloatArray, IntArray, Ragged
 
 log = logging.getLogger(__name__)
+STRETCH = 16_384  # pairs between two lines of the log
 
 
 def cat_scores(
     model: BertCat | Classifier, queries: Ragged, passages: Ragged, q: IntArray, p: IntArray, chunk: int
 ) -> Tensor:
-    """Scores (N,) of N (query row, passage row) pairs, in length-sorted chunks."""
-    order = np.argsort(queries.lengths_of(q) + passages.lengths_of(p), kind="stable")
+    """Scores (N,) of N pairs of a query and a passage, given by their indices q and p (N,), in length-sorted chunks."""
     device = next(model.parameters()).device
+    chunks = models.length_chunks(queries.lengths_of(q) + passages.lengths_of(p), chunk)
     parts = [
-        model(
-            *models.cat_inputs(
-                [queries.row(i) for i in q[order[s : s + chunk]]],
-                [passages.row(i) for i in p[order[s : s + chunk]]],
-                device,
-            )
-        )
-        for s in range(0, len(order), chunk)
+        model(*models.cat_inputs([queries.row(i) for i in q[some]], [passages.row(i) for i in p[some]], device))
+        for some in chunks
     ]
-    return torch.cat(parts)[torch.from_numpy(np.argsort(order)).to(device)]
+    return models.original_order(parts, chunks)
 
 
 def score_all(
-    cat: BertCat | Classifier, queries: Ragged, passages: Ragged, q: IntArray, p: IntArray, chunk: int
+    model: BertCat | Classifier, queries: Ragged, passages: Ragged, q: IntArray, p: IntArray, chunk: int
 ) -> FloatArray:
-    """Scores (N,) of many pairs, with a word on the progress every 16,384."""
-    parts, start, stretch = [], time.monotonic(), 16_384
-    for s in range(0, len(q), stretch):
-        parts.append(
-            cat_scores(cat, queries, passages, q[s : s + stretch], p[s : s + stretch], 2 * chunk).cpu().numpy()
-        )
-        done = min(s + stretch, len(q))
-        log.info("pairs scored: %d of %d, %.0f s", done, len(q), time.monotonic() - start)
-    return np.concatenate(parts)
+    """`cat_scores` of many pairs; logs its progress. chunk: half of what is scored at a time."""
+    scores, start = [], time.monotonic()
+    for s in range(0, len(q), STRETCH):
+        part = cat_scores(model, queries, passages, q[s : s + STRETCH], p[s : s + STRETCH], 2 * chunk)
+        scores.append(part.cpu().numpy())
+        log.info("pairs scored: %d of %d, %.0f s", min(s + STRETCH, len(q)), len(q), time.monotonic() - start)
+    return np.concatenate(scores)
 
 
+@torch.inference_mode()
 def score_texts(
-    cat: BertCat | Classifier,
+    model: BertCat | Classifier,
     tokenizer: PreTrainedTokenizerBase,
     texts: tuple[Sequence[str], Sequence[str]],
-    rows: tuple[IntArray, IntArray],
+    pairs: tuple[IntArray, IntArray],
     caps: Tokens,
     chunk: int = 32,
 ) -> FloatArray:
-    """Scores (N,) of pairs of texts by a cross-encoder with its own tokenizer.
+    """Scores (N,) of pairs of texts, read with the cross-encoder's own tokenizer.
 
-    texts: of queries and of passages. rows: (N,) of the one and of the other.
+    texts: queries and passages. pairs: indices (N,) of queries and of passages.
     """
-    if not len(rows[0]):  # a query without candidates
+    if not len(pairs[0]):  # no query has candidates
         return np.empty(0, np.float32)
-    extra = 0 if isinstance(cat, BertCat) else separators(tokenizer) - 1
-    tokens, places = [], []
-    for side, wanted, cap in zip(texts, rows, (caps.query, caps.passage), strict=True):
-        distinct, place = np.unique(wanted, return_inverse=True)
-        tokens.append(tokenise(tokenizer, [side[row] for row in distinct], cap))
-        places.append(place)
-    queries = tokens[0].with_suffix(tokenizer.sep_token_id, extra)
-    with torch.inference_mode():
-        return score_all(cat, queries, tokens[1], places[0], places[1], chunk)
+    (queries, q), (passages, p) = (
+        _tokens(tokenizer, side, indices, cap)
+        for side, indices, cap in zip(texts, pairs, (caps.query, caps.passage), strict=True)
+    )
+    more_seps = 0 if isinstance(model, BertCat) else separators(tokenizer) - 1
+    return score_all(model, queries.with_suffix(tokenizer.sep_token_id, more_seps), passages, q, p, chunk)
+
+
+def _tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], indices: IntArray, cap: int
+) -> tuple[Ragged, IntArray]:
+    """Token ids of the distinct texts at these indices (N,), and where each of the N is among them."""
+    distinct, inverse = np.unique(indices, return_inverse=True)
+    return tokenise(tokenizer, [texts[i] for i in distinct], cap), inverse
 
 
 def separators(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many SEPs stand between two texts that are read together: one in BERT, two in RoBERTa."""
+    """How many SEPs separate two texts that are read together: one in BERT, two in RoBERTa."""
     first, second, both = (tokenizer(*pair)["input_ids"] for pair in (("a",), ("b",), ("a", "b")))
     between = len(both) - len(first) - len(second) + 1
     if both != [*first, *[tokenizer.sep_token_id] * between, *second[1:]]:

@@ -1,43 +1,50 @@
-"""Re-ranking (§5.3, Table 7): a first stage's candidates in a new order, by monoT5, BERT_CAT or duoT5.
+"""Re-ranking (§5.3, Table 7): the candidates of a first stage in a new order, by BERT_CAT, monoT5 or duoT5.
 
-Candidates are passage rows (Q, k), best first, -1 where there are fewer. What stands below the depth that is re-ranked
-stays there, in its order. Equal scores keep the order of the stage before.
+Candidates are passage indices (Q, k), best first, -1 where there are fewer. Below the depth that is re-ranked they keep
+their order, and so do equal scores.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
+from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
-from tas_lib.data.texts import Rows
+from tas_lib.config import Profile, System
+from tas_lib.data import shipped
+from tas_lib.data.collection import Collection
 from tas_lib.evaluation import metrics
 from tas_lib.records import FloatArray, IntArray, Run, as_run
+from tas_lib.retrieval import cross_encoder, pretrained
+from tas_lib.retrieval.encode import device
+from tas_lib.retrieval.t5 import T5Scorer
 
 PairScorer = Callable[[IntArray, IntArray], FloatArray]
-"""(query rows, passage rows) → scores, all (N,)"""
+"""(query indices, passage indices) → scores, all (N,)"""
 Preference = Callable[[IntArray, IntArray, IntArray], FloatArray]
-"""(query rows, passage rows, rivals' rows) → probability that the passage is the more relevant of the two, all (N,)"""
+"""(query indices, passage indices, rivals' indices) → probability that the passage is the more relevant, all (N,)"""
 
 
 def rerank(candidates: IntArray, score: PairScorer, depth: int) -> IntArray:
-    """Candidates (Q, k) with the first `depth` of each query ordered by `score`: rows (Q, k).
+    """Candidates (Q, k) with the first `depth` per query ordered by `score`.
 
     >>> rerank(np.array([[4, 7, 9, 1]]), lambda queries, passages: passages.astype(float), depth=3)
     array([[9, 7, 4, 1]])
     """
-    query, place = np.nonzero(candidates[:, :depth] >= 0)
-    return _reordered(candidates, query, place, score(query, candidates[query, place]))
+    query, rank = np.nonzero(candidates[:, :depth] >= 0)
+    return _reordered(candidates, query, rank, score(query, candidates[query, rank]))
 
 
 def rerank_pairwise(candidates: IntArray, prefer: Preference, depth: int) -> IntArray:
-    """Candidates (Q, k) with the first `depth` of each query ordered by `sym_sum` over all ordered pairs of them."""
+    """Candidates (Q, k) with the first `depth` per query ordered by `sym_sum` over all ordered pairs of them."""
     present = candidates[:, :depth] >= 0
     both = present[:, :, None] & present[:, None, :] & ~np.eye(present.shape[1], dtype=bool)  # (Q, depth, depth)
     query, i, j = np.nonzero(both)
     wins = np.zeros(both.shape)
     wins[query, i, j] = prefer(query, candidates[query, i], candidates[query, j])
-    query, place = np.nonzero(present)
-    return _reordered(candidates, query, place, sym_sum(wins, both)[query, place])
+    query, rank = np.nonzero(present)
+    return _reordered(candidates, query, rank, sym_sum(wins, both)[query, rank])
 
 
 def sym_sum(wins: FloatArray, both: NDArray[np.bool_]) -> FloatArray:
@@ -52,56 +59,99 @@ def sym_sum(wins: FloatArray, both: NDArray[np.bool_]) -> FloatArray:
     return np.where(both, wins + 1 - np.swapaxes(wins, -1, -2), 0.0).sum(-1)
 
 
-def _reordered(candidates: IntArray, query: IntArray, place: IntArray, scores: FloatArray) -> IntArray:
-    """Candidates with those at these places (N,) sorted by falling score among themselves."""
+def _reordered(candidates: IntArray, query: IntArray, rank: IntArray, scores: FloatArray) -> IntArray:
+    """Candidates with those at (query, rank), (N,) each, sorted by falling score among themselves."""
     if np.isnan(scores).any():
         raise ValueError("a re-ranker's score is NaN, and NaN has no rank")
-    order = np.lexsort((place, -scores, query))
+    order = np.lexsort((rank, -scores, query))
     reordered = candidates.copy()
-    reordered[query, place] = candidates[query[order], place[order]]
+    reordered[query, rank] = candidates[query[order], rank[order]]
     return reordered
 
 
-class Remembered:
-    """A scorer of pairs or triples that remembers: a second first stage asks only for what is new to it."""
+class ScoreCache:
+    """A scorer of pairs or triples that keeps its scores, so that a second first stage pays only for new candidates."""
 
     def __init__(self, score: Callable[..., FloatArray], n_passages: int) -> None:
-        """score: a PairScorer or a Preference. n_passages: rows lie below it."""
+        """score: a PairScorer or a Preference. n_passages: an upper bound of passage indices."""
         self.score, self.n_passages = score, n_passages
-        self.keys, self.scores = np.empty(0, np.int64), np.empty(0)
+        self.keys, self.scores = np.empty(0, np.int64), np.empty(0)  # sorted by key
 
     def __call__(self, queries: IntArray, *passages: IntArray) -> FloatArray:
-        """Scores (N,) of these rows, each distinct pair or triple asked for once, ever."""
+        """Scores (N,); each distinct pair or triple is scored only once, ever."""
         if (int(queries.max(initial=0)) + 1) * self.n_passages ** len(passages) > np.iinfo(np.int64).max:
-            raise ValueError(f"too many queries to number every {1 + len(passages)}-tuple of their rows")
+            raise ValueError(f"too many queries to number every {1 + len(passages)}-tuple of their indices")
         keys = queries.astype(np.int64)
-        for rows in passages:
-            keys = keys * self.n_passages + rows
-        asked, first = np.unique(keys, return_index=True)
-        new = first[np.isin(asked, self.keys, assume_unique=True, invert=True)]
+        for indices in passages:
+            keys = keys * self.n_passages + indices
+        distinct, first = np.unique(keys, return_index=True)
+        new = first[np.isin(distinct, self.keys, assume_unique=True, invert=True)]
         if len(new):
-            found = self.score(queries[new], *(rows[new] for rows in passages))
-            known, scores = np.concatenate([self.keys, keys[new]]), np.concatenate([self.scores, found])
+            fresh = self.score(queries[new], *(indices[new] for indices in passages))
+            known, scores = np.concatenate([self.keys, keys[new]]), np.concatenate([self.scores, fresh])
             order = np.argsort(known)
             self.keys, self.scores = known[order], scores[order]
         return self.scores[np.searchsorted(self.keys, keys)]
 
 
-# --- runs and rows -----------------------------------------------------------------------------------------------
+# --- runs --------------------------------------------------------------------------------------------------------
 
 
-def candidates_of(run: Run, query_ids: Sequence[str], row: Rows, depth: int) -> IntArray:
-    """A run's first `depth` passages as rows (Q, depth); a query that it misses has none."""
+class Rerankers:
+    """The re-rankers of a profile (`cat`, `mono`, `duo`): each is loaded once, and its scores are cached."""
+
+    def __init__(self, profile: Profile, collection: Collection) -> None:
+        """Loads no model yet."""
+        self.profile, self.collection = profile, collection
+        self.scorer = cache(self._load)
+        self._cached = cache(lambda by, name: ScoreCache(self.scorer(by, name), len(collection.passages.ids)))
+
+    def _load(self, by: str, name: str) -> Callable[..., FloatArray]:
+        """Scores of indices of a query set and of passages: a PairScorer, for duo a Preference."""
+        source, caps = shipped.model(self.profile, by), self.profile.tokens
+        texts = self.collection.sets[name].queries.texts, self.collection.passages.texts
+        if by != "cat":
+            t5 = T5Scorer(*pretrained.load_seq2seq(source, device()), *texts)
+            return t5.mono if by == "mono" else t5.duo
+        cat = pretrained.load_cross_encoder(source).to(device())
+        tokenizer = pretrained.tokenizer_of(self.profile, source)
+        return lambda q, p: cross_encoder.score_texts(cat, tokenizer, texts, (q, p), caps)
+
+    def sample(self, name: str) -> Sequence[str]:
+        """The ids of the queries of a set that are re-ranked: all of a graded set, else a sample, always the same."""
+        ids, n = self.collection.sets[name].queries.ids, self.profile.reranking.dev_sample
+        if not n or any(test.name == name and test.graded for test in self.profile.evaluation.sets):
+            return ids
+        sampled = Generator(Philox(key=[0, 1])).permutation(len(ids))[:n]
+        return [ids[i] for i in np.sort(sampled)]
+
+    def reorder(self, run: Run, system: System, name: str, query_ids: Sequence[str], remember: bool = True) -> Run:
+        """A first stage's run with its first candidates in a new order, for these queries of a set.
+
+        remember: whether scores are cached across first stages. Scores of the run returned are k, k - 1, ..., since
+        those of different stages cannot be compared.
+        """
+        index = {query: i for i, query in enumerate(self.collection.sets[name].queries.ids)}
+        queries, depth = np.array([index[query] for query in query_ids]), self.profile.evaluation.depth
+        score = self._cached(system.by, name) if remember else self.scorer(system.by, name)
+        order = rerank_pairwise if system.by == "duo" else rerank
+        candidates = candidates_of(run, query_ids, self.collection.row.of, depth)
+        ranked = order(candidates, lambda q, *p: score(queries[q], *p), self.profile.candidates(system))
+        scores = np.broadcast_to(np.arange(depth, 0, -1.0), ranked.shape)
+        return as_run(query_ids, self.collection.passages.ids, ranked, scores)
+
+
+def candidates_of(
+    run: Run, query_ids: Sequence[str], indices_of: Callable[[Sequence[str]], IntArray], depth: int
+) -> IntArray:
+    """A run's first `depth` passages per query as candidates (Q, depth); a query missing from the run has none.
+
+    indices_of: from passage ids to their indices, -1 for an unknown one.
+    """
     first = [metrics.ranking(run.get(query, {}))[:depth] for query in query_ids]
     present = np.arange(depth) < np.array([len(passages) for passages in first])[:, None]  # (Q, depth)
-    rows = np.full((len(query_ids), depth), -1, np.int64)
-    rows[present] = row.of([passage for passages in first for passage in passages])
-    for query, place in np.argwhere(present & (rows < 0))[:1]:
-        passage = first[query][place]
-        raise ValueError(f"query {query_ids[query]}: passage {passage} is not in the collection, and cannot be read")
-    return rows
-
-
-def ranked_run(query_ids: Sequence[str], passage_ids: Sequence[str], ranked: IntArray) -> Run:
-    """A run from rows (Q, k), best first. Scores are k, k - 1, ...: those of different stages cannot be compared."""
-    return as_run(query_ids, passage_ids, ranked, np.broadcast_to(np.arange(ranked.shape[1], 0, -1.0), ranked.shape))
+    candidates = np.full((len(query_ids), depth), -1, np.int64)
+    candidates[present] = indices_of([passage for passages in first for passage in passages])
+    for query, rank in np.argwhere(present & (candidates < 0))[:1]:
+        raise ValueError(f"query {query_ids[query]}: passage {first[query][rank]} is not in the collection")
+    return candidates

@@ -52,8 +52,7 @@ def stratified(rows: IntArray, relevant: Sequence[IntArray], order: IntArray, wa
 
     order: (Q,) the queries as they are drawn.
     """
-    hits = np.array([np.isin(row, gold) for row, gold in zip(rows, relevant, strict=True)])
-    rr = np.where(hits.any(1), 1 / (1 + hits.argmax(1)), 0)
+    rr = metrics.reciprocal_ranks(rows, relevant)
     stratum = np.minimum((rr * wanted.strata).astype(int), wanted.strata - 1)
     each = wanted.queries // wanted.strata
     return np.sort(np.concatenate([order[stratum[order] == s][:each] for s in range(wanted.strata)]))

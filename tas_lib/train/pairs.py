@@ -13,7 +13,7 @@ from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection, published_pairs
 from tas_lib.data.pair_files import pair_lines, read_pairs
 from tas_lib.records import FloatArray, IntArray, Pairs
-from tas_lib.retrieval.dense import Bm25Index
+from tas_lib.retrieval.bm25 import Bm25Index
 
 log = logging.getLogger(__name__)
 Scorer = Callable[[IntArray, IntArray], FloatArray]

@@ -51,9 +51,7 @@ def token_vectors(model: ColBert, tokens: Ragged, chunk: int = 64) -> FloatArray
     """fp16 vectors (tokens in all, D) of every text, encoded in length-sorted chunks."""
     device = next(model.parameters()).device
     out = np.empty((tokens.offsets[-1], model.head.out_features), np.float16)
-    order = np.argsort(tokens.lengths, kind="stable")
-    for start in range(0, len(order), chunk):
-        rows = order[start : start + chunk]
+    for rows in models.length_chunks(tokens.lengths, chunk):
         ids, mask = models.pad([tokens.row(row) for row in rows], device)
         vecs = model(ids, mask)[mask.bool()].half().cpu().numpy()
         out[np.concatenate([np.arange(tokens.offsets[row], tokens.offsets[row + 1]) for row in rows])] = vecs

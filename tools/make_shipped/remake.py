@@ -9,7 +9,6 @@ import json
 import logging
 import shutil
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,11 @@ from tas_lib.data.collection import Collection, open_collection
 from tas_lib.data.tokens import load_tokenizer, open_tokens
 from tas_lib.models import BertCat
 from tas_lib.records import FloatArray, IntArray, Ragged
-from tas_lib.retrieval import cross_encoder, doc2query
+from tas_lib.retrieval import bm25, cross_encoder, doc2query, pretrained
 from tas_lib.retrieval import dense as search
 from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval import rerank as reranking
-from tas_lib.retrieval import t5 as seq2seq
+from tas_lib.retrieval.t5 import T5Scorer
 from tas_lib.train import pairs as mining
 from tas_lib.train import teachers
 from tools.make_shipped import pretraining, seq2seq_training
@@ -83,13 +82,13 @@ def make_encoder(p: Profile, collection: Collection, tokens: dict[str, Ragged], 
             collection.passages.texts, words, settings.spans, settings.seed
         )
         tokenizer = load_tokenizer(str(larger))
-        known = models.load_dot(str(larger)).to(encoding.device())
+        known = pretrained.load_dot(str(larger)).to(encoding.device())
         student = pretraining.distil(settings, known.encoder, tokenizer, texts, p.tokens.passage)
-        models.save(student, tokenizer, place)
+        pretrained.save(student, tokenizer, place)
 
     inputs = {"collection": collection.digest, "larger": store.digest_of(larger)}
     place = store.Store(p.folder).artefact("remake/encoder", settings.model_dump(), inputs, distil)
-    found = first_stage(models.load_dot(str(place)).to(encoding.device()), collection, tokens)
+    found = first_stage(pretrained.load_dot(str(place)).to(encoding.device()), collection, tokens)
     ship(p, place, "encoder", {"tune, no retrieval label seen": found, "start": start_note(p)})
 
 
@@ -113,7 +112,7 @@ def make_cats(p: Profile, collection: Collection, tokens: dict[str, Ragged], lar
                 settings,
                 f"BERT_CAT, fold {k}",
             )
-            models.save(cat, load_tokenizer(str(larger)), place)
+            pretrained.save(cat, load_tokenizer(str(larger)), place)
 
         parameters = {**settings.model_dump(include=CAT_SETTINGS), **p.pairing.model_dump(exclude_none=True), "fold": k}
         made.append(store.Store(p.folder).artefact(f"remake/cat-{k}", parameters, inputs, train))
@@ -150,13 +149,13 @@ def make_scores(p: Profile, collection: Collection, tokens: dict[str, Ragged], f
         scores = np.zeros(len(q), np.float32)
         for k, folder in enumerate(folders):
             own = np.flatnonzero(fold[q] == k)
-            cat = models.load_cat(str(folder)).to(encoding.device())
+            cat = pretrained.load_cat(str(folder)).to(encoding.device())
             scores[own] = scored(cat, tokens["train"], tokens["passages"], q[own], shown[own], settings)
         shipped.write_scores(place / "scores.parquet", keys[0][q], keys[1][shown], scores.round(3), fold[q])
 
     inputs = {str(k): store.digest_of(folder) for k, folder in enumerate(folders)} | {"collection": collection.digest}
     place = store.Store(p.folder).artefact("remake/scores", p.pairing.model_dump(exclude_none=True), inputs, score)
-    cats = [models.load_cat(str(folder)).to(encoding.device()) for folder in folders]
+    cats = [pretrained.load_cat(str(folder)).to(encoding.device()) for folder in folders]
     measured = rerank_tune(p, collection, tokens, cats)
     ship(p, place, "scores", measured)
     ship(p, folders[0], "cat", {"start": start_note(p), "trained on": "the training queries outside fold 0"} | measured)
@@ -184,12 +183,12 @@ def make_colbert(p: Profile, collection: Collection, tokens: dict[str, Ragged], 
         encoder = start(larger)
         pretraining.keep_layers(encoder, settings.colbert_layers)
         colbert = making.train_colbert(encoder, tokens["train"], tokens["passages"], pairs, settings)
-        models.save(colbert, load_tokenizer(str(larger)), place)
+        pretrained.save(colbert, load_tokenizer(str(larger)), place)
 
     parameters = settings.model_dump(include=COLBERT_SETTINGS)
     inputs = {"pairs": store.digest(np.asarray(pairs.margins)), "larger": store.digest_of(larger)}
     place = store.Store(p.folder).artefact("remake/colbert", parameters, inputs, train)
-    measured = colbert_tune(p, collection, tokens, models.load_colbert(str(place)).to(encoding.device()))
+    measured = colbert_tune(p, collection, tokens, pretrained.load_colbert(str(place)).to(encoding.device()))
     ship(p, place, "colbert", {"start": start_note(p)} | measured)
 
 
@@ -222,7 +221,7 @@ def make_expansions(p: Profile, collection: Collection) -> None:
     source, how = shipped.folder(p, "seq2seq"), p.expansion
 
     def write(place: Path) -> None:
-        model, tokenizer = seq2seq.load(str(source), encoding.device())
+        model, tokenizer = pretrained.load_seq2seq(str(source), encoding.device())
         shards = place / "shards"  # kept while it is interrupted
         shards.mkdir(exist_ok=True)
         doc2query.write_queries(model, tokenizer, collection.passages.texts, shards, how)
@@ -238,10 +237,9 @@ def make_expansions(p: Profile, collection: Collection) -> None:
 # --- measured on the tune set ------------------------------------------------------------------------------------
 
 
-def mrr(rows: IntArray, relevant: list[IntArray], cutoff: int = 10) -> float:
-    """Mean reciprocal rank of rankings (Q, k) of passage rows."""
-    hits = np.array([np.isin(row[:cutoff], gold) for row, gold in zip(rows, relevant, strict=True)])
-    return float(np.where(hits.any(1), 1 / (1 + hits.argmax(1)), 0).mean().round(4))
+def mrr(rows: IntArray, relevant: list[IntArray]) -> float:
+    """MRR@10 of rankings (Q, k) of passage rows."""
+    return float(metrics.reciprocal_ranks(rows[:, :10], relevant).mean().round(4))
 
 
 def first_stage(dot: models.BertDot, collection: Collection, tokens: dict[str, Ragged]) -> dict[str, float]:
@@ -292,12 +290,12 @@ def colbert_tune(
 
 def seq2seq_tune(p: Profile, collection: Collection, folder: Path) -> dict[str, float]:
     """MRR@10 on the tune set: of BM25's candidates in mono's order, and of the first of those in duo's."""
-    model, tokenizer = seq2seq.load(str(folder), encoding.device())
+    model, tokenizer = pretrained.load_seq2seq(str(folder), encoding.device())
     texts = collection.sets["tune"].queries.texts, collection.passages.texts
     found, relevant, wanted = candidates(p, collection), collection.relevant("tune"), p.reranking
-    ask = (model, tokenizer, *texts)
-    mono = reranking.rerank(found, partial(seq2seq.mono_scores, *ask), wanted.depth)
-    duo = reranking.rerank_pairwise(mono, partial(seq2seq.duo_scores, *ask), wanted.duo_depth)
+    scorer = T5Scorer(model, tokenizer, *texts)
+    mono = reranking.rerank(found, scorer.mono, wanted.depth)
+    duo = reranking.rerank_pairwise(mono, scorer.duo, wanted.duo_depth)
     return {
         "tune MRR@10, BM25": mrr(found, relevant),
         f"tune MRR@10, the first {wanted.depth} by mono": mrr(mono, relevant),
@@ -315,7 +313,7 @@ def expansion_tune(p: Profile, collection: Collection, folder: Path) -> dict[str
         ("BM25", passages),
         ("docT5query", doc2query.expanded(passages, [own or [] for own in queries])),
     ):
-        rows, _ = search.Bm25Index(texts, p.bm25).search(tune, 100)
+        rows, _ = bm25.Bm25Index(texts, p.bm25).search(tune, 100)
         measured[f"tune MRR@10, {name}"] = mrr(rows, relevant)
         measured[f"tune R@100, {name}"] = recall(rows, relevant)
     return measured
@@ -323,7 +321,7 @@ def expansion_tune(p: Profile, collection: Collection, folder: Path) -> dict[str
 
 def recall(rows: IntArray, relevant: list[IntArray]) -> float:
     """Mean share of the relevant passages among rankings (Q, k)."""
-    return float(np.mean([np.isin(gold, row).mean() for row, gold in zip(rows, relevant, strict=True)]).round(4))
+    return float(metrics.recalls(rows, relevant).mean().round(4))
 
 
 def reorder(rows: IntArray, scores: FloatArray) -> IntArray:

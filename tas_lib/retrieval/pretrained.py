@@ -1,0 +1,184 @@
+"""Models from a folder or the hub, and how ours are saved: any encoder, published teachers, cross-encoders, T5.
+
+Every `load_*` takes a folder or a hub name and raises a one-line ValueError that says what could not be loaded and why.
+"""
+
+import inspect
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import cached_file
+
+from tas_lib.config import Profile
+from tas_lib.data import shipped
+from tas_lib.data.collection import load_tokenizer
+from tas_lib.models import BertCat, BertDot, Classifier, ColBert
+
+INSIDE = "bert_model"  # teachers published with the public code: their config's name of the encoder, and its prefix
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _one_line(what: str, name: str) -> Iterator[None]:
+    """Turn what safetensors and the hub raise, each their own kinds, into one ValueError of one line."""
+    try:
+        yield
+    except Exception as error:
+        where = "folder" if Path(name).exists() else "hub name (no such folder here, and the hub gave nothing)"
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"no {what} in the {where} {name!r}: {reason}") from error
+
+
+def load_config(name: str) -> dict[str, Any]:
+    """The contents of `config.json`."""
+    with _one_line("encoder", name):
+        config: dict[str, Any] = PretrainedConfig.get_config_dict(name)[0]
+        if not config:
+            raise OSError("there is no config.json")
+        return config
+
+
+def load_encoder(name: str) -> PreTrainedModel:
+    """An encoder of `transformers`; of a teacher published with the public code, the encoder inside."""
+    inside = load_config(name).get(INSIDE)
+    with _one_line("encoder", name):
+        config = AutoConfig.from_pretrained(inside or name)
+        options: dict[str, Any] = {"dtype": torch.float32}
+        kind: Any = MODEL_MAPPING[type(config)]
+        if "add_pooling_layer" in inspect.signature(kind).parameters:
+            options["add_pooling_layer"] = False  # Eq. 4 has no such layer
+        if not inside:
+            return AutoModel.from_pretrained(name, config=config, **options)
+        encoder = AutoModel.from_config(config, **options)
+        missing = encoder.load_state_dict(_weights(name, INSIDE), strict=False).missing_keys
+        if missing:
+            raise OSError(f"{missing[0]} is missing")
+        return encoder.eval()
+
+
+def load_dot(name: str, pooling: str = "cls") -> BertDot:
+    """A BERT_DOT. pooling: used unless the folder says which pooling it was trained with."""
+    path = Path(name) / "1_Pooling" / "config.json"
+    if path.exists():
+        config = json.loads(path.read_text(encoding="utf-8"))
+        mode = config.get("pooling_mode")  # sentence-transformers 6; older versions have one flag per mode
+        pooling = mode or ("cls" if config.get("pooling_mode_cls_token") else "mean")
+    return BertDot(load_encoder(name), pooling)
+
+
+def load_cat(name: str) -> BertCat:
+    """A trained BERT_CAT: ours, or one published with the public code."""
+    encoder, head = load_encoder(name), _head(name, "_classification_layer")
+    if load_config(name).get(INSIDE) and encoder.config.model_type not in ("distilbert", "electra"):
+        raise ValueError(f"{name!r} scores the pooled output of its {encoder.config.model_type}, not the raw CLS (D11)")
+    model = BertCat(encoder, bias="bias" in head)
+    model.head.load_state_dict(head)
+    return model.eval()
+
+
+def load_colbert(name: str) -> ColBert:
+    """A trained ColBERT: ours, or one published with the public code (D10)."""
+    encoder, head = load_encoder(name), _head(name, "compressor")
+    model = ColBert(encoder, len(head["weight"]))
+    model.head.load_state_dict(head)
+    return model.eval()
+
+
+def load_cross_encoder(name: str) -> BertCat | Classifier:
+    """Any model that reads query and passage together: a BERT_CAT, or a sequence classifier with one label."""
+    if (Path(name) / "head.safetensors").exists() or load_config(name).get(INSIDE):
+        return load_cat(name)
+    with _one_line("cross-encoder", name):
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True
+        )
+        if info["missing_keys"]:
+            raise OSError(f"it has no trained {min(info['missing_keys'])}")
+        if model.config.num_labels != 1:
+            raise OSError(f"it has {model.config.num_labels} labels where a score is one")
+    return Classifier(model).eval()
+
+
+def load_seq2seq(name: str, device: torch.device | str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A sequence-to-sequence model and its tokenizer."""
+    with _one_line("sequence-to-sequence model", name):
+        model, info = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        if info["missing_keys"]:
+            raise OSError(f"it lacks weights, such as {min(info['missing_keys'])}")
+    torch.nn.Module.to(model, device)
+    return model.eval(), load_tokenizer(name)
+
+
+def tokenizer_of(profile: Profile, name: str) -> PreTrainedTokenizerBase:
+    """A published model's tokenizer; if it has none, that of the model it was trained from."""
+    config = load_config(name)
+    try:
+        return load_tokenizer(name)
+    except ValueError:
+        start = str(config.get(INSIDE) or shipped.encoder(profile))
+        log.warning("%s has no tokenizer; using that of %s", name, start)
+        return load_tokenizer(start)
+
+
+def _weights(name: str, prefix: str) -> dict[str, Tensor]:
+    """The weights under a prefix. Only tensors are read, from older files too."""
+    if path := cached_file(name, "model.safetensors", _raise_exceptions_for_missing_entries=False):
+        weights = load_file(path)
+    else:
+        weights = torch.load(str(cached_file(name, "pytorch_model.bin")), map_location="cpu", weights_only=True)
+    return {k.removeprefix(f"{prefix}."): v.float() for k, v in weights.items() if k.startswith(f"{prefix}.")}
+
+
+def _head(name: str, prefix: str) -> dict[str, Tensor]:
+    """The last layer: `head.safetensors` of ours, the weights under a prefix of a published teacher."""
+    if load_config(name).get(INSIDE):
+        if head := _weights(name, prefix):
+            return head
+        raise ValueError(f"{name!r} is another kind of model: it has no {prefix}")
+    try:
+        return {k: v.float() for k, v in load_file(Path(name) / "head.safetensors").items()}
+    except Exception as error:  # safetensors raises its own kinds
+        raise ValueError(f"{name}/head.safetensors is missing or cut off: {error}") from error
+
+
+def save(model: BertDot | BertCat | ColBert, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Safetensors, config and tokenizer: `AutoModel` loads the encoder, `SentenceTransformer` a whole BERT_DOT.
+
+    sentence-transformers' own `save` would add a random pooling layer, and files that only its version 6 reads.
+    """
+    model.encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if not isinstance(model, BertDot):
+        save_file({k: v.contiguous() for k, v in model.head.state_dict().items()}, folder / "head.safetensors")
+        return
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    for file, content in {
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        ],
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": model.encoder.config.hidden_size,
+            "pooling_mode_cls_token": model.pooling == "cls",
+            "pooling_mode_mean_tokens": model.pooling == "mean",
+        },
+        "config_sentence_transformers.json": {"similarity_fn_name": "dot"},
+    }.items():
+        (folder / file).write_text(json.dumps(content, indent=1) + "\n")
