@@ -3,23 +3,17 @@
 import copy
 import itertools
 import math
-import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ir_measures import R, nDCG
 
-from tas_lib.config import ROOT
-from tas_lib.data import formats
 from tas_lib.evaluation import metrics
 from tas_lib.records import Qrels, Run
 from tas_lib.retrieval import fusion
 
 DENSE = {"q1": {"a": 104.0, "b": 103.5, "c": 102.0}}
 SPARSE = {"q1": {"c": 12.0, "d": 8.0, "a": 4.0}}
-TREC = Path(os.environ.get("TAS_SHARED_DATA", ROOT.parent / "shared" / "data")) / "trec-dl-2020"
 RUNS = st.dictionaries(
     st.sampled_from(["q1", "q2", "q3"]),
     st.dictionaries(st.sampled_from("abcdefgh"), st.integers(-4, 4).map(lambda n: n / 4), max_size=6),
@@ -34,32 +28,26 @@ def order(run: Run) -> dict[str, list[str]]:
 
 
 def test_interpolation_by_hand():
-    # α = ½. b misses the sparse list, whose lowest is 4: 103.5 + 2; d the dense one, whose lowest is 102: 102 + 4
+    # α = ½. b is not in the sparse list, whose lowest is 4: 103.5 + 2; d not in the dense one, lowest 102: 102 + 4
     found = fusion.interpolate(DENSE, SPARSE, 0.5)
     assert found == {"q1": {"c": 102.0 + 6.0, "a": 104.0 + 2.0, "d": 102.0 + 4.0, "b": 103.5 + 2.0}}
-    assert order(found) == {"q1": ["c", "a", "d", "b"]}  # a and d have 106 both: by id
+    assert order(found) == {"q1": ["c", "a", "d", "b"]}  # a and d both have 106: by id
+    assert order(fusion.interpolate(DENSE, SPARSE, 0.5, depth=2)) == {"q1": ["c", "a"]}
+    assert fusion.interpolate(DENSE, SPARSE, 0.5, depth=9) == found
 
 
-def test_with_no_weight_the_sparse_list_only_adds_passages_at_the_end():
+def test_a_missing_passage_gets_the_lists_lowest_score_even_below_zero():
     assert fusion.interpolate(DENSE, SPARSE, 0.0) == {"q1": {"a": 104.0, "b": 103.5, "c": 102.0, "d": 102.0}}
-
-
-def test_the_lowest_score_of_a_list_may_be_below_zero():
     # ranks as scores, -1, -2, as in a run of MS MARCO's own format: x gets 3 + 2 · (-2), z the dense list's 3
     found = fusion.interpolate({"q": {"x": 3.0}}, {"q": {"y": -1.0, "z": -2.0}}, 2.0)
     assert found == {"q": {"y": 3.0 - 2.0, "x": 3.0 - 4.0, "z": 3.0 - 4.0}}
 
 
-def test_a_query_that_a_run_misses_is_the_other_runs():
+def test_a_query_missing_from_one_run_has_the_other_runs_list():
     dense, sparse = {"q1": {"a": 2.0, "b": 1.0}, "q2": {}}, {"q2": {"c": 8.0}, "q3": {"d": 6.0}, "q4": {}}
     found = fusion.interpolate(dense, sparse, 0.25)
     assert found == {"q1": {"a": 2.0, "b": 1.0}, "q2": {"c": 2.0}, "q3": {"d": 1.5}, "q4": {}}
     assert fusion.interpolate({}, {}, 0.25) == {}
-
-
-def test_the_depth_cuts_after_fusing():
-    assert order(fusion.interpolate(DENSE, SPARSE, 0.5, depth=2)) == {"q1": ["c", "a"]}
-    assert fusion.interpolate(DENSE, SPARSE, 0.5, depth=9) == fusion.interpolate(DENSE, SPARSE, 0.5)
 
 
 def literally(dense: Run, sparse: Run, alpha: float) -> Run:
@@ -111,16 +99,13 @@ def test_runs_of_different_queries_and_empty_lists_are_fused_too():
     assert fusion.reciprocal_rank([]) == {}
 
 
-def test_equal_scores_of_a_run_have_the_ranks_of_their_ids():
+def test_only_the_order_of_a_run_counts_and_equal_scores_are_ordered_by_id():
+    stretched = {"q1": {passage: math.exp(score / 10) for passage, score in DENSE["q1"].items()}}
+    assert fusion.reciprocal_rank([stretched, SPARSE]) == fusion.reciprocal_rank([DENSE, SPARSE])
     assert fusion.reciprocal_rank([{"q": {"b": 1.0, "a": 1.0}}]) == {"q": {"a": 1 / 61, "b": 1 / 62}}
 
 
-def test_only_the_order_of_a_run_counts():
-    stretched = {"q1": {passage: math.exp(score / 10) for passage, score in DENSE["q1"].items()}}
-    assert fusion.reciprocal_rank([stretched, SPARSE]) == fusion.reciprocal_rank([DENSE, SPARSE])
-
-
-def test_three_passages_that_change_places_tie_to_the_last_digit():
+def test_three_passages_with_the_same_ranks_in_other_runs_tie_to_the_last_digit():
     # each of a, b and c has the ranks 1, 2 and 7; added one after the other, 1/61 + 1/62 + 1/67 has two values
     runs = [{"q": {f"z{i}{rank}": -float(rank) for rank in (3, 4, 5, 6)}} for i in range(3)]
     for run, places in zip(runs, ("abc", "bca", "cab"), strict=True):
@@ -135,7 +120,7 @@ def test_three_passages_that_change_places_tie_to_the_last_digit():
 
 @settings(deadline=None)
 @given(RUNS, RUNS)
-def test_what_comes_out_is_ordered_as_the_metrics_order_it(dense: Run, sparse: Run):
+def test_fused_lists_are_ordered_as_the_metrics_order_them(dense: Run, sparse: Run):
     for fused in (fusion.interpolate(dense, sparse, 0.5), fusion.reciprocal_rank([dense, sparse])):
         assert order(fused) == {query: metrics.ranking(passages) for query, passages in fused.items()}
 
@@ -158,41 +143,8 @@ def precision(run: Run, qrels: Qrels) -> float:
 
 def test_alpha_is_the_first_of_the_best():
     # c passes a from 102 + 12α > 104 + 4α on: α > ¼
-    wanted = {"q1": {"c": 1}}
-    assert fusion.qualities(DENSE, SPARSE, wanted, [0.1, 0.25, 0.3, 0.5], precision) == {
-        0.1: 0.0,
-        0.25: 0.0,
-        0.3: 1.0,
-        0.5: 1.0,
-    }
-    assert fusion.choose_alpha(DENSE, SPARSE, wanted, [0.1, 0.25, 0.3, 0.5], precision) == 0.3
-    assert fusion.choose_alpha(DENSE, SPARSE, {"q1": {"a": 1}}, [0.1, 0.25, 0.3, 0.5], precision) == 0.1
-
-
-def test_alpha_is_chosen_by_any_measure_of_the_metrics():
-    def ndcg(run: Run, qrels: Qrels) -> float:
-        return metrics.mean(metrics.evaluate(run, qrels, [nDCG @ 10])[nDCG @ 10])
-
-    assert fusion.choose_alpha(DENSE, SPARSE, {"q1": {"d": 1, "c": 2}}, [0.0, 1.0, 0.1], ndcg) == 1.0
-
-
-def test_without_an_alpha_there_is_nothing_to_choose():
-    with pytest.raises(ValueError, match="no α"):
-        fusion.choose_alpha(DENSE, SPARSE, {"q1": {"a": 1}}, [], precision)
-
-
-# --- other people's ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not TREC.is_dir(), reason="no official TREC-DL 2020 runs at hand")
-def test_two_official_runs_find_more_together():
-    runs = [formats.read_run(TREC / f"p_{name}.run.gz") for name in ("d2q_bm25", "bm25")]
-    qrels = formats.read_qrels(TREC / "qrels.dl20-passage.txt")
-
-    def recall(run: Run) -> float:
-        return metrics.mean(metrics.evaluate(run, qrels, [R(rel=2) @ 1000])[R(rel=2) @ 1000])
-
-    alone = max(map(recall, runs))
-    for fused in (fusion.interpolate(*runs, 0.1, depth=1000), fusion.reciprocal_rank(runs, depth=1000)):
-        assert len(fused) == 200 and max(map(len, fused.values())) == 1000
-        assert recall(fused) > alone
+    alphas, qrels = [0.1, 0.25, 0.3, 0.5], {"q1": {"c": 1}}
+    values = fusion.qualities(DENSE, SPARSE, qrels, alphas, precision)
+    assert values == {0.1: 0.0, 0.25: 0.0, 0.3: 1.0, 0.5: 1.0}
+    assert fusion.choose_alpha(DENSE, SPARSE, qrels, alphas, precision) == 0.3
+    assert fusion.choose_alpha(DENSE, SPARSE, {"q1": {"a": 1}}, alphas, precision) == 0.1

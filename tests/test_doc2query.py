@@ -1,4 +1,4 @@
-"""Expansion: transformers' own generation and a literal loop as the oracles of sampling, and a real SIGKILL."""
+"""docT5query: transformers' own generation and a literal loop as the oracles of sampling, and a real SIGKILL."""
 
 import multiprocessing
 import os
@@ -32,32 +32,35 @@ def rows(texts: list[str]) -> list[np.ndarray]:
 # --- sampling ----------------------------------------------------------------------------------------------------
 
 
-def test_sampling_is_that_of_transformers():
+def test_sampling_is_that_of_transformers_whatever_the_models_own_settings():
     model = t5()
     torch.manual_seed(int(Philox(key=[7, 40]).random_raw()))
-    wanted = model.generate(
+    expected = model.generate(
         **tokenizer()(PASSAGES[:5], padding=True, return_tensors="pt"),
         do_sample=True,
         top_k=4,
         max_new_tokens=6,
         num_return_sequences=3,
     )
-    found = doc2query.sample(t5(), rows(PASSAGES[:5]), HOW.model_copy(update=dict(seed=7)), number=40)
-    assert found.shape == (15, 7) and found.tolist() == wanted.tolist()
+    own = {"temperature": 0.1, "num_beams": 3, "top_p": 0.1, "max_length": 4, "repetition_penalty": 9.0}
+    for config in ({}, own):
+        model.generation_config = GenerationConfig(**{**model.generation_config.to_dict(), **config})
+        ids = doc2query.sample(model, rows(PASSAGES[:5]), HOW.model_copy(update=dict(seed=7)), number=40)
+        assert ids.shape == (15, 7) and ids.tolist() == expected.tolist()
 
 
 @torch.inference_mode()
 def literally(model: PreTrainedModel, passages: list[np.ndarray], how: Expansion, seed: int) -> torch.Tensor:
-    """Token by token: the `top_k` likeliest, drawn by their shares; `</s>` (1) ends a query, padding (0) follows it."""
+    """Token by token: sampled from the top-k tokens; `</s>` (1) ends a query, padding (0) follows it."""
     torch.manual_seed(seed)
     ids, mask = (part.repeat_interleave(how.queries, 0) for part in models.pad(passages))
     written = torch.zeros(len(ids), 1, dtype=torch.long)
     for _ in range(how.longest):
         logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=written, use_cache=False).logits[:, -1]
         kept = logits >= logits.topk(how.top_k).values[:, -1:]
-        drawn = torch.multinomial(logits.masked_fill(~kept, -torch.inf).softmax(-1), 1)
+        sampled = torch.multinomial(logits.masked_fill(~kept, -torch.inf).softmax(-1), 1)
         ended = (written[:, 1:] == 1).any(1, keepdim=True)
-        written = torch.cat([written, drawn.masked_fill(ended, 0)], dim=1)
+        written = torch.cat([written, sampled.masked_fill(ended, 0)], dim=1)
         if (written[:, 1:] == 1).any(1).all():
             break
     return written
@@ -66,42 +69,31 @@ def literally(model: PreTrainedModel, passages: list[np.ndarray], how: Expansion
 @pytest.mark.parametrize("top_k", [1, 3, 10])
 def test_sampling_equals_the_literal_loop(top_k: int):
     how = HOW.model_copy(update=dict(top_k=top_k, longest=9))
-    wanted = literally(t5(), rows(PASSAGES[:5]), how, doc2query.stream(0, 3))
-    assert doc2query.sample(t5(), rows(PASSAGES[:5]), how, number=3).tolist() == wanted.tolist()
+    expected = literally(t5(), rows(PASSAGES[:5]), how, int(Philox(key=[0, 3]).random_raw()))
+    assert doc2query.sample(t5(), rows(PASSAGES[:5]), how, number=3).tolist() == expected.tolist()
 
 
-def test_a_models_own_settings_do_not_count():
-    model = t5()
-    own = {"temperature": 0.1, "num_beams": 3, "top_p": 0.1, "max_length": 4, "repetition_penalty": 9.0}
-    model.generation_config = GenerationConfig(**{**model.generation_config.to_dict(), **own})
-    found = doc2query.sample(model, rows(PASSAGES[:5]), HOW, number=0)
-    assert found.tolist() == doc2query.sample(t5(), rows(PASSAGES[:5]), HOW, number=0).tolist()
-
-
-def test_draws_depend_on_seed_and_number_and_on_nothing_before():
+def test_draws_depend_on_seed_and_number_alone_and_leave_torchs_generator_unchanged():
     def draw(seed: int, number: int) -> list[list[int]]:
         return doc2query.sample(t5(), rows(PASSAGES[:5]), HOW.model_copy(update=dict(seed=seed)), number).tolist()
 
+    model = t5()
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    doc2query.sample(model, rows(PASSAGES[:2]), HOW, number=0)
+    assert torch.equal(torch.rand(4), expected)
     once = draw(0, 1)
     torch.rand(3)
     assert draw(0, 1) == once
     assert len({str(draw(*key)) for key in [(0, 1), (1, 0), (0, 2), (1, 1)]}) == 4
 
 
-def test_the_stream_of_torch_is_left_as_it_was():
-    model = t5()
-    torch.manual_seed(5)
-    wanted = torch.rand(4)
-    torch.manual_seed(5)
-    doc2query.sample(model, rows(PASSAGES[:2]), HOW, number=0)
-    assert torch.equal(torch.rand(4), wanted)
-
-
 # --- queries of passages -----------------------------------------------------------------------------------------
 
 
-def test_queries_stand_with_their_passages():
-    # in batches of one, the passage at place s of the order by length is written with stream first + s
+def test_queries_are_those_of_their_passages():
+    # in batches of one, the s-th passage by length is batch number first + s
     how = HOW.model_copy(update=dict(batch=1, cap=8))
     found = doc2query.queries_for(t5(), tokenizer(), PASSAGES[:6], how, first=100)
     ids = rows(PASSAGES[:6])
@@ -112,7 +104,7 @@ def test_queries_stand_with_their_passages():
     assert len({len(row) for row in ids}) > 3 and all(len(queries) == 3 for queries in found)
 
 
-def test_a_prompt_stands_before_the_passage_and_both_are_cut_at_the_cap():
+def test_a_prompt_comes_before_the_passage_and_both_are_cut_at_the_cap():
     def write(passages: list[str], prompt: str = "") -> list[list[str]]:
         return doc2query.queries_for(t5(), tokenizer(), passages, HOW.model_copy(update=dict(prompt=prompt)))
 
@@ -120,29 +112,22 @@ def test_a_prompt_stands_before_the_passage_and_both_are_cut_at_the_cap():
     long = "mean " * 11
     assert write([long]) == write([long + "graph plot"])  # 11 words and </s> are 12
     assert len({str(write(["mean " * 10 + word])) for word in tiny.WORDS}) > 1  # the eleventh word counts
-
-
-def test_a_passage_without_words_has_queries_too():
-    assert [len(queries) for queries in doc2query.queries_for(t5(), tokenizer(), ["", "plot"], HOW)] == [3, 3]
+    assert [len(queries) for queries in write(["", "plot"])] == [3, 3]  # a passage without words has queries too
 
 
 # --- on disk -----------------------------------------------------------------------------------------------------
 
 
-def test_shards_hold_the_queries_of_all_passages_in_order(tmp_path: Path):
+def test_shards_hold_the_queries_of_all_passages_and_existing_ones_are_kept(tmp_path: Path):
     doc2query.write_queries(t5(), tokenizer(), PASSAGES, tmp_path, HOW)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:05d}.parquet" for number in range(4)]
-    wanted = [
+    expected = [
         queries
         for first in range(0, 30, 8)
         for queries in doc2query.queries_for(t5(), tokenizer(), PASSAGES[first : first + 8], HOW, first)
     ]
-    assert doc2query.read_queries(tmp_path) == wanted
-    assert len({tuple(queries) for queries in wanted}) > 25
-
-
-def test_a_shard_that_stands_there_is_left_alone(tmp_path: Path):
-    doc2query.write_queries(t5(), tokenizer(), PASSAGES, tmp_path, HOW)
+    assert doc2query.read_queries(tmp_path) == expected
+    assert len({tuple(queries) for queries in expected}) > 25
     shards = {path: path.read_bytes() for path in tmp_path.iterdir()}
     lost, kept = tmp_path / "00001.parquet", tmp_path / "00002.parquet"
     lost.unlink()
@@ -153,7 +138,7 @@ def test_a_shard_that_stands_there_is_left_alone(tmp_path: Path):
 
 
 def write_slowly(folder: Path) -> None:
-    """What a process of its own does, to be killed in the middle."""
+    """Run in another process, which is killed in the middle."""
     torch.set_num_threads(1)
     at_once = doc2query.sample
 
@@ -170,11 +155,9 @@ def write_slowly(folder: Path) -> None:
     )
 
 
-def test_a_real_sigkill_twice_over_changes_no_byte(tmp_path: Path):
+def test_two_sigkills_change_no_byte(tmp_path: Path):
     fresh = multiprocessing.get_context("forkserver")
-    fresh.set_forkserver_preload(
-        ["tas_lib.retrieval.doc2query", "tas_lib.retrieval.dense", "tas_lib.data.collection", "transformers.models.t5"]
-    )
+    fresh.set_forkserver_preload(["tas_lib.retrieval.doc2query", "tas_lib.data.collection", "transformers.models.t5"])
     draft, rng = tmp_path / "killed" / ".expansion.draft", random.Random(3)
 
     def start(name: str) -> multiprocessing.Process:
@@ -204,19 +187,11 @@ def test_a_real_sigkill_twice_over_changes_no_byte(tmp_path: Path):
     assert (kept.st_ino, kept.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
 
 
-# --- appended ----------------------------------------------------------------------------------------------------
-
-
 def test_bm25_finds_a_passage_by_a_word_of_its_queries_alone():
     texts = ["sum along an axis", "plot of a line"]
-    asked = ["total"]
-    settings = Bm25()
-    assert bm25.Bm25Index(texts, settings).search(asked, 2)[0].tolist() == [[-1, -1]]
     longer = doc2query.expanded(texts, [["the total of an array", "sum"], []])
     assert longer == ["sum along an axis the total of an array sum", "plot of a line"]
-    assert bm25.Bm25Index(longer, settings).search(asked, 2)[0].tolist() == [[0, -1]]
-
-
-def test_as_many_lists_of_queries_as_passages_are_wanted():
+    found = [bm25.Bm25Index(passages, Bm25()).search(["total"], 2)[0].tolist() for passages in (texts, longer)]
+    assert found == [[[-1, -1]], [[0, -1]]]
     with pytest.raises(ValueError, match="shorter"):
         doc2query.expanded(["a", "b"], [["c"]])
