@@ -1,4 +1,7 @@
-"""Columns 0..B-1 of a (B, 2B) score matrix are the positives, B..2B-1 the negatives; query i owns i and B+i."""
+"""Losses: arithmetic by hand, and literal loops as oracles.
+
+Columns 0..B-1 of a (B, 2B) score matrix are the positives, B..2B-1 the negatives; query i owns i and B+i.
+"""
 
 import math
 
@@ -74,7 +77,7 @@ def test_the_printed_form_is_31_times_the_mean_at_32_and_half_of_eq_6():
     torch.testing.assert_close(printed, 31 * mean + own)
 
 
-def test_the_own_pair_teaches_nothing_in_batch():
+def test_the_own_negative_has_no_in_batch_gradient():
     student, teacher = scores(3)
     student.requires_grad_()
     losses.in_batch_margin_mse(student, teacher).backward()
@@ -83,15 +86,10 @@ def test_the_own_pair_teaches_nothing_in_batch():
 
 
 @pytest.mark.parametrize("loss", [losses.in_batch_margin_mse, losses.in_batch_margin_mse_as_printed])
-def test_adding_a_constant_to_a_query_changes_no_margin(loss):
+def test_only_margins_count(loss):
     student, teacher = (x.double() for x in scores(4))
     shift = torch.arange(4.0).double()[:, None]
     torch.testing.assert_close(loss(student + shift, teacher - 2 * shift), loss(student, teacher))
-
-
-@pytest.mark.parametrize("loss", [losses.in_batch_margin_mse, losses.in_batch_margin_mse_as_printed])
-def test_a_student_with_the_teachers_margins_costs_nothing(loss):
-    student, _ = scores(4)
     assert loss(student + 7, student).item() == pytest.approx(0, abs=1e-10)
 
 
@@ -100,19 +98,18 @@ def test_a_batch_of_one_query_has_no_others():
     assert losses.in_batch_margin_mse(student, teacher).item() == 0
 
 
-def test_dual_by_hand():
+def test_dual_by_hand_with_any_weight_and_in_batch_loss():
+    margins = torch.tensor([3.0, 1.0])
     # Eq. 8: 2.5 + 0.75 · 3.5
-    loss = losses.dual(STUDENT, TEACHER, torch.tensor([3.0, 1.0]))
-    assert [part.item() for part in loss] == [5.125, 2.5, 3.5]
-
-
-def test_dual_takes_another_weight_and_another_in_batch_loss():
+    assert [part.item() for part in losses.dual(STUDENT, TEACHER, margins)] == [5.125, 2.5, 3.5]
     # 2.5 + 2 · 4.75
-    loss = losses.dual(STUDENT, TEACHER, torch.tensor([3.0, 1.0]), 2.0, losses.in_batch_margin_mse_as_printed)
+    loss = losses.dual(STUDENT, TEACHER, margins, 2.0, losses.in_batch_margin_mse_as_printed)
     assert [part.item() for part in loss] == [12.0, 2.5, 4.75]
+    loss = losses.dual(STUDENT, TEACHER, margins, 2.0, losses.listnet)
+    assert loss.total.item() == pytest.approx(2.5 + 2 * losses.listnet(STUDENT, TEACHER).item())
 
 
-def test_dual_teaches_by_both_parts():
+def test_the_gradient_of_dual_has_both_parts():
     student, teacher = scores(3)
     margins = torch.tensor([1.0, 2.0, 3.0])
     student.requires_grad_()
@@ -134,7 +131,7 @@ def test_ranknet_equals_the_cross_entropy_loop():
     torch.testing.assert_close(losses.ranknet(student), expected)
 
 
-def test_ranknet_stays_finite_for_scores_far_apart():
+def test_ranknet_is_finite_for_scores_far_apart():
     student = torch.tensor([[-500.0, 500.0]], requires_grad=True)
     loss = losses.ranknet(student)
     loss.backward()
@@ -198,7 +195,7 @@ def test_list_losses_equal_the_double_sum(loss, term):
     assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_right_kl_divergence_and_listnet_have_one_gradient():
+def test_kl_divergence_and_listnet_have_the_same_gradient():
     student, teacher = (5 * x for x in scores(6))
     torch.testing.assert_close(gradient(losses.kldiv, student, teacher), gradient(losses.listnet, student, teacher))
     # both are (s - t) / B
@@ -206,7 +203,7 @@ def test_the_right_kl_divergence_and_listnet_have_one_gradient():
     torch.testing.assert_close(gradient(losses.listnet, student, teacher), expected)
 
 
-def test_the_right_kl_divergence_is_least_at_the_teacher_and_the_published_one_is_not():
+def test_kl_divergence_is_least_at_the_teacher_and_its_published_form_is_not():
     _, teacher = scores(4)
     sharper = 3 * teacher  # the same order, further apart
     assert losses.kldiv(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
@@ -262,46 +259,36 @@ def test_lambdarank_equals_the_triple_loop():
     assert losses.lambdarank(student, teacher).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_lambdarank_asks_for_the_order():
+def test_lambdarank_rewards_the_order():
     _, teacher = (4 * x for x in scores(4))
     costs = [losses.lambdarank(student, teacher).item() for student in (9 * teacher, teacher, 0 * teacher, -teacher)]
     assert costs == sorted(costs)
     assert costs[0] < 0.1 * costs[1]  # the order and no more: further apart is always better
 
 
-def test_lambdarank_pulls_the_better_passage_up_and_far_apart_scores_stay_finite():
+def test_lambdarank_has_a_finite_gradient_that_raises_the_better_passage():
     teacher = torch.tensor([[0.0, -99.0]])
     up, down = gradient(losses.lambdarank, torch.tensor([[-500.0, 500.0]]), teacher)[0]
     # log2(1 + e^1000) has the slope 1 / ln 2
     assert -up.item() == down.item() == pytest.approx((1 - 1 / math.log2(3)) / math.log(2))
 
 
-def test_lambdarank_of_tied_scores_depends_on_their_places_alone():
+def test_lambdarank_of_tied_scores_depends_on_their_order_alone():
     _, teacher = scores(2)
     assert losses.lambdarank(torch.zeros(2, 4), teacher) == losses.lambdarank(torch.ones(2, 4), teacher)
 
 
 @pytest.mark.parametrize("loss", LISTS)
-def test_a_constant_added_to_a_query_changes_no_list(loss):
+def test_a_constant_added_to_a_query_and_the_order_of_passages_change_no_list_loss(loss):
     student, teacher = (x.double() for x in scores(4))
     shift = torch.arange(4.0).double()[:, None]
     torch.testing.assert_close(loss(student + shift, teacher - 2 * shift), loss(student, teacher))
-
-
-@pytest.mark.parametrize("loss", LISTS)
-def test_a_list_loss_stays_finite_for_scores_far_apart(loss):
-    student, teacher = (500 * x for x in scores(3))
-    assert loss(student, teacher).isfinite()
-    assert gradient(loss, student, teacher).isfinite().all()
-
-
-@pytest.mark.parametrize("loss", LISTS)
-def test_the_order_of_the_passages_means_nothing_to_a_list(loss):
-    student, teacher = scores(4)
     shuffled = torch.randperm(8, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(loss(student[:, shuffled], teacher[:, shuffled]), loss(student, teacher))
 
 
-def test_dual_takes_a_list_loss():
-    told = losses.dual(STUDENT, TEACHER, torch.tensor([3.0, 1.0]), 2.0, losses.listnet)
-    assert told.total.item() == pytest.approx(2.5 + 2 * losses.listnet(STUDENT, TEACHER).item())
+@pytest.mark.parametrize("loss", LISTS)
+def test_a_list_loss_is_finite_for_scores_far_apart(loss):
+    student, teacher = (500 * x for x in scores(3))
+    assert loss(student, teacher).isfinite()
+    assert gradient(loss, student, teacher).isfinite().all()
