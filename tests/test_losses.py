@@ -67,30 +67,12 @@ def test_in_batch_as_printed_equals_the_double_sum():
     torch.testing.assert_close(losses.in_batch_margin_mse_as_printed(student, teacher), expected)
 
 
-def test_the_printed_form_is_31_times_the_mean_at_32_and_half_of_eq_6():
-    student, teacher = scores(32)
-    mean, printed = (
-        losses.in_batch_margin_mse(student, teacher),
-        losses.in_batch_margin_mse_as_printed(student, teacher),
-    )
-    own = losses.margin_mse(student, losses.own_margins(teacher)) / 2  # (sum over the own pairs) / 2|Q|
-    torch.testing.assert_close(printed, 31 * mean + own)
-
-
 def test_the_own_negative_has_no_in_batch_gradient():
     student, teacher = scores(3)
     student.requires_grad_()
     losses.in_batch_margin_mse(student, teacher).backward()
     assert student.grad is not None
     assert student.grad.diagonal(3).tolist() == [0.0] * 3  # own negatives
-
-
-@pytest.mark.parametrize("loss", [losses.in_batch_margin_mse, losses.in_batch_margin_mse_as_printed])
-def test_only_margins_count(loss):
-    student, teacher = (x.double() for x in scores(4))
-    shift = torch.arange(4.0).double()[:, None]
-    torch.testing.assert_close(loss(student + shift, teacher - 2 * shift), loss(student, teacher))
-    assert loss(student + 7, student).item() == pytest.approx(0, abs=1e-10)
 
 
 def test_a_batch_of_one_query_has_no_others():
@@ -168,15 +150,6 @@ def test_list_losses_by_hand():
     assert losses.kldiv(student, teacher).item() == pytest.approx(math.log(2) - entropy)
     # Σ t s = 3/4 · 1/2 + 1/4 · 1/2
     assert losses.kldiv_as_published(student, teacher).item() == pytest.approx(-entropy - 0.5)
-
-
-def test_list_losses_of_several_queries_are_means():
-    student, teacher = torch.cat([odds(0.5, 0.5), odds(0.9, 0.1)]), torch.cat([odds(0.75, 0.25), odds(0.4, 0.6)])
-    for loss in LISTS[:3]:
-        each = [loss(student[i : i + 1], teacher[i : i + 1]) for i in (0, 1)]
-        torch.testing.assert_close(loss(student, teacher), sum(each) / 2)
-    each = [losses.lambdarank(student[i : i + 1], teacher[i : i + 1]) for i in (0, 1)]
-    torch.testing.assert_close(losses.lambdarank(student, teacher), sum(each))  # and this one a sum
 
 
 @pytest.mark.parametrize(
@@ -259,13 +232,6 @@ def test_lambdarank_equals_the_triple_loop():
     assert losses.lambdarank(student, teacher).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_lambdarank_rewards_the_order():
-    _, teacher = (4 * x for x in scores(4))
-    costs = [losses.lambdarank(student, teacher).item() for student in (9 * teacher, teacher, 0 * teacher, -teacher)]
-    assert costs == sorted(costs)
-    assert costs[0] < 0.1 * costs[1]  # the order and no more: further apart is always better
-
-
 def test_lambdarank_has_a_finite_gradient_that_raises_the_better_passage():
     teacher = torch.tensor([[0.0, -99.0]])
     up, down = gradient(losses.lambdarank, torch.tensor([[-500.0, 500.0]]), teacher)[0]
@@ -276,15 +242,6 @@ def test_lambdarank_has_a_finite_gradient_that_raises_the_better_passage():
 def test_lambdarank_of_tied_scores_depends_on_their_order_alone():
     _, teacher = scores(2)
     assert losses.lambdarank(torch.zeros(2, 4), teacher) == losses.lambdarank(torch.ones(2, 4), teacher)
-
-
-@pytest.mark.parametrize("loss", LISTS)
-def test_a_constant_added_to_a_query_and_the_order_of_passages_change_no_list_loss(loss):
-    student, teacher = (x.double() for x in scores(4))
-    shift = torch.arange(4.0).double()[:, None]
-    torch.testing.assert_close(loss(student + shift, teacher - 2 * shift), loss(student, teacher))
-    shuffled = torch.randperm(8, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(loss(student[:, shuffled], teacher[:, shuffled]), loss(student, teacher))
 
 
 @pytest.mark.parametrize("loss", LISTS)

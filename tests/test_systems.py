@@ -272,7 +272,7 @@ def test_a_checkpoint_without_a_tokenizer_has_the_encoders(lab: Experiment, publ
     system = System(kind="checkpoint", source=str(published), pooling="cls")
     vecs = encoding.encode(pretrained.load_dot(str(published), "cls"), lab.tokens["passages"])
     np.testing.assert_allclose(lab.vectors(system).float(), vecs, atol=2e-3)
-    assert f"{published} brings no tokenizer, that of {lab.profile.encoder_path} is taken" in caplog.text
+    assert f"{published} has no tokenizer; using that of {lab.profile.encoder_path}" in caplog.text
 
 
 def test_a_checkpoint_whose_files_change_is_read_again(lab: Experiment, published: Path):

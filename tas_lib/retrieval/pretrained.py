@@ -105,25 +105,26 @@ def load_cross_encoder(name: str) -> BertCat | Classifier:
     """Any model that reads query and passage together: a BERT_CAT, or a sequence classifier with one label."""
     if (Path(name) / "head.safetensors").exists() or load_config(name).get(INSIDE):
         return load_cat(name)
-    with _one_line("cross-encoder", name):
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True
-        )
-        if info["missing_keys"]:
-            raise OSError(f"it has no trained {min(info['missing_keys'])}")
-        if model.config.num_labels != 1:
-            raise OSError(f"it has {model.config.num_labels} labels where a score is one")
+    model = _complete(AutoModelForSequenceClassification, "cross-encoder", name)
+    if model.config.num_labels != 1:
+        raise ValueError(f"{name!r} is no cross-encoder: it has {model.config.num_labels} labels where a score is one")
     return Classifier(model).eval()
 
 
 def load_seq2seq(name: str, device: torch.device | str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence-to-sequence model and its tokenizer."""
-    with _one_line("sequence-to-sequence model", name):
-        model, info = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    model = _complete(AutoModelForSeq2SeqLM, "sequence-to-sequence model", name)
+    torch.nn.Module.to(model, device)
+    return model, load_tokenizer(name)
+
+
+def _complete(kind: Any, what: str, name: str) -> PreTrainedModel:
+    """A model of one of the auto classes of `transformers`, refused if it would get random weights."""
+    with _one_line(what, name):
+        model, info = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
         if info["missing_keys"]:
             raise OSError(f"it lacks weights, such as {min(info['missing_keys'])}")
-    torch.nn.Module.to(model, device)
-    return model.eval(), load_tokenizer(name)
+        return model.eval()
 
 
 def tokenizer_of(profile: Profile, name: str) -> PreTrainedTokenizerBase:
