@@ -158,7 +158,7 @@ def test_any_classifier_with_one_label_is_a_cross_encoder(tmp_path: Path, kind: 
 
 def test_what_is_no_cross_encoder_is_refused(tmp_path: Path):
     tiny.save_encoder(tmp_path / "encoder")
-    assert "it lacks weights, such as classifier" in refusal(pretrained.load_cross_encoder, tmp_path / "encoder")
+    assert "it lacks weights, such as bert.pooler" in refusal(pretrained.load_cross_encoder, tmp_path / "encoder")
     classifier(tmp_path / "three", labels=3)
     assert "3 labels where a score is one" in refusal(pretrained.load_cross_encoder, tmp_path / "three")
 
