@@ -27,6 +27,7 @@ from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.losses import Dual
 from tas_lib.models import BertDot
 from tas_lib.records import Batch, Pairs, Ragged
+from tas_lib.retrieval import pretrained
 from tas_lib.train import loop as training
 from tas_lib.train.loop import InBatchTeacher, Objective
 from tas_lib.train.teachers import FreshVectors, TokenVectors, token_vectors
@@ -192,7 +193,7 @@ def in_turns(runs: Mapping[str, Callable[[], Sequence[float]]], rounds: int = 3)
 
 def teacher_of(settings: Profile, rows: Rows) -> tuple[InBatchTeacher, models.ColBert]:
     """The shipped ColBERT with its vectors of the made-up rows, as a training keeps them, and itself."""
-    colbert = models.load_colbert(str(settings.artefacts_folder / "colbert"))
+    colbert = pretrained.load_colbert(str(settings.artefacts_folder / "colbert"))
     kept = [TokenVectors(token_vectors(colbert, tokens), tokens) for tokens in (rows.queries, rows.passages)]
     return InBatchTeacher(*kept), colbert
 
@@ -268,12 +269,12 @@ def pairwise(settings: Profile) -> Objective:
 
 def student_steps(settings: Profile, data: Rows, loss: Objective, steps: int) -> list[float]:
     """`our_steps` of a student that starts where all start."""
-    return our_steps(models.load_dot(settings.encoder_path, settings.pooling), data, loss, for_steps(steps))
+    return our_steps(pretrained.load_dot(settings.encoder_path, settings.pooling), data, loss, for_steps(steps))
 
 
 def encoding_seconds(settings: Profile, data: Rows, n: int = 20) -> float:
     """Seconds of the encoder alone, forwards and backwards, for the texts of a step: what no trainer could save."""
-    student = models.load_dot(settings.encoder_path, settings.pooling).train()
+    student = pretrained.load_dot(settings.encoder_path, settings.pooling).train()
     sampler = sampling.make_sampler("random", data.pairs, [], Sampling(batch_size=B), seed=1)
     seconds = []
     for step in range(n):
@@ -286,7 +287,7 @@ def encoding_seconds(settings: Profile, data: Rows, n: int = 20) -> float:
 
 def start_of(settings: Profile) -> str:
     """The encoder in words."""
-    config = models.load_encoder(settings.encoder_path).config
+    config = pretrained.load_encoder(settings.encoder_path).config
     return f"{config.num_hidden_layers} layers of {config.hidden_size}"
 
 

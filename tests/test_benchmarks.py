@@ -15,6 +15,7 @@ from tas_lib.data import store
 from tas_lib.data.tokens import load_tokenizer
 from tas_lib.records import Pairs
 from tas_lib.report.latency import Roofline
+from tas_lib.retrieval import pretrained
 
 
 def read(folder: Path) -> Pairs:
@@ -160,13 +161,13 @@ def test_sentence_transformers_sees_the_same_texts_and_has_the_same_loss():
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import MarginMSELoss
 
-    from tas_lib import losses, models
+    from tas_lib import losses
     from tas_lib.train import loop as training
 
     settings = load("docs")
     rows = training_step.made_up(load_tokenizer(settings.encoder_path), training_step.MSMARCO)
     batch = ours.make_sampler("random", rows.pairs, [], Sampling(), 1).batch(0)
-    student = models.load_dot(settings.encoder_path, settings.pooling)
+    student = pretrained.load_dot(settings.encoder_path, settings.pooling)
     margins = torch.from_numpy(batch.margins)
     value = losses.margin_mse(training.score_batch(student, rows.queries, rows.passages, batch), margins)
     model = SentenceTransformer(str(ROOT / settings.encoder), device="cpu")

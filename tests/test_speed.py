@@ -14,6 +14,7 @@ from tas_lib import models
 from tas_lib.data.store import Store
 from tas_lib.data.tokens import tokenise
 from tas_lib.report.latency import Roofline, unit_vectors
+from tas_lib.retrieval import pretrained
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_the_large_search_says_seconds_and_what_is_resident(tmp_path: Path, quic
 
 def test_encoding_is_compared_with_the_same_vectors_of_the_same_texts(tmp_path: Path):
     tokenizer = tiny.tokenizer()
-    models.save(models.BertDot(tiny.bert(len(tokenizer)), "mean"), tokenizer, tmp_path)
+    pretrained.save(models.BertDot(tiny.bert(len(tokenizer)), "mean"), tokenizer, tmp_path)
     passages = ["the mean of an array", "plot " * 40, "graph"] * 30
     figure = encoding.compared("tiny", tmp_path, passages, repeats=1)
     assert isinstance(figure, Figure) and all(isinstance(value, str) for value in figure)

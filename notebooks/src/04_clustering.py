@@ -140,7 +140,7 @@ for name in ways:
 # %%
 rows = []
 for name, way in ways.items():
-    means = np.stack([vecs[topic].mean(axis=0) if len(topic) else vecs[0] for topic in way.topics])
+    means = np.stack([vecs[topic].mean(axis=0) if len(topic) else vecs[0] for topic in way.members])
     directions = means / np.linalg.norm(means, axis=1, keepdims=True)
     spread = ((vecs - means[way.assignment]) ** 2).sum(axis=1).mean()
     rows.append([name, spread, (vecs * directions[way.assignment]).sum(axis=1).mean()])
@@ -174,7 +174,7 @@ assert (np.diff(cosines) <= 1e-5).all() and len(ranked) == clusters.sizes[topic]
 
 # %%
 words = [set(re.findall(r"[a-z]{4,}", query.lower())) for query in queries]
-topics = [topic for topic in clusters.topics if len(topic) > 1]
+topics = [topic for topic in clusters.members if len(topic) > 1]
 mates = np.array([rng.choice(topic, 2, replace=False) for topic in topics for _ in range(100)])
 strangers = np.column_stack([mates[:, 0], rng.permutation(mates[:, 1])])
 disjoint = {
@@ -270,7 +270,7 @@ def my_topics(clusters):
 
 
 few = clustering.Clusters(np.array([2, 0, 2]), np.zeros((4, 1)))
-check(my_topics, clustering.Clusters.topics.fget, (few,), (clusters,))
+check(my_topics, clustering.Clusters.members.fget, (few,), (clusters,))
 
 # %% [markdown]
 # **3. Open.** Copy the profile to `profiles/wide.yaml`, halve `sampling.clusters`, and run `./run_all.sh wide table4`.

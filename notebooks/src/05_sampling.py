@@ -103,7 +103,7 @@ assert fellows["random"] < fellows["tas"] / 2
 batches = [samplers["tas"].batch(step) for step in steps]
 mixed = sampling.mixed_share(batches, topic_of, n)
 has_pairs = np.diff(pairs.offsets) > 0
-sizes = np.array([has_pairs[topic].sum() for topic in clusters.topics])
+sizes = np.array([has_pairs[topic].sum() for topic in clusters.members])
 expected = np.mean(sizes[sizes > 0] < b) if n == 1 else mixed
 assert all(len(np.unique(batch.queries)) == b for batch in batches)
 assert abs(mixed - expected) < 0.1
@@ -117,7 +117,7 @@ f"{mixed:.0%} of the batches are mixed; {expected:.0%} of the topics are smaller
 smaller = {size: float(np.mean(sizes[sizes > 0] < size)) for size in (32, 96, 256)}
 grid(smaller.items(), ["batch size", "share of topics smaller than that"])
 assert smaller[256] > 0.5
-show(sampling.topic_queries)
+show(sampling.cluster_queries)
 
 # %% [markdown]
 # ## Margin ranges: Equation (12)

@@ -26,12 +26,11 @@ import numpy as np
 import torch
 from IPython.display import Markdown
 
-from tas_lib import config, experiment, models
-from tas_lib.data import shipped
-from tas_lib.data.tokens import load_tokenizer, tokenise
+from tas_lib import config, experiment
+from tas_lib.data import collection, shipped
 from tas_lib.report import cost, latency, paper, render
 from tas_lib.report.notebook import check, grid, show
-from tas_lib.retrieval import cross_encoder, dense, encode
+from tas_lib.retrieval import cross_encoder, dense, encode, pretrained
 from tas_lib.train import loop, teachers
 
 # %%
@@ -47,7 +46,7 @@ print(f"Reads at most {machine.gb_s:,.1f} GB a second, computes at most {machine
 # vectors as MS MARCO has passages, both filled with random numbers. Time does not depend on the values.
 
 # %%
-tokenizer = load_tokenizer(settings.encoder_path)
+tokenizer = collection.load_tokenizer(settings.encoder_path)
 if PASSAGES:
     model = latency.paper_encoder(len(tokenizer)).to(device)
     index = latency.unit_vectors(lab.store, PASSAGES, 768).to(device)  # memory-mapped where there is no GPU
@@ -148,7 +147,7 @@ grid(
 layers = [p for name, p in model.encoder.named_parameters() if "embedding" not in name]
 weights, rows = sum(p.numel() for p in layers), []
 for n, timed in found.items():
-    tokens = tokenise(tokenizer, next(latency.in_turn(queries, n)), cap).lengths.sum()
+    tokens = collection.tokenise(tokenizer, next(latency.in_turn(queries, n)), cap).lengths.sum()
     chunks = -(-n // chunk)  # each reads all weights once
     works = {latency.ENCODING: (4 * weights * chunks, 2 * weights * tokens),
              latency.RETRIEVAL: (index.nbytes, 2 * n * index.numel())}  # fmt: skip
@@ -230,8 +229,8 @@ assert np.allclose(every[rows[0]], scores[0], atol=1e-6) and len(set(rows[0])) =
 # %%
 batch = lab.sampler(settings.systems["dual/tas_balanced"]).batch(0)
 train, passages = lab.tokens["train"], lab.tokens["passages"]
-cat = models.load_cross_encoder(shipped.model(settings, "cat")).to(device)
-colbert = models.load_colbert(shipped.model(settings, "colbert")).to(device)
+cat = pretrained.load_cross_encoder(shipped.model(settings, "cat")).to(device)
+colbert = pretrained.load_colbert(shipped.model(settings, "colbert")).to(device)
 asked, shown = np.tile(batch.queries, 2), np.concatenate([batch.pos, batch.neg])
 fresh = loop.InBatchTeacher(*(teachers.FreshVectors(colbert, texts) for texts in (train, passages)))
 with torch.inference_mode():
@@ -252,7 +251,7 @@ for key in cost.TRAINED.values():
         three = settings.training.model_copy(update={"steps": 3, "validate_every": 3, "min_steps": 0, "workers": 0})
         teacher = lab.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
         loss = loop.objective(system, three, teacher)
-        student = models.load_dot(shipped.encoder(settings), settings.pooling).to(device)
+        student = pretrained.load_dot(shipped.encoder(settings), settings.pooling).to(device)
         with TemporaryDirectory() as folder:
             steps = partial(loop.train, student, lab.sampler(system), loss, train, passages, lambda _: 0.0, three)
             peaks[key] = cost.peak_mb(partial(steps, Path(folder)), device)

@@ -20,11 +20,12 @@ PROFILE = "docs"  # a file in profiles/
 import torch
 from IPython.display import Markdown
 
-from tas_lib import config, experiment, losses, models
+from tas_lib import config, experiment, losses
 from tas_lib.config import System
 from tas_lib.report import render, tables
 from tas_lib.report.notebook import check, grid
 from tas_lib.report.paper import TABLE3
+from tas_lib.retrieval import pretrained
 from tas_lib.train import loop as training
 
 settings = config.load(PROFILE)
@@ -43,7 +44,7 @@ scores = lab.scores(TABLE3)
 
 # %%
 batch = lab.sampler(System(batch_size=settings.sampling.batch_size)).batch(0)
-untrained = models.load_dot(settings.encoder_path, settings.pooling).eval()
+untrained = pretrained.load_dot(settings.encoder_path, settings.pooling).eval()
 with torch.inference_mode():
     student = training.score_batch(untrained, lab.tokens["train"], lab.tokens["passages"], batch)  # (B, 2B)
 teacher = lab.in_batch_teacher.scores(batch, torch.device("cpu"))  # (B, 2B)

@@ -19,16 +19,17 @@ PROFILE = "docs"  # a file in profiles/
 import numpy as np
 from IPython.display import Markdown
 
-from tas_lib import config, experiment, models, sampling
+from tas_lib import config, experiment, sampling
 from tas_lib.evaluation import metrics
 from tas_lib.report import paper, render, tables
 from tas_lib.report.notebook import check, grid
+from tas_lib.retrieval import pretrained
 
 settings = config.load(PROFILE)
 lab = experiment.Experiment(settings)
 added = [key for key, system in settings.systems.items() if system.kind in ("run", "checkpoint")]
 scores = lab.scores([*paper.TABLE6, *(key for key in added if key not in paper.TABLE4 | paper.TABLE6)])
-start = models.load_encoder(settings.encoder_path)
+start = pretrained.load_encoder(settings.encoder_path)
 encoder = f"{type(start).__name__.removesuffix('Model')}, {start.config.hidden_size} wide"
 print(f"Our systems start from: {encoder}, {start.config.num_hidden_layers} layers")
 

@@ -81,7 +81,7 @@ grid(measured.items(), ["measured", "value"])
 
 # %%
 rng = Generator(Philox(key=[0, 13]))
-queries, topics = lab.collection.sets["train"].queries.texts, lab.clusters.topics
+queries, topics = lab.collection.sets["train"].queries.texts, lab.clusters.members
 words = [set(re.findall(r"[a-z]{4,}", query.lower())) for query in queries]
 mates = [rng.choice(topic, 2, replace=False) for topic in topics if len(topic) > 1 for _ in range(100)]
 apart = float(np.mean([words[a].isdisjoint(words[b]) for a, b in mates]))
@@ -198,15 +198,13 @@ grid(shares.items(), ["measured", "value"])
 # for this collection on this machine: few passages are quickly searched.
 
 # %%
-from tas_lib import models
-from tas_lib.data import shipped
-from tas_lib.data.tokens import load_tokenizer
+from tas_lib.data import collection, shipped
 from tas_lib.report import latency
-from tas_lib.retrieval import cross_encoder, dense, fusion
+from tas_lib.retrieval import cross_encoder, dense, fusion, pretrained
 from tas_lib.train import loop, teachers
 
 baseline, depth = experiment.BASELINE, settings.evaluation.depth
-model, tokenizer = lab.load(baseline), load_tokenizer(settings.encoder_path)
+model, tokenizer = lab.load(baseline), collection.load_tokenizer(settings.encoder_path)
 device = next(model.parameters()).device
 find = partial(dense.dense, passages=lab.vectors(baseline).to(device), depth=depth)
 answer = partial(latency.answering, model, tokenizer, settings.tokens.query, find, 64)
@@ -227,8 +225,8 @@ grid(list(measured.items())[-4:], ["measured", "value"])
 # of the batch with each passage. We time it on each query's own two; all pairs take that times the number of queries.
 
 # %%
-cat = models.load_cross_encoder(shipped.model(settings, "cat")).to(device)
-colbert = models.load_colbert(shipped.model(settings, "colbert")).to(device)
+cat = pretrained.load_cross_encoder(shipped.model(settings, "cat")).to(device)
+colbert = pretrained.load_colbert(shipped.model(settings, "colbert")).to(device)
 batch, texts = drawn["random"][0], (lab.tokens["train"], lab.tokens["passages"])
 own = np.tile(batch.queries, 2), np.concatenate([batch.pos, batch.neg])
 every = loop.InBatchTeacher(*(teachers.FreshVectors(colbert, of) for of in texts))

@@ -12,7 +12,8 @@ import pandas as pd
 from ir_measures import Measure
 
 from tas_lib.config import ROOT, Evaluation, TestSet
-from tas_lib.evaluation.metrics import PerQuery, holm, mean, paired_t, paper_measures, printed_name
+from tas_lib.evaluation.metrics import PerQuery, mean, paper_measures, printed_name
+from tas_lib.evaluation.significance import holm, paired_t
 
 Scores = Mapping[str, Mapping[str, PerQuery]]
 """system → test set → measure → query → value; {} for a system that was not run"""

@@ -47,7 +47,7 @@ def lay_out(
     """
     filled = np.flatnonzero(clusters.sizes)
     numbers = np.sort(rng.choice(filled, min(n_clusters, len(filled)), replace=False))
-    members = [clusters.topics[number] for number in numbers]
+    members = [clusters.members[number] for number in numbers]
     chosen = np.concatenate([vecs[queries] for queries in members])  # (N, D)
     perplexity = min(30.0, (len(chosen) - 1) / 3)  # few points allow no more
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=int(rng.integers(2**31)))

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from tas_lib.config import Evaluation, Profile, System
-from tas_lib.evaluation.metrics import PerQuery, better_than, mean, paired_t, printed_name
+from tas_lib.evaluation.metrics import PerQuery, mean, printed_name
+from tas_lib.evaluation.significance import better_than, paired_t
 from tas_lib.report import compared, paper, render
 from tas_lib.report.paper import NOT_RUN, REPORTED, Cell, Column, Printed, Row
 from tas_lib.report.render import Grid, decimals, signed
