@@ -1,6 +1,6 @@
 """One small sequence-to-sequence model for mono, duo and expansion, taught by BERT_CAT; made at remake time only.
 
-Its prompts are those of the published models (retrieval/t5.py); expansion has one of ours, since the three share a model.
+Its prompts are those of the published models (retrieval/t5.py); expansion has its own, since the three share a model.
 A training query's margins come from the BERT_CAT that never saw it (teachers.py), and so the folds are respected.
 """
 
