@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 
 from benchmarks import Figure, clock
-from tas_lib import config, models
+from tas_lib import config
 from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.models import BertDot
 from tas_lib.retrieval import encode as encoding

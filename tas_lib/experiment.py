@@ -16,7 +16,7 @@ from tas_lib.clustering import Clusters
 from tas_lib.config import Profile, System, located
 from tas_lib.data import formats, shipped, store
 from tas_lib.data.collection import Collection, open_collection
-from tas_lib.data.tokens import load_tokenizer, open_tokens, tokenise, tokenizer_digest, tokenizer_of
+from tas_lib.data.tokens import load_tokenizer, open_tokens, tokenise, tokenizer_digest
 from tas_lib.evaluation import metrics
 from tas_lib.evaluation.metrics import PerQuery
 from tas_lib.models import BertDot

@@ -23,7 +23,7 @@ from transformers import (
 
 from tas_lib import models
 from tas_lib.config import ROOT
-from tas_lib.data.collection import load_tokenizer, tokenise
+from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.models import BertCat, BertDot, ColBert
 from tas_lib.retrieval import pretrained
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from tas_lib.config import DocsSource, Evaluation, Pairing, Profile, Sampling, StopSet, TestSet, Tokens, Training
 from tas_lib.data import collection, shipped, store, versions
-from tas_lib.models import ColBert, save
+from tas_lib.models import ColBert
 from tas_lib.records import Pairs, QuerySet, Ragged, Source, Texts
 from tas_lib.retrieval import pretrained
 

@@ -27,7 +27,7 @@ from tas_lib import config, experiment
 from tas_lib.data import docstrings
 from tas_lib.data.sources import docs
 from tas_lib.data.versions import installed
-from tas_lib.evaluation import metrics
+from tas_lib.evaluation import metrics, significance
 from tas_lib.records import as_run
 from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import bm25

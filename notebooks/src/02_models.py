@@ -31,7 +31,7 @@ from tas_lib.retrieval import pretrained
 
 settings = config.load(PROFILE)
 tokenizer = load_tokenizer(settings.encoder_path)
-encoder = models.load_encoder(settings.encoder_path).eval()
+encoder = pretrained.load_encoder(settings.encoder_path).eval()
 
 # %% [markdown]
 # ## Texts become token ids

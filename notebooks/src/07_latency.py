@@ -27,7 +27,8 @@ import torch
 from IPython.display import Markdown
 
 from tas_lib import config, experiment
-from tas_lib.data import collection, shipped
+from tas_lib.data import shipped
+from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.report import cost, latency, paper, render
 from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import cross_encoder, dense, encode, pretrained
@@ -46,7 +47,7 @@ print(f"Reads at most {machine.gb_s:,.1f} GB a second, computes at most {machine
 # vectors as MS MARCO has passages, both filled with random numbers. Time does not depend on the values.
 
 # %%
-tokenizer = collection.load_tokenizer(settings.encoder_path)
+tokenizer = load_tokenizer(settings.encoder_path)
 if PASSAGES:
     model = latency.paper_encoder(len(tokenizer)).to(device)
     index = latency.unit_vectors(lab.store, PASSAGES, 768).to(device)  # memory-mapped where there is no GPU
@@ -147,7 +148,7 @@ grid(
 layers = [p for name, p in model.encoder.named_parameters() if "embedding" not in name]
 weights, rows = sum(p.numel() for p in layers), []
 for n, timed in found.items():
-    tokens = collection.tokenise(tokenizer, next(latency.in_turn(queries, n)), cap).lengths.sum()
+    tokens = tokenise(tokenizer, next(latency.in_turn(queries, n)), cap).lengths.sum()
     chunks = -(-n // chunk)  # each reads all weights once
     works = {latency.ENCODING: (4 * weights * chunks, 2 * weights * tokens),
              latency.RETRIEVAL: (index.nbytes, 2 * n * index.numel())}  # fmt: skip

@@ -198,13 +198,14 @@ grid(shares.items(), ["measured", "value"])
 # for this collection on this machine: few passages are quickly searched.
 
 # %%
-from tas_lib.data import collection, shipped
+from tas_lib.data import shipped
+from tas_lib.data.tokens import load_tokenizer
 from tas_lib.report import latency
 from tas_lib.retrieval import cross_encoder, dense, fusion, pretrained
 from tas_lib.train import loop, teachers
 
 baseline, depth = experiment.BASELINE, settings.evaluation.depth
-model, tokenizer = lab.load(baseline), collection.load_tokenizer(settings.encoder_path)
+model, tokenizer = lab.load(baseline), load_tokenizer(settings.encoder_path)
 device = next(model.parameters()).device
 find = partial(dense.dense, passages=lab.vectors(baseline).to(device), depth=depth)
 answer = partial(latency.answering, model, tokenizer, settings.tokens.query, find, 64)

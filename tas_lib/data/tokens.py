@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tas_lib import models
 from tas_lib.config import Profile
 from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection
@@ -31,17 +30,6 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     except Exception as error:  # tokenizers and the hub raise their own kinds
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"no tokenizer in {name!r}: {why}") from error
-
-
-def tokenizer_of(profile: Profile, source: str) -> PreTrainedTokenizerBase:
-    """A published model's tokenizer; if it was published without one, that of the model it was trained from."""
-    config = models.load_config(source)
-    try:
-        return load_tokenizer(source)
-    except ValueError:
-        start = str(config.get(models.INSIDE) or shipped.encoder(profile))
-        log.warning("%s brings no tokenizer, that of %s is taken", source, start)
-        return load_tokenizer(start)
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -28,7 +28,7 @@ from transformers.utils import cached_file
 
 from tas_lib.config import Profile
 from tas_lib.data import shipped
-from tas_lib.data.collection import load_tokenizer
+from tas_lib.data.tokens import load_tokenizer
 from tas_lib.models import BertCat, BertDot, Classifier, ColBert
 
 INSIDE = "bert_model"  # teachers published with the public code: their config's name of the encoder, and its prefix

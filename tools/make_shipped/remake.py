@@ -22,6 +22,7 @@ from tas_lib.config import DocsSource, Profile
 from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection, open_collection
 from tas_lib.data.tokens import load_tokenizer, open_tokens
+from tas_lib.evaluation import metrics
 from tas_lib.models import BertCat
 from tas_lib.records import FloatArray, IntArray, Ragged
 from tas_lib.retrieval import bm25, cross_encoder, doc2query, pretrained
