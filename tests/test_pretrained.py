@@ -223,4 +223,4 @@ def test_a_file_that_is_missing_or_cut_off_is_one_sentence(tmp_path: Path, left:
 
 def test_a_folder_with_an_encoder_and_no_tokenizer_is_one_sentence(tmp_path: Path):
     tiny.distilbert(VOCABULARY).save_pretrained(tmp_path)
-    assert "it knows no words" in refusal(load_tokenizer, tmp_path)
+    assert "its vocabulary is empty" in refusal(load_tokenizer, tmp_path)
