@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = [
-    ["records", "config"],  # what flows between modules; what a run depends on
+    ["settings", "records", "config"],  # what flows between modules; what a run depends on
     ["losses", "models", "clustering", "sampling"],  # the paper, Eqs. 1-13: neighbours that do not know each other
     ["data"],
     [

@@ -22,15 +22,13 @@ from tas_lib.data.store import Store
 from tas_lib.models import BertDot
 from tas_lib.records import Batch, History
 from tas_lib.report import cost
-from tas_lib.train import checkpoint as checkpoints
-from tas_lib.train import loop as training
-from tas_lib.train import teachers
+from tas_lib.train import checkpoint, loop, teachers
 
 QUERIES, PASSAGES = tiny.texts(24, 8, seed=1), tiny.texts(60, 14, seed=2)
 PAIRS = tiny.pairs(24, 60)
 SETTINGS = Training(steps=24, min_steps=0, validate_every=4, patience=99, learning_rate=1e-3, workers=0, model_seed=0)
 PAIRWISE = System(teacher="pairwise", sampling="random")
-MARGINS = training.objective(PAIRWISE, SETTINGS, None)
+MARGINS = loop.objective(PAIRWISE, SETTINGS, None)
 
 
 def sampler(seed: int = 1) -> sampling.Sampler:
@@ -52,7 +50,7 @@ def agreement(model: BertDot) -> float:
 
 def run(folder: Path, settings: Training = SETTINGS, seed: int = 1, **changed: object) -> tuple[BertDot, list[History]]:
     model = student()
-    history = training.train(
+    history = loop.train(
         model, sampler(seed), MARGINS, QUERIES, PASSAGES, agreement, settings.model_copy(update=changed), folder
     )
     return model, history
@@ -70,9 +68,9 @@ def batch(margins: list[float]) -> Batch:
     return Batch(np.array([0, 1]), np.array([0, 1]), np.array([5, 6]), np.array(margins, np.float32))
 
 
-def colbert_says() -> training.InBatchTeacher:
+def colbert_teacher() -> teachers.InBatchTeacher:
     colbert = models.ColBert(tiny.bert(seed=3), 4)
-    return training.InBatchTeacher(
+    return teachers.InBatchTeacher(
         *(teachers.TokenVectors(teachers.token_vectors(colbert, t), t) for t in (QUERIES, PASSAGES))
     )
 
@@ -80,54 +78,54 @@ def colbert_says() -> training.InBatchTeacher:
 def test_each_teacher_teaches_by_its_own_loss():
     scores = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 4.0, 1.0, 1.0]])
     # own margins 3-2 = 1 and 4-1 = 3; of the teacher 2 and 3; squares 1 and 0
-    told = training.objective(PAIRWISE, SETTINGS, None)(scores, batch([2.0, 3.0]))
-    assert [part.item() for part in told] == [0.5, 0.5, 0.0]
+    value = loop.objective(PAIRWISE, SETTINGS, None)(scores, batch([2.0, 3.0]))
+    assert [part.item() for part in value] == [0.5, 0.5, 0.0]
 
-    told = training.objective(System(teacher="none", sampling="random"), SETTINGS, None)(scores, batch([9.0, -9.0]))
+    value = loop.objective(System(teacher="none", sampling="random"), SETTINGS, None)(scores, batch([9.0, -9.0]))
     # RankNet on labels: ln(1 + e^-1) and ln(1 + e^-3), whatever the margins
-    assert told.total.item() == pytest.approx((np.log1p(np.exp(-1)) + np.log1p(np.exp(-3))) / 2)
+    assert value.total.item() == pytest.approx((np.log1p(np.exp(-1)) + np.log1p(np.exp(-3))) / 2)
 
-    teacher = colbert_says()
+    teacher = colbert_teacher()
     target = teacher.scores(batch([2.0, 3.0]), torch.device("cpu"))
     crossed = losses.in_batch_margin_mse(scores, target)
-    told = training.objective(System(teacher="in_batch"), SETTINGS, teacher)(scores, batch([2.0, 3.0]))
-    assert (told.total, told.pairwise, told.in_batch) == (crossed, 0, crossed)
+    value = loop.objective(System(teacher="in_batch"), SETTINGS, teacher)(scores, batch([2.0, 3.0]))
+    assert (value.total, value.pairwise, value.in_batch) == (crossed, 0, crossed)
 
-    told = training.objective(System(teacher="dual"), Training(alpha=0.5), teacher)(scores, batch([2.0, 3.0]))
-    assert told.total.item() == pytest.approx(0.5 + 0.5 * crossed.item())
+    value = loop.objective(System(teacher="dual"), Training(alpha=0.5), teacher)(scores, batch([2.0, 3.0]))
+    assert value.total.item() == pytest.approx(0.5 + 0.5 * crossed.item())
 
-    told = training.objective(System(teacher="in_batch", loss="margin_mse_as_printed"), SETTINGS, teacher)(
+    value = loop.objective(System(teacher="in_batch", loss="margin_mse_as_printed"), SETTINGS, teacher)(
         scores, batch([2.0, 3.0])
     )
-    assert told.total == losses.in_batch_margin_mse_as_printed(scores, target)
+    assert value.total == losses.in_batch_margin_mse_as_printed(scores, target)
 
 
 @pytest.mark.parametrize("name", get_args(InBatchLoss))
 def test_every_in_batch_loss_has_its_own_function_and_its_own_weight(name):
-    scores, teacher = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 4.0, 1.0, 1.0]]), colbert_says()
+    scores, teacher = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 4.0, 1.0, 1.0]]), colbert_teacher()
     settings = Training(alpha=2, list_weights=ListWeights(kldiv_as_published=3, listnet=5, lambdarank=7))
     weight = {"kldiv_as_published": 3, "listnet": 5, "lambdarank": 7}.get(name, 2)  # α for both readings of Eq. 7
     loss = getattr(losses, f"in_batch_{name}" if name.startswith("margin") else name)
     crossed = loss(scores, teacher.scores(batch([2.0, 3.0]), torch.device("cpu")))
     assert crossed != 0
 
-    told = training.objective(System(loss=name), settings, teacher)(scores, batch([2.0, 3.0]))
+    value = loop.objective(System(loss=name), settings, teacher)(scores, batch([2.0, 3.0]))
     # the pairwise part stays Margin-MSE, .5 as above
-    assert (told.pairwise, told.in_batch) == (0.5, crossed)
-    assert told.total.item() == pytest.approx(0.5 + weight * crossed.item())
+    assert (value.pairwise, value.in_batch) == (0.5, crossed)
+    assert value.total.item() == pytest.approx(0.5 + weight * crossed.item())
 
-    told = training.objective(System(loss=name, teacher="in_batch"), settings, teacher)(scores, batch([2.0, 3.0]))
-    assert told == (crossed, 0, crossed)  # alone, it has no weight
+    value = loop.objective(System(loss=name, teacher="in_batch"), settings, teacher)(scores, batch([2.0, 3.0]))
+    assert value == (crossed, 0, crossed)  # alone, it has no weight
 
 
 def test_an_in_batch_teacher_that_is_missing_is_named():
     with pytest.raises(ValueError, match="'dual' needs the in-batch teacher"):
-        training.objective(System(teacher="dual"), SETTINGS, None)(torch.zeros(2, 4), batch([0.0, 0.0]))
+        loop.objective(System(teacher="dual"), SETTINGS, None)(torch.zeros(2, 4), batch([0.0, 0.0]))
 
 
 def test_scores_of_a_batch_are_all_dot_products():
     model, drawn = student(0.0).eval(), sampler().batch(0)
-    scores = training.score_batch(model, QUERIES, PASSAGES, drawn)
+    scores = loop.score_batch(model, QUERIES, PASSAGES, drawn)
     for i, q in enumerate(drawn.queries):
         for j, p in enumerate([*drawn.pos, *drawn.neg]):
             vecs = [model(*models.pad([text.row(row)])) for text, row in ((QUERIES, q), (PASSAGES, p))]
@@ -137,7 +135,7 @@ def test_scores_of_a_batch_are_all_dot_products():
 def test_scores_stay_in_fp32_when_the_encoder_is_in_bf16():
     model, drawn = student(0.0).eval(), sampler().batch(0)
     with torch.autocast("cpu", torch.bfloat16):
-        scores = training.score_batch(model, QUERIES, PASSAGES, drawn)
+        scores = loop.score_batch(model, QUERIES, PASSAGES, drawn)
         q = models.encode_rows(model, QUERIES, drawn.queries)
         p = models.encode_rows(model, PASSAGES, np.concatenate([drawn.pos, drawn.neg]))
     assert scores.dtype == torch.float32
@@ -147,15 +145,15 @@ def test_scores_stay_in_fp32_when_the_encoder_is_in_bf16():
 
 def test_rates_are_the_papers_constant_and_the_public_codes_cosine():
     constant = Training(learning_rate=8.0, steps=100)
-    assert [training.rate(constant, step) for step in (0, 50, 99)] == [8.0, 8.0, 8.0]
+    assert [loop.rate(constant, step) for step in (0, 50, 99)] == [8.0, 8.0, 8.0]
     cosine = Training(learning_rate=8.0, steps=100, schedule="cosine")
     # half of 1 + cos(0), cos(π/2), cos(π)
-    assert [training.rate(cosine, step) for step in (0, 50, 100)] == pytest.approx([8.0, 4.0, 0.0])
+    assert [loop.rate(cosine, step) for step in (0, 50, 100)] == pytest.approx([8.0, 4.0, 0.0])
     warm = Training(learning_rate=8.0, steps=100, warmup=3)
-    assert [training.rate(warm, step) for step in (0, 1, 2, 3, 4)] == [2.0, 4.0, 6.0, 8.0, 8.0]
+    assert [loop.rate(warm, step) for step in (0, 1, 2, 3, 4)] == [2.0, 4.0, 6.0, 8.0, 8.0]
 
 
-def test_the_rate_of_a_step_is_the_one_that_it_is_taken_with(tmp_path: Path):
+def test_each_step_uses_its_own_rate(tmp_path: Path):
     constant, _ = run(tmp_path / "a")
     cosine, _ = run(tmp_path / "b", schedule="cosine")
     assert not same(constant, cosine)
@@ -193,13 +191,13 @@ def scripted(values: list[float]):
         ([0.0, 0.0], 1, 0, 2, 0),  # never any good: the first is kept
     ],
 )
-def test_it_stops_when_patience_ends_and_keeps_the_best(
+def test_training_stops_when_patience_ends_and_keeps_the_best(
     tmp_path: Path, values: list[float], patience: int, min_steps: int, evaluations: int, best: int
 ):
     validate, kept = scripted(values)
     model = student()
     settings = SETTINGS.model_copy(update={"patience": patience, "min_steps": min_steps})
-    history = training.train(model, sampler(), MARGINS, QUERIES, PASSAGES, validate, settings, tmp_path)
+    history = loop.train(model, sampler(), MARGINS, QUERIES, PASSAGES, validate, settings, tmp_path)
     assert [h.ndcg for h in history] == values[:evaluations]
     assert same(model, kept[best])
 
@@ -209,7 +207,7 @@ def test_the_last_step_is_evaluated_when_evaluations_do_not_divide_the_steps(tmp
     assert [h.step for h in history] == [4, 8, 10]
 
 
-def test_order_and_model_have_seeds_of_their_own(tmp_path: Path):
+def test_batches_and_model_have_separate_seeds(tmp_path: Path):
     first, _ = run(tmp_path / "a")
     again, _ = run(tmp_path / "b")
     other_order, _ = run(tmp_path / "c", seed=2)
@@ -222,22 +220,16 @@ def test_order_and_model_have_seeds_of_their_own(tmp_path: Path):
     assert drawn != [sampler(2).batch(step).queries.tolist() for step in range(24)]
 
 
-def test_workers_change_nothing(tmp_path: Path):
-    alone, _ = run(tmp_path / "0", steps=8)
-    for workers in (1, 2):
-        helped, _ = run(tmp_path / str(workers), steps=8, workers=workers)
-        assert same(alone, helped)
-
-
 def test_batches_come_in_order_from_any_step_on():
-    wanted = [sampler().batch(step) for step in range(5, 9)]
-    for workers in (0, 2):
-        for found, expected in zip(training.batches(sampler(), 5, 9, workers), wanted, strict=True):
-            assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    expected = [sampler().batch(step) for step in range(5, 9)]
+    for workers in (0, 1, 2):
+        for ours, theirs in zip(loop.batches(sampler(), 5, 9, workers), expected, strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_bf16_trains_too(tmp_path: Path):
-    rough, history = run(tmp_path / "a", steps=40, validate_every=20, precision="bf16")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_low_precision_trains_too_and_leaves_weights_in_fp32(tmp_path: Path, precision: str):
+    rough, history = run(tmp_path / "a", steps=40, validate_every=20, precision=precision)
     exact, _ = run(tmp_path / "b", steps=40, validate_every=20)
     assert history[-1].pairwise < history[0].pairwise
     assert all(value.dtype == torch.float32 for value in rough.state_dict().values())
@@ -267,7 +259,7 @@ def killed_at(evaluation: int):
 
 def interrupt(folder: Path, evaluation: int, **changed: object) -> None:
     with pytest.raises(Killed):
-        training.train(
+        loop.train(
             student(),
             sampler(),
             MARGINS,
@@ -283,10 +275,10 @@ def test_an_interrupted_run_ends_with_the_same_weights_and_history(tmp_path: Pat
     whole, history = run(tmp_path / "whole")
     interrupt(tmp_path / "cut", 4)
     with caplog.at_level(logging.INFO):
-        resumed, told = run(tmp_path / "cut")
-    assert "going on after step 12" in caplog.text
+        resumed, after = run(tmp_path / "cut")
+    assert "resuming after step 12" in caplog.text
     assert same(whole, resumed)
-    assert [h[:4] for h in told] == [h[:4] for h in history]
+    assert [h[:4] for h in after] == [h[:4] for h in history]
 
 
 def test_two_checkpoints_are_kept_and_removed_when_asked(tmp_path: Path):
@@ -294,7 +286,7 @@ def test_two_checkpoints_are_kept_and_removed_when_asked(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"checkpoint-{step:09d}.safetensors" for step in (20, 24)
     ]
-    checkpoints.remove(tmp_path)
+    checkpoint.remove(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -309,23 +301,23 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(
     with caplog.at_level(logging.INFO):
         resumed, _ = run(tmp_path / "cut")
     assert "checkpoint-000000016.safetensors cannot be read" in caplog.text
-    assert "going on after step 12" in caplog.text
+    assert "resuming after step 12" in caplog.text
     assert same(whole, resumed)
 
 
-def test_killed_after_its_last_evaluation_it_does_not_train_on(tmp_path: Path):
+def test_a_run_killed_after_its_last_evaluation_does_not_train_on(tmp_path: Path):
     values = [0.1, 0.3, 0.2, 0.2, 0.9]
     settings = SETTINGS.model_copy(update={"patience": 2})
     first = student()
-    training.train(first, sampler(), MARGINS, QUERIES, PASSAGES, scripted(values)[0], settings, tmp_path)
+    loop.train(first, sampler(), MARGINS, QUERIES, PASSAGES, scripted(values)[0], settings, tmp_path)
     again = student()  # the checkpoints still stand there, as after a kill before the model was saved
-    history = training.train(again, sampler(), MARGINS, QUERIES, PASSAGES, scripted(values[4:])[0], settings, tmp_path)
+    history = loop.train(again, sampler(), MARGINS, QUERIES, PASSAGES, scripted(values[4:])[0], settings, tmp_path)
     assert [h.ndcg for h in history] == values[:4]
     assert same(first, again)
 
 
 def make_slowly(folder: Path) -> None:
-    """What a process of its own does, to be killed in the middle."""
+    """A training in another process, to be killed in the middle."""
     torch.set_num_threads(1)
     settings = SETTINGS.model_copy(update={"steps": 120, "workers": 1})
 
@@ -335,9 +327,9 @@ def make_slowly(folder: Path) -> None:
 
     def make(draft: Path) -> None:
         model = student()
-        training.train(model, sampler(), MARGINS, QUERIES, PASSAGES, validate, settings, draft)
+        loop.train(model, sampler(), MARGINS, QUERIES, PASSAGES, validate, settings, draft)
         save_file(model.state_dict(), draft / "weights.safetensors")
-        checkpoints.remove(draft)
+        checkpoint.remove(draft)
 
     Store(folder).artefact("trained", settings.model_dump(), {}, make)
 
@@ -379,51 +371,45 @@ def test_a_real_sigkill_three_times_over_changes_no_bit(tmp_path: Path, seed: in
 # --- memory, precision, speed ------------------------------------------------------------------------------------
 
 
-def gradients(loss: training.Objective, settings: Training = SETTINGS, **changed: object) -> dict[str, Tensor]:
-    """Of one step with dropout; and the loss, which stands first."""
-    model = student(0.3).train()
-    take = training.a_step(model, loss, QUERIES, PASSAGES, settings.model_copy(update=changed))
-    value = take(sampler().batch(0), 0, 1.0)
+def gradients(model: BertDot, loss: loop.Objective, step: int = 0, b: int = 8, **changed: object) -> dict[str, Tensor]:
+    """The gradients of one step, and its loss."""
+    drawn = sampling.make_sampler("random", PAIRS, [], Sampling(batch_size=b), 1).batch(step)
+    settings = SETTINGS.model_copy(update=changed)
+    value = loop.forward_pass(model.train(), loss, QUERIES, PASSAGES, settings)(drawn, step)
+    model.zero_grad()
+    value.total.backward()
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {"loss": value.total.detach(), **grads}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_cached_gradients_are_the_plain_steps_dropout_and_all(precision: str):
-    loss = training.objective(System(), SETTINGS, colbert_says())
-    plain = gradients(loss, precision=precision)
+def test_cached_gradients_are_the_plain_ones_with_dropout(precision: str):
+    loss = loop.objective(System(), SETTINGS, colbert_teacher())
+    plain = gradients(student(0.3), loss, precision=precision)
     assert torch.any(plain["encoder.embeddings.word_embeddings.weight"] != 0)
-    assert same(plain, gradients(loss, precision=precision, cached_chunk=32))  # as many at once as the plain step
-    assert not same(plain, gradients(loss, precision=precision, model_seed=1))  # dropout there was
+    assert same(plain, gradients(student(0.3), loss, precision=precision, cached_chunk=32))  # the plain step's chunk
+    assert not same(plain, gradients(student(0.3), loss, precision=precision, model_seed=1))  # there was dropout
 
 
 def test_cached_gradients_without_dropout_do_not_depend_on_the_chunk():
-    found = []
-    for chunk in (None, 1, 3, 1000):
-        model = student(0.0).train()
-        settings = SETTINGS.model_copy(update={"cached_chunk": chunk})
-        training.a_step(model, MARGINS, QUERIES, PASSAGES, settings)(sampler().batch(0), 0, 1.0)
-        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-5)
+    plain, *others = [gradients(student(0.0), MARGINS, cached_chunk=chunk) for chunk in (None, 1, 3, 1000)]
+    for other in others:
+        torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_what_a_cached_step_keeps_is_vectors_and_not_the_encoders_states():
-    def kept(chunk: int | None) -> float:
-        """The most megabytes that a step of all 24 queries takes at any time beside weights."""
-        model = student().train()
-        settings = SETTINGS.model_copy(update={"cached_chunk": chunk})
-        take = training.a_step(model, MARGINS, QUERIES, PASSAGES, settings)
-        large = sampling.make_sampler("random", PAIRS, [], Sampling(batch_size=24), 1).batch(0)
-        take(large, 0, 1.0)  # gradients are there
-        return cost.peak_mb(lambda: take(large, 0, 1.0), torch.device("cpu"))
+def test_a_cached_step_keeps_vectors_and_not_the_encoders_states():
+    def peak(chunk: int | None) -> float:
+        """The most megabytes that a step of all 24 queries takes beside weights and gradients."""
+        model = student()
+        gradients(model, MARGINS, b=24, cached_chunk=chunk)
+        return cost.peak_mb(lambda: gradients(model, MARGINS, b=24, cached_chunk=chunk), torch.device("cpu"))
 
-    plain, sixteen, eight = kept(None), kept(16), kept(8)
+    plain, sixteen, eight = peak(None), peak(16), peak(8)
     assert eight < sixteen < plain / 2
 
 
-def test_the_teachers_scores_in_parts_are_those_at_once(monkeypatch: pytest.MonkeyPatch):
-    teacher, drawn, cpu = colbert_says(), sampler().batch(0), torch.device("cpu")
+def test_the_teachers_scores_in_parts_are_those_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch):
+    teacher, drawn, cpu = colbert_teacher(), sampler().batch(0), torch.device("cpu")
     whole = teacher.scores(drawn, cpu)
     passages = teacher.passages.rows(np.concatenate([drawn.pos, drawn.neg]))
     queries = teacher.queries.rows(drawn.queries)
@@ -437,22 +423,14 @@ def test_the_teachers_scores_in_parts_are_those_at_once(monkeypatch: pytest.Monk
     late_interaction = models.late_interaction
     monkeypatch.setattr(models, "late_interaction", scored)
     three = 3 * queries[1].shape[1] * passages[1].numel()
-    monkeypatch.setattr(training, "LARGEST", three)
+    monkeypatch.setattr(teachers, "LARGEST", three)
     torch.testing.assert_close(teacher.scores(drawn, cpu), whole)
-    monkeypatch.setattr(training, "LARGEST", 1)  # less than one query needs
+    monkeypatch.setattr(teachers, "LARGEST", 1)  # less than one query needs
     torch.testing.assert_close(teacher.scores(drawn, cpu), whole)
     assert seen == [3, 3, 2, *[1] * 8]
 
 
-def test_in_fp16_the_loss_is_scaled_and_scores_stay_in_fp32(tmp_path: Path):
-    rough, history = run(tmp_path / "a", steps=40, validate_every=20, precision="fp16")
-    exact, _ = run(tmp_path / "b", steps=40, validate_every=20)
-    assert history[-1].pairwise < history[0].pairwise
-    assert all(value.dtype == torch.float32 for value in rough.state_dict().values())
-    assert not same(rough, exact)
-
-
-def test_a_run_in_fp16_goes_on_with_its_scale(tmp_path: Path):
+def test_a_run_in_fp16_resumes_with_its_scale(tmp_path: Path):
     whole, _ = run(tmp_path / "whole", precision="fp16")
     interrupt(tmp_path / "cut", 4, precision="fp16")
     resumed, _ = run(tmp_path / "cut", precision="fp16")
@@ -465,7 +443,7 @@ def test_a_run_in_fp16_goes_on_with_its_scale(tmp_path: Path):
     assert scales[0]["_growth_tracker"] > 12  # steps without an overflow, those before the kill among them
 
 
-def test_a_step_in_fp16_whose_gradients_overflow_is_left_out(tmp_path: Path):
+def test_a_step_in_fp16_whose_gradients_overflow_is_skipped(tmp_path: Path):
     model = student()
 
     def boundless(scores: Tensor, batch: Batch) -> losses.Dual:
@@ -474,7 +452,7 @@ def test_a_step_in_fp16_whose_gradients_overflow_is_left_out(tmp_path: Path):
 
     before = {name: value.clone() for name, value in model.state_dict().items()}
     settings = SETTINGS.model_copy(update={"steps": 4, "precision": "fp16"})
-    training.train(model, sampler(), boundless, QUERIES, PASSAGES, lambda _: 0.0, settings, tmp_path)
+    loop.train(model, sampler(), boundless, QUERIES, PASSAGES, lambda _: 0.0, settings, tmp_path)
     assert same(model, before)
 
 
@@ -490,12 +468,8 @@ def compiles() -> bool:
 def test_a_compiled_step_has_the_plain_steps_gradients():
     if not compiles():
         pytest.skip("torch.compile finds no C++ compiler here")
-    model, compiled = student(0.0).train(), student(0.0).train()
-    for trained, settings in ((model, SETTINGS), (compiled, SETTINGS.model_copy(update={"compile": True}))):
-        take = training.a_step(trained, MARGINS, QUERIES, PASSAGES, settings)
-        for step in range(2):  # texts of other lengths, too
-            take(sampler().batch(step), step, 1.0)
-    found = {name: p.grad for name, p in compiled.named_parameters() if p.grad is not None}
-    wanted = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    model, compiled = student(0.0), student(0.0)
+    for step in range(2):  # texts of other lengths, too
+        plain, fast = gradients(model, MARGINS, step), gradients(compiled, MARGINS, step, compile=True)
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
     assert compiled.state_dict().keys() == model.state_dict().keys()  # nothing of the compiler's stays in the student

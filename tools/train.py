@@ -1,48 +1,39 @@
-"""Train one system of a profile, alone or over all processes of a launch; the notebooks then find it whole.
+"""Train one system of a profile, alone or with all processes of a launch; the notebooks then find it in the store.
 
 accelerate launch --num_processes 8 -m tools.train PROFILE SYSTEM
 
-SYSTEM is a number of the profile or a name (dual-tas_balanced). The first process makes what the system needs,
-the baseline and the topics among it, writes all files, and goes on where a killed run was, with any number of others.
+SYSTEM is a key of the profile or a name (dual-tas_balanced). You can interrupt it; run it again, with any number of
+processes, and it resumes.
 """
 
 import logging
 import sys
 
-from tas_lib import config as profiles
-from tas_lib.config import System
+from tas_lib import config
 from tas_lib.experiment import Experiment
 from tas_lib.train import distributed
 
 
-def main(words: list[str]) -> int:
-    """The exit status: 0 trained, 2 asked for something unknown, which the last line says."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+def main(arguments: list[str]) -> int:
+    """The exit status: 0 trained, 2 for an unknown profile or system, which the last line says."""
     try:
-        if len(words) != 2:
+        if len(arguments) != 2:
             raise ValueError("usage: accelerate launch --num_processes N -m tools.train PROFILE SYSTEM")
-        lab = Experiment(profiles.load(words[0]))
-        system = find(lab, words[1])
+        lab = Experiment(config.load(arguments[0]))
+        trained = {key: system for key, system in lab.listed.items() if system.kind == "trained"}
+        names = trained | {system.name: system for system in trained.values()}
+        if arguments[1] not in names:
+            raise ValueError(f"there is no system {arguments[1]!r} to train; there are: {', '.join(trained)}")
     except ValueError as error:
         print(error, file=sys.stderr, flush=True)
         return 2
     with distributed.joined():
-        if distributed.rank():
-            lab.assist()
-            return 0
-        place = lab.trained(system)
-        distributed.tell(None)
-    print(place, flush=True)
+        level = logging.INFO if distributed.is_main() else logging.WARNING
+        logging.basicConfig(level=level, format="%(asctime)s %(message)s")
+        folder = lab.trained(names[arguments[1]])
+        if distributed.is_main():
+            print(folder, flush=True)
     return 0
-
-
-def find(lab: Experiment, wanted: str) -> System:
-    """The trained system of this number or name."""
-    known = {number: s for number, s in lab.listed.items() if s.kind == "trained"}
-    known |= {s.name: s for s in known.values()}
-    if wanted not in known:
-        raise ValueError(f"there is no system {wanted!r} to train; there are: {', '.join(known)}")
-    return known[wanted]
 
 
 if __name__ == "__main__":

@@ -134,10 +134,10 @@ assert all(abs(sum(row[2:]) - 1) < 1e-9 for row in found)
 if BOTH in lab.listed:
     words, dense = (lab.run(lab.listed[key], "stop") for key in settings.systems[BOTH].of)
     stop = lab.collection.sets["stop"].qrels
-    worth = fusion.qualities(dense, words, stop, settings.fusion.alphas, experiment.ndcg)
+    worth = fusion.qualities(dense, words, stop, settings.fusion.alphas, metrics.mean_ndcg)
     alpha = lab.alpha(settings.systems[BOTH])
     grid([["nDCG@10", *worth.values()]], ["α", *(f"{a:g}" for a in worth)])
-    print(f"chosen: α = {alpha:g}; BM25 alone has {experiment.ndcg(words, stop):.3f}")
+    print(f"chosen: α = {alpha:g}; BM25 alone has {metrics.mean_ndcg(words, stop):.3f}")
     assert worth[alpha] == max(worth.values())
 
 # %% [markdown]
@@ -233,10 +233,10 @@ for test in graded:
         before = lab.run(lab.listed[key], test.name)
         best = {q: {p: of_set[q].get(p, 0) if i < n else -i for i, p in enumerate(metrics.ranking(run))}
                 for q, run in before.items() if q in of_set}  # fmt: skip
-        low, high = experiment.ndcg(before, of_set), experiment.ndcg(best, of_set)
+        low, high = metrics.mean_ndcg(before, of_set), metrics.mean_ndcg(best, of_set)
         ends = {f"{key}>mono>duo": "mono and duo", f"{key}>cat": "BERT_CAT"}
         for name in filter(scores.get, ends):
-            got = experiment.ndcg(lab.run(lab.listed[name], test.name), of_set)
+            got = metrics.mean_ndcg(lab.run(lab.listed[name], test.name), of_set)
             room.append([test.label, shown[key][0], ends[name], low, got, high, (got - low) / max(high - low, 1e-9)])
             assert max(low, got) <= high + 1e-9
 grid(room, ["set", "first stage", "by", "nDCG@10 before", "after", "by grades", "share of the room"])

@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,18 +20,6 @@ from tas_lib.data.versions import versions
 
 log = logging.getLogger(__name__)
 MARK = ".made-from.json"  # in a draft: the parameters and inputs that it is made from
-
-_ONLY_READS = ContextVar("only reads", default=False)
-
-
-@contextmanager
-def reading_only() -> Iterator[None]:
-    """Make nothing in this block: of the processes that train together, only the first one writes."""
-    before = _ONLY_READS.set(True)
-    try:
-        yield
-    finally:
-        _ONLY_READS.reset(before)
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -143,17 +130,12 @@ class Store:
         `provenance.json`. After an interruption, `make` finds the files that it had written for the same artefact.
         timed: files that hold measured times. The artefact's digest leaves them out, so that equal content made in
         another time is an equal input to the next artefact.
-        Raises ValueError if another process is making the same artefact or this one only reads, OSError if the disk
-        is full.
+        Raises ValueError if another process is making the same artefact, OSError if the disk is full.
         """
         target, draft, origin = self.root / name, self._draft(name), _origin(parameters, inputs)
         why = _stale(target, origin)
         if why is None:
             return target
-        if _ONLY_READS.get():
-            raise ValueError(
-                f"{name}: {why}; the first process should have made it: do all see one {self.root} and one environment?"
-            )
         with self.lock(name):
             if _stale(target, origin) is None:
                 return target

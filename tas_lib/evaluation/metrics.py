@@ -78,6 +78,11 @@ def mean(values: Mapping[str, float]) -> float:
     return fmean(values.values())
 
 
+def mean_ndcg(run: Run, qrels: Qrels) -> float:
+    """Mean nDCG@10, the measure of the early-stopping set (§4.3)."""
+    return mean(evaluate(run, qrels, [nDCG @ 10])[nDCG @ 10])
+
+
 def reciprocal_ranks(ranked: IntArray, relevant: Sequence[IntArray]) -> FloatArray:
     """Reciprocal rank (Q,) of rankings (Q, k) of passage indices, given the relevant ones of each query.
 

@@ -1,14 +1,14 @@
-"""Several processes train one student: the group that `accelerate launch` started, and what is said in it.
+"""Several processes train one student, as `accelerate launch` starts them; all of them run the same loop.
 
-Rank 0 decides, holds the optimiser and writes; the others take their share of a step and wait for the next. A share is
-dealt like cards: of n texts in a row, rank r has texts r, r + N, r + 2N, ... In a process alone the functions that
-share, gather, spread and sum give back what they got.
+Each process has the whole student and the same batch, and encodes its share of the batch's texts. Only the main process
+writes. In a single process, everything here gives back what it was given.
 """
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,95 +18,121 @@ from torch import Tensor, nn
 
 from tas_lib.records import IntArray
 
+PATIENCE = timedelta(days=7)
+"""How long processes wait for each other: the main one may have a collection to encode."""
+_ALONE = ContextVar("alone", default=False)
+
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the processes of a launch, each with a GPU of its own where there are any; alone where none was launched."""
-    from accelerate import PartialState  # a second to import, and only a launch needs it
+    """Join the processes of a launch, each with its own GPU if there are any; without a launch there is one process."""
+    from accelerate import PartialState  # takes a second to import, and only a launch needs it
 
-    state = PartialState(cpu=not torch.cuda.is_available())
-    if number() > 1:
-        _words()
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     yield
-    state.destroy_process_group()  # not after an error: others may still be waiting in it, and the launcher ends them
+    state.destroy_process_group()  # not after an error: others may wait for this process, and the launcher ends them
 
 
 def number() -> int:
     """How many processes there are."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() and not _ALONE.get() else 1
 
 
-def rank() -> int:
-    """Which one this is, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+def index() -> int:
+    """Which one this is, from 0; 0 is the main process."""
+    return dist.get_rank() if number() > 1 else 0
 
 
-@functools.cache
-def _words() -> Any:
-    """A group for words: on the CPU, and patient, for rank 0 may encode a collection before it says the next one."""
-    return dist.new_group(backend="gloo", timeout=timedelta(days=365))
+def is_main() -> bool:
+    """Whether this process writes files."""
+    return index() == 0
 
 
-def tell(word: object) -> None:
-    """Rank 0 says a word to all others, who are waiting for it in `told`."""
+def wait() -> None:
+    """Wait until all processes are here."""
     if number() > 1:
-        dist.broadcast_object_list([word], src=0, group=_words())
+        dist.barrier()
 
 
-def told() -> Any:
-    """The next word of rank 0."""
-    heard = [None]
-    dist.broadcast_object_list(heard, src=0, group=_words())
-    return heard[0]
+@contextmanager
+def main_first() -> Iterator[bool]:
+    """A block that every process runs as if alone, the main one first: the others then read what it has made.
+
+    Gives whether this is the main process.
+    """
+    main = is_main()
+    if not main:
+        wait()
+    before = _ALONE.set(True)
+    try:
+        yield main
+    finally:
+        _ALONE.reset(before)
+    if main:
+        wait()
+
+
+def from_all(value: Any) -> list[Any]:
+    """The values of all processes, in all of them."""
+    values = [value] * number()
+    if number() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def from_main(value: Any = None) -> Any:
+    """The main process's value, in all processes."""
+    return from_all(value)[0]
+
+
+def make_together(artefact: Callable[[Callable[[Path], None]], Path], make: Callable[[Path], None]) -> Path:
+    """An artefact that all processes make; the main one asks the store and writes.
+
+    artefact: `Store.artefact`, given all but `make`.
+    """
+    if not is_main():
+        while folder := from_main():
+            make(folder)
+        return Path(from_main())
+
+    def begin(folder: Path) -> None:
+        from_main(folder)
+        make(folder)
+
+    path = artefact(begin)
+    from_main(None)
+    return Path(from_main(path))
 
 
 def share(n: int) -> IntArray:
-    """This process's places among n; where there are more processes than places, the first: `gather` leaves it out.
+    """This process's indices of n, every N-th; one with none takes index 0, which `gather` leaves out.
 
     >>> share(3)  # alone
     array([0, 1, 2])
     """
-    dealt = np.arange(n)[rank() :: number()]
-    return dealt if len(dealt) else np.arange(1)
+    own = np.arange(n)[index() :: number()]
+    return own if len(own) else np.arange(1)
 
 
 def gather(own: Tensor, n: int) -> Tensor:
-    """The rows of all processes, (n, D), each from whom it was dealt to; own: (`len(share(n))`, D).
+    """The vectors (n, D) of all processes, in order; own: (`len(share(n))`, D).
 
-    Differentiable: all processes compute one loss from these rows, so each takes of its gradient what is its own.
+    Differentiable in this process's own: all compute the same loss, so summed gradients are those of one process.
     """
-    return own if number() == 1 else _Gather.apply(own, n)
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, own: Tensor, n: int) -> Tensor:
-        ctx.shape, ctx.dealt = own.shape, len(range(rank(), n, number()))
-        hand = own.new_zeros(-(-n // number()), *own.shape[1:])  # shares differ by one row at the most
-        hand[: ctx.dealt] = own[: ctx.dealt]
-        hands = [torch.empty_like(hand) for _ in range(number())]
-        dist.all_gather(hands, hand)
-        return torch.stack(hands, dim=1).flatten(0, 1)[:n]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        own = gradients[0].new_zeros(ctx.shape)
-        own[: ctx.dealt] = gradients[0][rank() :: number()]
-        return own, None
-
-
-def spread(model: nn.Module) -> None:
-    """Give everybody rank 0's weights."""
-    if number() > 1:
-        _all(dist.broadcast(p.detach(), src=0, async_op=True) for p in model.parameters())
+    if number() == 1:
+        return own
+    mine = len(range(index(), n, number()))
+    padded = own.new_zeros(-(-n // number()), *own.shape[1:])  # shares differ by one at the most
+    padded[:mine] = own[:mine].detach()
+    shares = [torch.empty_like(padded) for _ in range(number())]
+    dist.all_gather(shares, padded)
+    vecs = torch.stack(shares, dim=1).flatten(0, 1)[:n]
+    vecs[index() :: number()] = own[:mine]
+    return vecs
 
 
 def sum_gradients(model: nn.Module) -> None:
-    """Sum the gradients of all processes into rank 0's; those of the others mean nothing afterwards."""
+    """Give every process the sum of all processes' gradients."""
     if number() > 1:
-        _all(dist.reduce(p.grad, dst=0, async_op=True) for p in model.parameters() if p.grad is not None)
-
-
-def _all(begun: Iterator[Any]) -> None:
-    for work in list(begun):
-        work.wait()
+        for work in [dist.all_reduce(p.grad, async_op=True) for p in model.parameters() if p.grad is not None]:
+            work.wait()

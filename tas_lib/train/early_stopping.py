@@ -1,15 +1,15 @@
-"""Early stopping (§4.3): some queries, for each of them passages to re-rank, and nDCG@10 of a student's order."""
+"""Early stopping (§4.3): a student re-ranks a baseline's candidates for some queries, and is judged by nDCG@10."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from ir_measures import nDCG
+from numpy.random import Generator, Philox
 
 from tas_lib.config import StopSet
 from tas_lib.data.collection import Collection
 from tas_lib.evaluation import metrics
 from tas_lib.models import BertDot
-from tas_lib.records import IntArray, Qrels, Ragged, Run, as_run
+from tas_lib.records import FloatArray, IntArray, Qrels, Ragged, as_run
 from tas_lib.retrieval import encode as encoding
 
 
@@ -17,7 +17,7 @@ class Candidates:
     """The early-stopping set of §4.3: queries with passages to re-rank, and their judgements."""
 
     def __init__(self, queries: IntArray, rows: IntArray, collection: Collection) -> None:
-        """queries: (Q,) rows in the set `stop`. rows: (Q, k) passage rows, -1 for none."""
+        """queries: (Q,) indices in the set `stop`. rows: (Q, k) passage indices, -1 for none."""
         self.queries, self.rows, self.collection = queries, rows, collection
         stop = collection.sets["stop"]
         self.ids = [stop.queries.ids[q] for q in queries]
@@ -28,14 +28,26 @@ class Candidates:
         distinct = np.unique(self.rows[self.rows >= 0])
         q = encoding.encode(student, tokens["stop"], self.queries)  # (Q, D)
         p = encoding.encode(student, tokens["passages"], distinct)  # (P, D)
-        place = np.searchsorted(distinct, self.rows).clip(max=len(distinct) - 1)
-        scores = np.einsum("qd,qkd->qk", q, p[place])
+        column = np.searchsorted(distinct, self.rows).clip(max=len(distinct) - 1)
+        scores = np.einsum("qd,qkd->qk", q, p[column])
         run = as_run(self.ids, self.collection.passages.ids, self.rows, scores)
-        return ndcg(run, self.qrels)
+        return metrics.mean_ndcg(run, self.qrels)
+
+
+def candidates(
+    collection: Collection, stop: StopSet, search: Callable[[Sequence[str], int], tuple[IntArray, FloatArray]]
+) -> Candidates:
+    """The early-stopping set: queries sampled from the set `stop`, and the passages that `search` finds for them."""
+    texts, relevant = collection.sets["stop"].queries.texts, collection.relevant("stop")
+    order = Generator(Philox(key=[0, 0])).permutation(len(texts))
+    sampled = stratified(search(texts, 10)[0], relevant, order, stop) if stop.strata else order[: stop.queries]
+    queries = np.sort(sampled)
+    rows, _ = search([texts[q] for q in queries], stop.depth)
+    return Candidates(queries, with_relevant(rows, [relevant[q] for q in queries]), collection)
 
 
 def with_relevant(rows: IntArray, relevant: Sequence[IntArray]) -> IntArray:
-    """Candidates (Q, k) and behind them the relevant passages (Q of any number) that they lack, -1 for none.
+    """Candidates (Q, k), followed by the relevant passages that they lack, -1 for none; relevant: Q arrays.
 
     >>> with_relevant(np.array([[4, 7], [3, 5]]), [np.array([7, 9]), np.array([3])])
     array([[ 4,  7,  9],
@@ -47,17 +59,11 @@ def with_relevant(rows: IntArray, relevant: Sequence[IntArray]) -> IntArray:
     return np.concatenate([rows, extra.reshape(len(rows), width)], axis=1)
 
 
-def stratified(rows: IntArray, relevant: Sequence[IntArray], order: IntArray, wanted: StopSet) -> IntArray:
-    """Sorted numbers of queries, equally many from each range of RR@10 of these rankings (Q, 10) (D6).
+def stratified(rows: IntArray, relevant: Sequence[IntArray], order: IntArray, stop: StopSet) -> IntArray:
+    """Indices of queries, equally many from each range of RR@10 of these rankings (Q, 10) (D6).
 
-    order: (Q,) the queries as they are drawn.
+    order: (Q,) a random order of the queries; the first of each range are taken.
     """
-    rr = metrics.reciprocal_ranks(rows, relevant)
-    stratum = np.minimum((rr * wanted.strata).astype(int), wanted.strata - 1)
-    each = wanted.queries // wanted.strata
-    return np.sort(np.concatenate([order[stratum[order] == s][:each] for s in range(wanted.strata)]))
-
-
-def ndcg(run: Run, qrels: Qrels) -> float:
-    """Mean nDCG@10, which decides on the early-stopping set (§4.3)."""
-    return metrics.mean(metrics.evaluate(run, qrels, [nDCG @ 10])[nDCG @ 10])
+    stratum = np.minimum((metrics.reciprocal_ranks(rows, relevant) * stop.strata).astype(int), stop.strata - 1)
+    each = stop.queries // stop.strata
+    return np.concatenate([order[stratum[order] == s][:each] for s in range(stop.strata)])

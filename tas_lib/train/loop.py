@@ -1,23 +1,21 @@
-"""The training loop of §4: batches by number, one encoding of every text, early stopping, resumable bit for bit.
+"""The training loop of §4: numbered batches, one encoding of every text, early stopping, resumable bit for bit.
 
-Several processes (ranks.py) train one student on the same batches as one: each encodes its share of a batch's texts,
-all know all vectors, and the gradients are summed. They differ from those of one process by rounding, and in the
-dropout, of which each process draws its own.
+Several processes (distributed.py) train the same student on the same batches as one. The result differs by rounding,
+and by dropout, for which each process has its own random stream.
 """
 
-import itertools
 import logging
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint as recompute
 from torch.utils.data import DataLoader, Dataset
 
 from tas_lib import losses, models
@@ -26,40 +24,18 @@ from tas_lib.losses import Dual
 from tas_lib.models import BertDot
 from tas_lib.records import Batch, History, IntArray, Ragged
 from tas_lib.sampling import Sampler
-from tas_lib.train import checkpoint as checkpoints
-from tas_lib.train import distributed
+from tas_lib.train import checkpoint, distributed
 from tas_lib.train.checkpoint import Progress
-from tas_lib.train.teachers import TextVectors
+from tas_lib.train.teachers import InBatchTeacher
 
 log = logging.getLogger(__name__)
 Objective = Callable[[Tensor, Batch], Dual]
 """(student scores (B, 2B), batch) → the loss and its two parts"""
-Step = Callable[[Batch, int, float], Dual]
-"""(batch, its number, a factor) → the loss; its gradient, times the factor, is then in the student's parameters"""
-LARGEST = 2**26
-"""Numbers that ColBERT's scores of token against token may fill at once: 256 MB; on docs, 128 queries stay below."""
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class InBatchTeacher(NamedTuple):
-    """A frozen ColBERT's token vectors; it scores every query of a batch against every passage."""
-
-    queries: TextVectors
-    passages: TextVectors
-
-    def scores(self, batch: Batch, device: torch.device) -> Tensor:
-        """(B, 2B), columns as in losses.py; so many queries at once as memory allows."""
-        vecs, mask = self.queries.rows(
-            batch.queries[distributed.share(len(batch.queries))], device
-        )  # (b, M, D), (b, M)
-        passages = self.passages.rows(np.concatenate([batch.pos, batch.neg]), device)
-        n = max(1, LARGEST // (mask.shape[1] * passages[1].numel()))
-        parts = [models.late_interaction(v, m, *passages) for v, m in zip(vecs.split(n), mask.split(n), strict=True)]
-        return distributed.gather(torch.cat(parts), len(batch.queries))
-
-
 def objective(system: System, settings: Training, teacher: InBatchTeacher | None) -> Objective:
-    """What a system is taught by: labels alone, one teacher, or both (Eqs. 6-8). A single loss has no weight."""
+    """The loss of a system: from labels alone, one teacher, or both (Eqs. 6-8). A single loss has no weight."""
     in_batch = {
         "margin_mse": losses.in_batch_margin_mse,
         "margin_mse_as_printed": losses.in_batch_margin_mse_as_printed,
@@ -97,7 +73,7 @@ def score_batch(student: nn.Module, queries: Ragged, passages: Ragged, batch: Ba
 
 
 def _encode(student: nn.Module, texts: Ragged, rows: IntArray, chunk: int) -> Tensor:
-    """`models.encode_rows` by all processes: the distinct texts are dealt by length, so that shares cost the same."""
+    """`models.encode_rows`, shared by all processes: each takes every N-th text by length, so shares cost alike."""
     distinct, back = np.unique(rows, return_inverse=True)
     order = np.argsort(texts.lengths_of(distinct), kind="stable")
     own = models.encode_rows(student, texts, distinct[order[distributed.share(len(order))]], chunk)
@@ -105,10 +81,10 @@ def _encode(student: nn.Module, texts: Ragged, rows: IntArray, chunk: int) -> Te
 
 
 class Cached(nn.Module):
-    """A student that keeps vectors only, and encodes again, chunk by chunk, when their gradients are known.
+    """A student that keeps only vectors, and encodes again, chunk by chunk, once their gradients are known.
 
-    Gradient caching (Gao et al., RepL4NLP 2021): for one more encoding, the memory of a batch becomes that of a chunk.
-    torch's checkpointing of a whole pass of the encoder is just that; it draws the same dropout again.
+    Gradient caching (Gao et al., RepL4NLP 2021): at the cost of one more encoding, a batch needs the memory of a chunk.
+    It is torch's activation checkpointing of the whole encoder, which repeats the same dropout.
     """
 
     def __init__(self, student: nn.Module) -> None:
@@ -118,7 +94,7 @@ class Cached(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """As the student's."""
-        return checkpoint(self.student, ids, mask, use_reentrant=False)
+        return recompute(self.student, ids, mask, use_reentrant=False)
 
 
 class Batches(Dataset[Batch]):
@@ -151,32 +127,28 @@ def _same(batch: Any) -> Any:  # the default would make tensors of the rows
 
 
 def rate(settings: Training, step: int) -> float:
-    """The learning rate of a step: constant as printed, or the public code's cosine (D3); a warm-up is ours."""
+    """The learning rate of a step: constant as printed, or the public code's cosine (D3); the warm-up is ours."""
     base = settings.learning_rate * min(1.0, (step + 1) / (settings.warmup + 1))
     return base if settings.schedule == "constant" else base * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 
-def a_step(student: BertDot, loss: Objective, queries: Ragged, passages: Ragged, settings: Training) -> Step:
-    """What every process does in a step, up to the gradients: the precision, memory and speed that the settings ask."""
+def forward_pass(
+    student: BertDot, loss: Objective, queries: Ragged, passages: Ragged, settings: Training
+) -> Callable[[Batch, int], Dual]:
+    """A function (batch, step) → loss, in the precision, memory and speed that the settings ask for."""
     encoder = cast(nn.Module, torch.compile(student, dynamic=True)) if settings.compile else student
-    chunk = settings.cached_chunk or 32
     if settings.cached_chunk:
         encoder = Cached(encoder)
     kind, precision = next(student.parameters()).device.type, PRECISION[settings.precision]
 
-    def step(batch: Batch, number: int, factor: float) -> Dual:
-        distributed.spread(student)
-        # dropout, a function of the step like the batch
-        torch.manual_seed(settings.model_seed * 1_000_003 + number + (distributed.rank() << 40))
+    def forward(batch: Batch, step: int) -> Dual:
+        # dropout depends on the step alone, as the batch does
+        torch.manual_seed(settings.model_seed * 1_000_003 + step + (distributed.index() << 40))
         with torch.autocast(kind, precision, enabled=settings.precision != "fp32"):
-            scores = score_batch(encoder, queries, passages, batch, chunk)
-        value = loss(scores.float(), batch)
-        student.zero_grad()
-        (value.total * factor).backward()
-        distributed.sum_gradients(student)
-        return value
+            scores = score_batch(encoder, queries, passages, batch, settings.cached_chunk or 32)
+        return loss(scores.float(), batch)
 
-    return step
+    return forward
 
 
 def train(
@@ -185,32 +157,33 @@ def train(
     loss: Objective,
     queries: Ragged,
     passages: Ragged,
-    validate: Callable[[BertDot], float],
+    validate: Callable[[BertDot], float] | None,
     settings: Training,
     folder: Path,
 ) -> list[History]:
     """Train until nDCG@10 on the early-stopping set has not improved `patience` times; `student` ends as the best one.
 
-    validate: nDCG@10 on the early-stopping set. folder: holds the checkpoints; called again with the same folder after
-    a kill, it goes on after the last whole one and ends with the same weights. `checkpoints.remove` once they are safe.
-    Where there are several processes, this is rank 0's part; the others are in `assist`.
+    validate: nDCG@10 on the early-stopping set, by the main process; None in the others. folder: of the checkpoints.
+    You can interrupt it: called again with the same folder, it resumes and ends with the same weights. Call
+    `checkpoint.remove` once these are saved.
     """
     device = next(student.parameters()).device
     adam = torch.optim.Adam(student.parameters(), lr=settings.learning_rate, fused=device.type == "cuda" or None)
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")  # else its factor is 1
-    take = a_step(student, loss, queries, passages, settings)
-    state = checkpoints.resume(folder, student, adam, scaler)
-    start, history, best = state.step, list(state.history), state.best
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+    forward = forward_pass(student, loss, queries, passages, settings)
+    start, history, best = checkpoint.resume(folder, student, adam, scaler)
+    if len(set(distributed.from_all(start))) > 1:
+        raise ValueError(f"the processes of this training find different checkpoints in {folder}")
     stop = start if history and _finished(history, settings) else settings.steps  # killed after the last evaluation
     clock = time.monotonic() - (history[-1].seconds if history else 0.0)
     sums = np.zeros(2)
     student.train()
-    distributed.tell(start)
     for step, batch in enumerate(batches(sampler, start, stop, settings.workers), start):
         adam.param_groups[0]["lr"] = rate(settings, step)
-        factor = scaler.scale(torch.ones((), device=device)).item()
-        distributed.tell(factor)
-        value = take(batch, step, factor)
+        value = forward(batch, step)
+        student.zero_grad()
+        scaler.scale(value.total).backward()
+        distributed.sum_gradients(student)
         scaler.step(adam)
         scaler.update()
         sums += (value.pairwise.item(), value.in_batch.item())
@@ -218,32 +191,19 @@ def train(
         if done % settings.validate_every == 0 or done == settings.steps:
             since = done - (history[-1].step if history else 0)
             pairwise, in_batch = (sums / since).tolist()
-            history.append(History(done, validate(student.eval()), pairwise, in_batch, time.monotonic() - clock))
+            ndcg = distributed.from_main(validate(student.eval()) if validate else None)
+            history.append(History(done, ndcg, pairwise, in_batch, time.monotonic() - clock))
             student.train()
             sums[:] = 0
             log.info("step %d of %d: nDCG@10 %.4f, losses %.3f + %.3f, %.0f s", done, settings.steps, *history[-1][1:])
             if history[-1].ndcg > max((h.ndcg for h in history[:-1]), default=-1.0):
                 best = {name: value.detach().clone() for name, value in student.state_dict().items()}
-            finished = _finished(history, settings)
-            checkpoints.write(folder, Progress(done, history, best), student, adam, scaler)
-            if finished:
+            if distributed.is_main():
+                checkpoint.write(folder, Progress(done, history, best), student, adam, scaler)
+            if _finished(history, settings):
                 break
-    distributed.tell(None)
     student.load_state_dict(best)
     return history
-
-
-def assist(
-    student: BertDot, sampler: Sampler, loss: Objective, queries: Ragged, passages: Ragged, settings: Training
-) -> None:
-    """What all ranks but 0 do while that one is in `train`: their share of every step, until it says there is none."""
-    take = a_step(student.train(), loss, queries, passages, settings)
-    start = distributed.told()
-    ahead = batches(sampler, start, settings.steps, settings.workers)
-    for step in itertools.count(start):
-        if (factor := distributed.told()) is None:
-            return
-        take(next(ahead), step, factor)
 
 
 def _finished(history: list[History], settings: Training) -> bool:

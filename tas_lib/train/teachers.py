@@ -1,23 +1,32 @@
-"""The in-batch teacher during training: a frozen ColBERT's token vectors, kept or made anew for every batch (§2.3)."""
+"""The in-batch teacher (§2.3): a frozen ColBERT, whose token vectors are kept on disk or made anew for every batch."""
 
-import logging
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tas_lib import models
+from tas_lib.config import Profile
+from tas_lib.data import shipped, store
+from tas_lib.data.collection import Collection
+from tas_lib.data.tokens import open_tokens
 from tas_lib.models import ColBert
-from tas_lib.records import FloatArray, IntArray, Ragged
+from tas_lib.records import Batch, FloatArray, IntArray, Ragged
+from tas_lib.retrieval import pretrained
+from tas_lib.retrieval.encode import device as find_device
+from tas_lib.train import distributed
 
-log = logging.getLogger(__name__)
+LARGEST = 2**26
+"""Scores of token against token that are held at once: 256 MB; on docs, 128 queries stay below."""
 
 
 class TokenVectors:
     """A frozen ColBERT's vectors of every text, end to end like the token ids they belong to."""
 
     def __init__(self, vectors: FloatArray, tokens: Ragged) -> None:
-        """vectors: (tokens in all, D), memory-mapped fp16. tokens: says which belong to which text."""
+        """vectors: (all tokens, D), memory-mapped fp16. tokens: says which belong to which text."""
         self.vectors, self.tokens = vectors, tokens
 
     def rows(self, rows: IntArray, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -30,7 +39,7 @@ class TokenVectors:
 
 
 class FreshVectors:
-    """The same vectors, made when they are asked for: those of 8.8 million passages would fill a terabyte."""
+    """The same vectors, made when they are needed: those of 8.8 million passages would fill a terabyte."""
 
     def __init__(self, model: ColBert, tokens: Ragged) -> None:
         """model: frozen. tokens: of every text."""
@@ -46,9 +55,47 @@ class FreshVectors:
 TextVectors = TokenVectors | FreshVectors
 
 
+class InBatchTeacher(NamedTuple):
+    """Scores every query of a batch against every passage of it (Eq. 3)."""
+
+    queries: TextVectors
+    passages: TextVectors
+
+    def scores(self, batch: Batch, device: torch.device) -> Tensor:
+        """(B, 2B), columns as in losses.py; as many queries at once as memory allows."""
+        own = batch.queries[distributed.share(len(batch.queries))]
+        vecs, mask = self.queries.rows(own, device)  # (b, M, D), (b, M)
+        passages = self.passages.rows(np.concatenate([batch.pos, batch.neg]), device)
+        n = max(1, LARGEST // (mask.shape[1] * passages[1].numel()))
+        parts = [models.late_interaction(v, m, *passages) for v, m in zip(vecs.split(n), mask.split(n), strict=True)]
+        return distributed.gather(torch.cat(parts), len(batch.queries))
+
+
+def open_in_batch_teacher(profile: Profile, collection: Collection) -> InBatchTeacher:
+    """The profile's ColBERT: its vectors are made once if they fit (`kept_vectors_gb`), otherwise for every batch."""
+    source = shipped.model(profile, "colbert")
+    tokenizer = pretrained.tokenizer_of(profile, source)
+    texts = open_tokens(profile, collection, tokenizer)
+    queries = texts["train"].with_suffix(tokenizer.mask_token_id, profile.query_masks)
+    tokens = {"train": queries, "passages": texts["passages"]}
+    model = pretrained.load_colbert(source).to(find_device())
+    size_gb = 2e-9 * model.head.out_features * sum(int(ragged.offsets[-1]) for ragged in tokens.values())
+    if size_gb > profile.kept_vectors_gb:
+        return InBatchTeacher(*(FreshVectors(model, ragged) for ragged in tokens.values()))
+
+    def make(folder: Path) -> None:
+        for name, ragged in tokens.items():
+            store.save_arrays(folder, **{name: token_vectors(model, ragged)})
+
+    inputs = {"colbert": store.folder_digest(Path(source)), "collection": collection.digest}
+    parameters = {**profile.tokens.model_dump(), "query_masks": profile.query_masks}
+    folder = store.Store(profile.folder).artefact("colbert-vectors", parameters, inputs, make)
+    return InBatchTeacher(*(TokenVectors(store.load_array(folder / f"{name}.npy"), tokens[name]) for name in tokens))
+
+
 @torch.inference_mode()
 def token_vectors(model: ColBert, tokens: Ragged, chunk: int = 64) -> FloatArray:
-    """fp16 vectors (tokens in all, D) of every text, encoded in length-sorted chunks."""
+    """fp16 vectors (all tokens, D) of every text, encoded in length-sorted chunks."""
     device = next(model.parameters()).device
     out = np.empty((tokens.offsets[-1], model.head.out_features), np.float16)
     for rows in models.length_chunks(tokens.lengths, chunk):

@@ -18,7 +18,7 @@ from tas_lib.config import Bm25, Evaluation, Expansion, Profile, Reranking, Samp
 from tas_lib.data import shipped, store
 from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.evaluation import metrics
-from tas_lib.experiment import BASELINE, BM25, Experiment, ndcg
+from tas_lib.experiment import BASELINE, BM25, Experiment
 from tas_lib.records import as_run
 from tas_lib.retrieval import bm25, cross_encoder, doc2query, fusion, pretrained
 from tas_lib.retrieval import encode as encoding
@@ -54,13 +54,14 @@ def changed(lab: Experiment, **settings: object) -> Experiment:
 # --- the early-stopping set --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("system", [BASELINE, DUAL], ids=["the baseline's", "the others'"])
-def test_candidates_hold_every_relevant_passage_and_none_twice(lab: Experiment, system: System):
-    found = lab.candidates(system)
-    relevant = lab.collection.relevant("stop")
-    assert len(found.rows) == len(found.queries) == 6
-    for query, rows in zip(found.queries, found.rows, strict=True):
-        kept = rows[rows >= 0]
+@pytest.mark.parametrize(("system", "first"), [(BASELINE, BM25), (DUAL, BASELINE)], ids=["baseline", "others"])
+def test_candidates_are_the_first_stages_and_every_relevant_passage(lab: Experiment, system: System, first: System):
+    candidates, relevant = lab.candidates(system), lab.collection.relevant("stop")
+    assert len(candidates.rows) == len(candidates.queries) == 6
+    rows, _ = lab.retrieve(first, lab.collection.sets["stop"].queries.texts, 5)
+    assert candidates.rows[:, :5].tolist() == rows.tolist()
+    for query, passages in zip(candidates.queries, candidates.rows, strict=True):
+        kept = passages[passages >= 0]
         assert set(relevant[query]) <= set(kept)
         assert len(set(kept)) == len(kept) <= 6  # five, and the relevant one
 
@@ -90,28 +91,21 @@ def test_token_vectors_that_would_fill_the_disk_are_made_for_every_batch(lab: Ex
     batch = lab.sampler(DUAL).batch(0)
     little = changed(lab, kept_vectors_gb=0).in_batch_teacher
     assert isinstance(little.passages, FreshVectors)
-    found, wanted = (teacher.scores(batch, torch.device("cpu")) for teacher in (little, lab.in_batch_teacher))
-    torch.testing.assert_close(found, wanted, atol=0.02, rtol=0.01)
-
-
-def test_candidates_are_bm25s_for_the_baseline_and_the_baselines_for_the_others(lab: Experiment):
-    texts = lab.collection.sets["stop"].queries.texts
-    for system, first in ((BASELINE, BM25), (DUAL, BASELINE)):
-        rows, _ = lab.retrieve(first, texts, 5)
-        assert lab.candidates(system).rows[:, :5].tolist() == rows.tolist()
+    fresh, kept = (teacher.scores(batch, torch.device("cpu")) for teacher in (little, lab.in_batch_teacher))
+    torch.testing.assert_close(fresh, kept, atol=0.02, rtol=0.01)
 
 
 def test_ndcg_of_candidates_equals_the_formula(lab: Experiment):
-    found, model = lab.candidates(DUAL), lab.load(BASELINE)
+    candidates, model = lab.candidates(DUAL), lab.load(BASELINE)
     values = []
-    for n, query in enumerate(found.queries):
+    for n, query in enumerate(candidates.queries):
         q = encoding.encode(model, lab.tokens["stop"], np.array([query]))[0]
-        rows = found.rows[n][found.rows[n] >= 0]
+        rows = candidates.rows[n][candidates.rows[n] >= 0]
         scores = [encoding.encode(model, lab.tokens["passages"], np.array([row]))[0] @ q for row in rows]
         ranked = rows[np.argsort(-np.array(scores))]
         rank = ranked.tolist().index(lab.collection.relevant("stop")[query][0])
         values.append(1 / math.log2(rank + 2))  # one relevant passage: its discount, over that of rank 1
-    assert found.ndcg(model, lab.tokens) == pytest.approx(np.mean(values), abs=1e-6)
+    assert candidates.ndcg(model, lab.tokens) == pytest.approx(np.mean(values), abs=1e-6)
 
 
 # --- one system --------------------------------------------------------------------------------------------------
@@ -121,6 +115,8 @@ def test_a_trained_system_is_a_model_that_others_can_load(lab: Experiment):
     folder = lab.trained(DUAL)
     assert folder.name == "dual-tas_balanced-b6"
     assert not list(folder.glob("*checkpoint*"))
+    assert store.provenance(folder)["inputs"].keys() == {"collection", "pairs", "encoder", "baseline", "colbert"}
+    assert store.provenance(lab.trained(BASELINE))["inputs"].keys() == {"collection", "pairs", "encoder"}
     assert [h.step for h in lab.history(DUAL)] == [3, 6]
     assert all(h.pairwise > 0 and h.in_batch > 0 for h in lab.history(DUAL))
     texts = lab.collection.passages.texts
@@ -129,7 +125,7 @@ def test_a_trained_system_is_a_model_that_others_can_load(lab: Experiment):
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
-def test_how_a_training_is_carried_is_no_reason_to_train_again(lab: Experiment):
+def test_other_execution_settings_are_no_reason_to_train_again(lab: Experiment):
     note = lab.trained(DUAL) / "provenance.json"
     before = note.stat().st_mtime_ns
     settings = lab.profile.training.model_copy(update={"cached_chunk": 4, "compile": True, "workers": 2})
@@ -137,7 +133,7 @@ def test_how_a_training_is_carried_is_no_reason_to_train_again(lab: Experiment):
     assert note.stat().st_mtime_ns == before
 
 
-def test_training_changes_the_encoder_and_another_seed_changes_it_otherwise(lab: Experiment):
+def test_training_changes_the_encoder_and_another_seed_changes_it_differently(lab: Experiment):
     start = pretrained.load_encoder(lab.profile.encoder_path).state_dict()
     systems = [DUAL, DUAL.model_copy(update={"seed": 2})]
     name = "embeddings.word_embeddings.weight"
@@ -152,7 +148,7 @@ def test_every_teacher_goes_with_every_sampling(lab: Experiment, teacher, sampli
     assert [h.step for h in lab.history(system)] == [3, 6]
 
 
-def test_asked_again_nothing_is_made_again(lab: Experiment, caplog: pytest.LogCaptureFixture):
+def test_a_second_evaluation_makes_nothing_again(lab: Experiment, caplog: pytest.LogCaptureFixture):
     lab.evaluate(DUAL, "dev")
     with caplog.at_level(logging.INFO):
         Experiment(lab.profile).evaluate(DUAL, "dev")
@@ -166,7 +162,9 @@ def made_anew(lab: Experiment, system: System, caplog: pytest.LogCaptureFixture)
     return [record.message for record in caplog.records if record.message.startswith("systems/")]
 
 
-def test_a_setting_makes_those_systems_anew_that_it_decides(lab: Experiment, caplog: pytest.LogCaptureFixture):
+def test_a_changed_setting_makes_those_systems_again_that_depend_on_it(
+    lab: Experiment, caplog: pytest.LogCaptureFixture
+):
     random, tas = BASELINE, DUAL
     lab.trained(tas)
     bins = changed(lab, sampling=Sampling(clusters=3, margin_bins=5))
@@ -177,7 +175,7 @@ def test_a_setting_makes_those_systems_anew_that_it_decides(lab: Experiment, cap
     assert made_anew(lab, random, caplog) == [f"systems/{random.name}: made anew, parameters changed: tokens"]
 
 
-def test_clusters_are_of_the_baselines_vectors(lab: Experiment):
+def test_the_baselines_vectors_are_clustered(lab: Experiment):
     vecs = encoding.encode(lab.load(BASELINE), lab.tokens["train"])
     np.testing.assert_allclose(Experiment(lab.profile).query_vecs, vecs, atol=1e-6)
     assert sorted(np.concatenate(lab.clusters.members).tolist()) == list(range(40))
@@ -190,14 +188,14 @@ def test_clusters_are_of_the_baselines_vectors(lab: Experiment):
 # --- runs --------------------------------------------------------------------------------------------------------
 
 
-def test_any_text_finds_its_passage_by_words(lab: Experiment):
+def test_bm25_finds_the_passage_of_any_text(lab: Experiment):
     row = 7
     rows, scores = lab.retrieve(BM25, [lab.collection.passages.texts[row], ""], 3)
     assert rows[0, 0] == row and (np.diff(scores[0]) <= 0).all()
     assert rows[1].tolist() == [-1, -1, -1]
 
 
-def test_any_text_is_searched_for_exactly(lab: Experiment):
+def test_dense_retrieval_is_exact_for_any_text(lab: Experiment):
     texts = ["plot the graph", "a word nobody heard"]
     rows, scores = lab.retrieve(DUAL, texts, 4)
     vecs = SentenceTransformer(str(lab.trained(DUAL)), device="cpu").encode(texts)
@@ -212,11 +210,11 @@ def test_runs_are_trec_files_of_what_was_retrieved(lab: Experiment, system: Syst
     queries = lab.collection.sets["dev"].queries
     rows, scores = lab.retrieve(system, queries.texts, 10)
     for n, query in enumerate(queries.ids):
-        wanted = {lab.collection.passages.ids[r]: float(s) for r, s in zip(rows[n], scores[n], strict=True) if r >= 0}
-        assert run[query] == pytest.approx(wanted)
+        expected = {lab.collection.passages.ids[r]: float(s) for r, s in zip(rows[n], scores[n], strict=True) if r >= 0}
+        assert run[query] == pytest.approx(expected)
     file = lab.store.root / "retrieved" / system.name / "dev" / "dev.run.gz"
     first = gzip.decompress(file.read_bytes()).decode().splitlines()[0].split()
-    assert (len(first), first[1], first[3], first[5]) == (6, "Q0", "labels", system.name)
+    assert (len(first), first[1], first[3], first[5]) == (6, "Q0", "1", system.name)
 
 
 def test_metrics_by_hand(lab: Experiment):
@@ -224,13 +222,13 @@ def test_metrics_by_hand(lab: Experiment):
     assert list(values) == ["nDCG@10", "RR(rel=2)@10", "R(rel=2)@10", "Judged@10"]
     run, qrels = lab.run(BM25, "graded"), lab.collection.sets["graded"].qrels
     for query, value in values["RR(rel=2)@10"].items():
-        found = run.get(query, {})  # a query whose words stand nowhere has no line
-        ranked = sorted(found, key=lambda p: (-found[p], p))
+        passages = run.get(query, {})  # a query without any word of the collection has no line
+        ranked = sorted(passages, key=lambda p: (-passages[p], p))
         hits = [rank for rank, p in enumerate(ranked, 1) if qrels[query].get(p, 0) >= 2]
         assert value == pytest.approx(1 / hits[0] if hits else 0)
 
 
-def test_a_run_made_elsewhere_stands_in_for_ours(lab: Experiment, tmp_path: Path):
+def test_a_run_file_made_elsewhere_is_a_run(lab: Experiment, tmp_path: Path):
     queries = lab.collection.sets["dev"].queries.ids
     (tmp_path / "dev.run").write_text("".join(f"{q} Q0 p1 1 2.5 x\n" for q in queries))
     system = System(kind="run", source=str(tmp_path / "{set}.run"))
@@ -262,7 +260,7 @@ def test_a_checkpoint_reads_with_its_own_tokenizer_and_pooling(lab: Experiment, 
     assert set(lab.run(system, "dev")) == set(lab.collection.sets["dev"].queries.ids)
 
 
-def test_a_checkpoint_without_a_pooling_has_the_profiles(lab: Experiment, published: Path):
+def test_a_checkpoint_without_stated_pooling_has_the_profiles(lab: Experiment, published: Path):
     assert lab.load(System(kind="checkpoint", source=str(published))).pooling == lab.profile.pooling == "mean"
 
 
@@ -313,9 +311,9 @@ def test_without_training_queries_trained_rows_are_empty_and_the_log_says_why_on
     bare = changed(
         lab, systems={"pairwise/random": BASELINE, "tas_b/largest": System(kind="checkpoint", source=str(published))}
     )
-    found = bare.scores(["bm25", "pairwise/random", "dual/tas_balanced", "tas_b/largest"])
-    assert found["pairwise/random"] == found["dual/tas_balanced"] == {}
-    assert found["bm25"].keys() == found["tas_b/largest"].keys() == {"dev", "graded"}
+    scores = bare.scores(["bm25", "pairwise/random", "dual/tas_balanced", "tas_b/largest"])
+    assert scores["pairwise/random"] == scores["dual/tas_balanced"] == {}
+    assert scores["bm25"].keys() == scores["tas_b/largest"].keys() == {"dev", "graded"}
     assert caplog.text.count("has no training queries") == 1
     with pytest.raises(ValueError, match="there is no query set 'train'; there are: dev, graded"):
         bare.trained(BASELINE)
@@ -326,11 +324,12 @@ def test_without_training_queries_trained_rows_are_empty_and_the_log_says_why_on
 
 def test_scores_are_of_what_the_profile_lists_and_can_be_run(lab: Experiment):
     listed = changed(lab, systems={"pairwise/random": BASELINE, "x": System(kind="reported", source="someone")})
-    found = listed.scores(["bm25", "pairwise/random", "pairwise/tas", "x"])
-    assert list(found) == ["bm25", "pairwise/random", "pairwise/tas", "x"] and found["pairwise/tas"] == found["x"] == {}
+    scores = listed.scores(["bm25", "pairwise/random", "pairwise/tas", "x"])
+    assert list(scores) == ["bm25", "pairwise/random", "pairwise/tas", "x"]
+    assert scores["pairwise/tas"] == scores["x"] == {}
     sets = {test.name for test in lab.profile.evaluation.sets}
-    assert found["pairwise/random"].keys() == found["bm25"].keys() == sets
-    assert found["pairwise/random"]["dev"] == lab.evaluate(BASELINE, "dev")
+    assert scores["pairwise/random"].keys() == scores["bm25"].keys() == sets
+    assert scores["pairwise/random"]["dev"] == lab.evaluate(BASELINE, "dev")
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------
@@ -341,12 +340,12 @@ def test_more_clusters_than_queries_are_refused_before_any_work(lab: Experiment,
     tiny.put_collection(lab.profile, tiny.source())
     with pytest.raises(ValueError) as error:
         changed(lab, sampling=Sampling(clusters=41)).trained(DUAL)
-    assert str(error.value) == "profile 'tiny': sampling.clusters asks for 41 clusters of 40 queries"
+    assert str(error.value) == "profile 'tiny': 41 clusters (sampling.clusters) of 40 queries"
     assert {path.name for path in (tmp_path / "tiny").iterdir()} == {".locks", "collection"}
 
 
 def test_a_batch_of_more_queries_than_there_are_is_refused_before_any_work(lab: Experiment):
-    with pytest.raises(ValueError, match=r"system 18 wants 96 of 40 queries"):
+    with pytest.raises(ValueError, match=r"a batch of system tas_b is 96 of 40 queries"):
         changed(lab, systems={"tas_b": System(batch_size=96)}).trained(DUAL)
 
 
@@ -359,14 +358,12 @@ def test_a_test_set_that_the_collection_lacks_is_refused(lab: Experiment):
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "reported"])
-def test_what_is_not_trained_here_is_never_trained_by_mistake(lab: Experiment, kind):
+def test_other_kinds_of_system_are_never_trained_by_mistake(lab: Experiment, kind):
     with pytest.raises(ValueError, match=f"a system of kind '{kind}' is not trained here: someone/model"):
         lab.trained(System(kind=kind, source="someone/model"))
 
 
 def damaged(place: Path, tmp_path: Path, profile: Profile) -> Profile:
-    import shutil
-
     copy = shutil.copytree(profile.artefacts_folder, tmp_path / "tiny")
     with open(copy / "encoder" / "model.safetensors", "ab") as f:
         f.write(b"x")
@@ -383,21 +380,6 @@ def test_a_shipped_encoder_that_is_not_the_one_shipped_stops_before_any_work(
         with pytest.raises(ValueError, match=r"encoder/model\.safetensors is not the file that was shipped"):
             ask()
     assert {path.name for path in (tmp_path / "runs" / "tiny").iterdir()} == {".locks", "collection"}
-
-
-# --- vectors -----------------------------------------------------------------------------------------------------
-
-
-def test_vectors_are_those_that_encode_gives(lab: Experiment):
-    whole = lab.vectors(BASELINE)
-    assert (whole.shape, whole.dtype) == ((80, 16), torch.float16)
-    np.testing.assert_allclose(whole.float(), encoding.encode(lab.load(BASELINE), lab.tokens["passages"]), atol=2e-3)
-
-
-def test_digests_name_the_encoder_and_the_teacher(lab: Experiment):
-    note = store.provenance(lab.trained(DUAL))
-    assert note["inputs"].keys() == {"collection", "pairs", "encoder", "baseline", "colbert"}
-    assert store.provenance(lab.trained(BASELINE))["inputs"].keys() == {"collection", "pairs", "encoder"}
 
 
 # --- pipelines ---------------------------------------------------------------------------------------------------
@@ -419,7 +401,7 @@ def pipelines(lab: Experiment) -> Experiment:
 def test_the_weight_of_a_fusion_is_the_best_on_the_early_stopping_set(pipelines: Experiment):
     words, dense = (pipelines.run(system, "stop") for system in (BM25, DUAL))
     qrels = pipelines.collection.sets["stop"].qrels
-    worth = {a: ndcg(fusion.interpolate(dense, words, a), qrels) for a in pipelines.profile.fusion.alphas}
+    worth = {a: metrics.mean_ndcg(fusion.interpolate(dense, words, a), qrels) for a in pipelines.profile.fusion.alphas}
     alpha = pipelines.alpha(FUSED)
     assert worth[alpha] == max(worth.values()) > min(worth.values())
 
@@ -446,23 +428,23 @@ def test_a_reranked_run_is_the_first_stages_with_its_first_candidates_by_score(p
                 ).item()
                 for p in first[:4]
             }
-        wanted = sorted(first[:4], key=lambda p: -scores[p]) + first[4:]
-        assert metrics.ranking(after.get(query, {})) == wanted
-        moved += wanted != first
+        expected = sorted(first[:4], key=lambda p: -scores[p]) + first[4:]
+        assert metrics.ranking(after.get(query, {})) == expected
+        moved += expected != first
     assert moved
 
 
 def test_of_a_set_that_is_not_graded_a_sample_is_reranked_and_evaluated(pipelines: Experiment):
-    asked = pipelines.rerankers.sample("dev")
-    assert len(asked) == 2 and set(asked) < set(pipelines.collection.sets["dev"].queries.ids)
-    assert pipelines.rerankers.sample("graded") == pipelines.collection.sets["graded"].queries.ids
-    assert all(set(values) == set(asked) for values in pipelines.evaluate(RERANKED, "dev").values())
+    sample = pipelines.runs.rerankers.sample("dev")
+    assert len(sample) == 2 and set(sample) < set(pipelines.collection.sets["dev"].queries.ids)
+    assert pipelines.runs.rerankers.sample("graded") == pipelines.collection.sets["graded"].queries.ids
+    assert all(set(values) == set(sample) for values in pipelines.evaluate(RERANKED, "dev").values())
     assert all(len(values) == 6 for values in pipelines.evaluate(FUSED, "dev").values())
     everything = changed(pipelines, reranking=Reranking(depth=4))
-    assert len(everything.rerankers.sample("dev")) == 6
+    assert len(everything.runs.rerankers.sample("dev")) == 6
 
 
-def test_a_pipeline_whose_model_is_not_shipped_is_not_run_and_says_so(pipelines: Experiment):
+def test_a_pipeline_without_its_model_has_no_scores_and_says_why(pipelines: Experiment):
     mono = System(kind="reranked", first="bm25", by="mono")
     listed = changed(pipelines, systems=LISTED | {"m": mono, "m>duo": System(kind="reranked", first="m", by="duo")})
     scores = listed.scores(["m", "m>duo", "bm25>cat"])
@@ -485,21 +467,23 @@ def with_t5(pipelines: Experiment, tmp_path: Path) -> Experiment:
         "d2q>mono>duo": System(kind="reranked", first="d2q>mono", by="duo"),
     }
     expand = Expansion(model=named, queries=2, longest=5, batch=16, shard=32)
-    asked = Reranking(depth=4, duo_depth=3, dev_sample=2, mono=named, duo=named)
-    return changed(pipelines, systems=LISTED | more, expansion=expand, reranking=asked)
+    reranking = Reranking(depth=4, duo_depth=3, dev_sample=2, mono=named, duo=named)
+    return changed(pipelines, systems=LISTED | more, expansion=expand, reranking=reranking)
 
 
 def test_docT5query_is_bm25_with_the_written_queries_behind_each_passage(with_t5: Experiment):
-    found, texts = with_t5.collection, with_t5.collection.passages.texts
+    collection, texts = with_t5.collection, with_t5.collection.passages.texts
     written = doc2query.queries_for(
         tiny.t5(), tiny.t5_tokenizer(), texts[32:64], with_t5.profile.expansion, first=32
     )  # the second shard
     assert with_t5.written[32:64] == written
     longer = [" ".join([t, *q]) for t, q in zip(texts, with_t5.written, strict=True)]
-    queries = found.sets["graded"].queries
+    queries = collection.sets["graded"].queries
     rows, scores = bm25.Bm25Index(longer, with_t5.profile.bm25).search(queries.texts, 10)
-    wanted = as_run(queries.ids, found.passages.ids, rows, scores)
-    assert with_t5.run(with_t5.listed["d2q"], "graded") == {query: ranked for query, ranked in wanted.items() if ranked}
+    expected = as_run(queries.ids, collection.passages.ids, rows, scores)
+    assert with_t5.run(with_t5.listed["d2q"], "graded") == {
+        query: ranked for query, ranked in expected.items() if ranked
+    }
     assert with_t5.run(with_t5.listed["d2q"], "graded") != with_t5.run(BM25, "graded")
 
 
@@ -514,13 +498,13 @@ def test_shipped_queries_are_taken_and_only_others_written(with_t5: Experiment, 
     ours = p.model_copy(
         update={"artefacts": str(tmp_path / "data"), "expansion": p.expansion.model_copy(update={"model": ""})}
     )
-    found = doc2query.open_queries(ours, with_t5.collection)
-    known = dict(zip(texts[5:], queries, strict=True))  # some passages may stand there twice
-    assert [found[row] for row in range(80) if texts[row] in known] == [known[t] for t in texts if t in known]
+    queries_of = doc2query.open_queries(ours, with_t5.collection)
+    known = dict(zip(texts[5:], queries, strict=True))  # some passages may be equal
+    assert [queries_of[row] for row in range(80) if texts[row] in known] == [known[t] for t in texts if t in known]
     others = [row for row in range(5) if texts[row] not in known]
-    assert others and all(len(found[row]) == 2 for row in others)
+    assert others and all(len(queries_of[row]) == 2 for row in others)
     lacking = doc2query.queries_for(tiny.t5(), tiny.t5_tokenizer(), [texts[row] for row in others], p.expansion)
-    assert [found[row] for row in others] == lacking
+    assert [queries_of[row] for row in others] == lacking
 
 
 def test_mono_then_duo_order_by_the_scores_of_the_model(with_t5: Experiment):
@@ -530,29 +514,30 @@ def test_mono_then_duo_order_by_the_scores_of_the_model(with_t5: Experiment):
     scorer = T5Scorer(tiny.t5(), tiny.t5_tokenizer(), texts["graded"].texts, texts["passages"].texts)
     moved = 0
     for q, query in enumerate(texts["graded"].ids):
-        found = metrics.ranking(first.get(query, {}))
-        top = np.array([row[p] for p in found[:4]], int)
+        before = metrics.ranking(first.get(query, {}))
+        top = np.array([row[p] for p in before[:4]], int)
         scores = scorer.mono(np.full(len(top), q), top)
-        by_mono = [found[i] for i in np.argsort(-scores, kind="stable")] + found[4:]
+        by_mono = [before[i] for i in np.argsort(-scores, kind="stable")] + before[4:]
         assert metrics.ranking(mono.get(query, {})) == by_mono
         pairs = list(permutations([row[p] for p in by_mono[:3]], 2))
         i, j = np.array(pairs, int).reshape(-1, 2).T
         wins = dict(zip(pairs, scorer.duo(np.full(len(i), q), i, j), strict=True))
         total = {p: sum(wins[row[p], r] + 1 - wins[r, row[p]] for _, r in pairs if r != row[p]) for p in by_mono[:3]}
         assert metrics.ranking(duo.get(query, {})) == sorted(by_mono[:3], key=lambda p: -total[p]) + by_mono[3:]
-        moved += metrics.ranking(duo.get(query, {})) != found
+        moved += metrics.ranking(duo.get(query, {})) != before
     assert moved
 
 
 @pytest.mark.parametrize("key", ["bm25", "dual/tas_balanced", "d2q+dual/tas_balanced", "bm25>cat", "d2q>mono>duo"])
-def test_a_single_answer_is_that_of_the_run(with_t5: Experiment, key: str):
+def test_the_answer_to_one_query_is_that_of_the_run(with_t5: Experiment, key: str):
     answer, run = with_t5.answerer(with_t5.listed[key], "graded"), with_t5.run(with_t5.listed[key], "graded")
     for query in with_t5.collection.sets["graded"].queries.ids:
-        found = answer(query)
-        assert found.keys() <= {query} and metrics.ranking(found.get(query, {})) == metrics.ranking(run.get(query, {}))
+        one = answer(query)
+        assert one.keys() <= {query}
+        assert metrics.ranking(one.get(query, {})) == metrics.ranking(run.get(query, {}))
 
 
-def test_a_fusion_is_made_anew_with_its_parts_and_a_training_never_for_a_pipeline(
+def test_a_changed_part_makes_a_fusion_again_and_never_a_training(
     pipelines: Experiment, caplog: pytest.LogCaptureFixture
 ):
     pipelines.run(FUSED, "graded")

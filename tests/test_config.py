@@ -30,9 +30,9 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def refused(load, text: str | bytes) -> str:
     with pytest.raises(ValueError) as error:
         load(text)
-    told = str(error.value)
-    assert told.startswith("mine.yaml") and "\n" not in told
-    return told
+    message = str(error.value)
+    assert message.startswith("mine.yaml") and "\n" not in message
+    return message
 
 
 def test_the_profiles_of_the_project_are_valid():
@@ -43,20 +43,11 @@ def test_the_profiles_of_the_project_are_valid():
 def test_what_a_profile_leaves_out_is_the_papers(load):
     settings = load(WHOLE)
     assert settings.name == "mine"
-    assert (settings.tokens.query, settings.tokens.passage) == (30, 200)
-    sampling, training = settings.sampling, settings.training
-    assert (sampling.batch_size, sampling.clusters, sampling.clusters_per_batch, sampling.margin_bins) == (
-        32,
-        2000,
-        1,
-        10,
-    )
-    assert (training.alpha, training.learning_rate, training.patience, training.validate_every) == (
-        0.75,
-        7e-6,
-        30,
-        4000,
-    )
+    assert settings.tokens.model_dump() == {"query": 30, "passage": 200}
+    sampling = {"batch_size": 32, "clusters": 2000, "clusters_per_batch": 1, "margin_bins": 10}
+    training = {"alpha": 0.75, "learning_rate": 7e-6, "patience": 30, "validate_every": 4000}
+    assert sampling.items() <= settings.sampling.model_dump().items()
+    assert training.items() <= settings.training.model_dump().items()
     assert settings.evaluation.depth == 1000
 
 
@@ -68,60 +59,52 @@ def test_an_unknown_profile_is_refused_with_the_known_ones(load):
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ("trainning: {alpha: 1}", "trainning: Extra inputs are not permitted"),
         ("training: {alpah: 1}", "training.alpah: Extra inputs are not permitted"),
         ("training: {alpha: -1}", "training.alpha: Input should be greater than or equal to 0 (got -1)"),
         ("training: {alpha: .inf}", "training.alpha: Input should be a finite number (got inf)"),
-        ("training: {alpha: .nan}", "training.alpha: Input should be"),
         ("training: {alpha: much}", "training.alpha: Input should be a valid number"),
         ("training: {steps: 0}", "training.steps: Input should be greater than 0 (got 0)"),
         ("training: {steps: 1.5}", "training.steps: Input should be a valid integer"),
         ("training: {schedule: linear}", "training.schedule: Input should be 'constant' or 'cosine' (got 'linear')"),
-        ("sampling: {batch_size: 0}", "sampling.batch_size: Input should be greater than 0 (got 0)"),
-        ("sampling: {clusters: 0}", "sampling.clusters: Input should be greater than 0 (got 0)"),
-        ("sampling: {clusters: 2, clusters_per_batch: 3}", "3 clusters a batch, but there are 2"),
+        ("sampling: {clusters: 2, clusters_per_batch: 3}", "3 clusters per batch, but there are only 2"),
         ("bm25: {b: 1.5}", "bm25.b: Input should be less than or equal to 1 (got 1.5)"),
-        ("tokens: {passage: -5}", "tokens.passage: Input should be greater than 0 (got -5)"),
         ("pooling: max", "pooling: Input should be 'cls' or 'mean' (got 'max')"),
         ("stop: 7", "stop: Input should be"),
     ],
 )
-def test_a_misspelt_key_or_a_value_out_of_range_is_one_sentence(load, more: str, told: str):
-    assert told in refused(load, f"{WHOLE}{more}\n")
+def test_a_misspelt_key_or_a_value_out_of_range_is_one_sentence(load, more: str, message: str):
+    assert message in refused(load, f"{WHOLE}{more}\n")
 
 
-def test_two_mistakes_are_told_at_once(load):
-    told = refused(load, f"{WHOLE}training: {{alpha: -1, steps: 0}}\n")
-    assert "training.alpha" in told and "training.steps" in told
+def test_two_mistakes_are_reported_together(load):
+    message = refused(load, f"{WHOLE}training: {{alpha: -1, steps: 0}}\n")
+    assert "training.alpha" in message and "training.steps" in message
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("source: [numpy", "is no YAML"),
-        ("\tsource: x", "is no YAML"),
-        (b"source: \xff\xfe", "is no YAML"),
-        ("- a list", "is no profile"),
-        ("only words", "is no profile"),
-        ("7", "is no profile"),
+        ("source: [numpy", "is not YAML"),
+        (b"source: \xff\xfe", "is not YAML"),
+        ("- a list", "must hold `key: value` lines, not ['a list']"),
+        ("7", "must hold `key: value` lines, not 7"),
         ("", "source: Field required"),
         ("1: 2", "1: Extra inputs are not permitted"),
     ],
 )
-def test_what_is_no_profile_is_one_sentence(load, text: str | bytes, told: str):
-    assert told in refused(load, text)
+def test_a_file_that_is_not_a_profile_is_one_sentence(load, text: str | bytes, message: str):
+    assert message in refused(load, text)
 
 
 def test_two_equal_systems_are_refused(load):
-    told = refused(load, f'{WHOLE}  "3": {{teacher: pairwise, sampling: random, batch_size: 32}}\n')
-    assert "two systems are the same: pairwise-random" in told
+    message = refused(load, f'{WHOLE}  "3": {{teacher: pairwise, sampling: random, batch_size: 32}}\n')
+    assert "two systems are the same: pairwise-random" in message
 
 
-@pytest.mark.parametrize(
-    "value", ["{batch_size: 0}", "{teacher: both}", "{sampling: topic}", "{seeds: 3}", "{loss: x}"]
-)
+@pytest.mark.parametrize("value", ["{batch_size: 0}", "{teacher: both}", "{seeds: 3}"])
 def test_a_systems_values_are_checked_too(load, value: str):
     assert "systems.3." in refused(load, f'{WHOLE}  "3": {value}\n')
 
@@ -131,28 +114,28 @@ VARIED = WHOLE.replace("systems:", "variants: {more: {sampling: {clusters: 7}}}\
 
 def test_a_variant_changes_the_settings_of_its_systems_only(load):
     settings = load(VARIED + '  "3": {variant: more}\n')
-    found = [settings.of(system).sampling for system in settings.systems.values()]
-    assert [sampling.clusters for sampling in found] == [2000, 2000, 7]
-    assert found[2].model_copy(update={"clusters": 2000}) == found[0]
+    sampling = [settings.of(system).sampling for system in settings.systems.values()]
+    assert [section.clusters for section in sampling] == [2000, 2000, 7]
+    assert sampling[2].model_copy(update={"clusters": 2000}) == sampling[0]
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("{sampling: {clusters: 0}}", "variants.more.sampling: clusters: Input should be greater than 0 (got 0)"),
         ("{sampling: {cluster: 7}}", "variants.more.sampling: cluster: Extra inputs are not permitted"),
-        ("{tokens: {query: 7}}", "variants.more: only sampling, training can vary, not 'tokens'"),
-        ("{sampling: 7}", "variants.more.sampling is 7, where settings are due"),
+        ("{tokens: {query: 7}}", "variants.more.tokens: Extra inputs are not permitted"),
+        ("{sampling: 7}", "variants.more.sampling: Input should be a valid dictionary (got 7)"),
     ],
 )
-def test_a_variant_that_cannot_be_is_one_sentence(load, change: str, told: str):
-    assert told in refused(load, VARIED.replace("{sampling: {clusters: 7}}", change))
+def test_an_invalid_variant_is_one_sentence(load, change: str, message: str):
+    assert message in refused(load, VARIED.replace("{sampling: {clusters: 7}}", change))
 
 
 def test_a_system_of_an_unknown_variant_is_refused_with_the_known_ones(load):
     assert "system 3: there is no variant 'mor'; there are: more" in refused(load, VARIED + '  "3": {variant: mor}\n')
     load(VARIED)
-    with pytest.raises(ValueError, match="notebook parameters: there is no variant 'mor' in mine; there are: more"):
+    with pytest.raises(ValueError, match="notebook parameters: there is no variant 'mor'; there are: more"):
         config.system("mine", **PARAMETERS, variant="mor")
 
 
@@ -189,25 +172,22 @@ def test_a_notebooks_parameters_name_profile_and_system(load):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("teacher", "duel", "teacher: Input should be 'none', 'pairwise', 'in_batch' or 'dual' (got 'duel')"),
-        ("sampling", "tasb", "sampling: Input should be"),
-        ("loss", "mse", "loss: Input should be"),
         ("batch_size", 0, "batch_size: Input should be greater than 0 (got 0)"),
         ("seed", "one", "seed: Input should be a valid integer"),
-        ("seed", -1, "seed: Input should be greater than or equal to 0 (got -1)"),
     ],
 )
-def test_a_notebooks_wrong_parameter_is_one_sentence(load, name: str, value: object, told: str):
+def test_a_wrong_parameter_of_a_notebook_is_one_sentence(load, name: str, value: object, message: str):
     load(WHOLE)
     with pytest.raises(ValueError) as error:
         config.system("mine", **PARAMETERS | {name: value})
-    assert str(error.value).startswith(f"notebook parameters: {told}")
+    assert str(error.value).startswith(f"notebook parameters: {message}")
     assert "\n" not in str(error.value)
 
 
-def test_folders_can_be_moved(load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_environment_variables_move_the_folders(load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     settings = load(WHOLE)
     monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("TAS_FIGURES", str(tmp_path / "figures"))
@@ -217,8 +197,8 @@ def test_folders_can_be_moved(load, monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_an_encoder_is_a_folder_of_the_project_any_folder_or_a_hub_name(load, tmp_path: Path):
     settings = load(WHOLE)
-    wanted = {str(tmp_path): str(tmp_path), "tests": str(config.ROOT / "tests"), "someone/model": "someone/model"}
-    for encoder, path in wanted.items():
+    expected = {str(tmp_path): str(tmp_path), "tests": str(config.ROOT / "tests"), "someone/model": "someone/model"}
+    for encoder, path in expected.items():
         assert settings.model_copy(update={"encoder": encoder}).encoder_path == path
 
 
@@ -233,43 +213,51 @@ PIPELINES = """
 """
 
 
-def test_pipelines_build_on_other_rows_and_name_them(load):
+def test_pipelines_build_on_other_rows_and_are_named_after_them(load):
     settings = load(WHOLE + PIPELINES.lstrip("\n"))
-    assert settings.systems["bm25+pairwise/random"].name == "fused-interpolate-bm25-pairwise-random"
-    assert settings.systems["bm25+pairwise/random>cat"].name == "reranked-cat-bm25-pairwise-random"
-    assert settings.systems["pairwise/random>duo"].name == "reranked-duo10-pairwise-random"
-    depths = [
-        settings.candidates(settings.systems[key])
-        for key in (
-            "bm25+pairwise/random>cat",
-            "pairwise/random>mono",
-            "pairwise/random>mono>duo",
-            "pairwise/random>duo",
-        )
-    ]
+    assert settings.systems["bm25+2"].name == "fused-interpolate-bm25-2"
+    assert settings.systems["bm25+2>cat"].name == "reranked-cat-bm25-2"
+    assert settings.systems["2>duo"].name == "reranked-duo10-2"
+    depths = [settings.candidates(settings.systems[key]) for key in ("bm25+2>cat", "2>mono", "2>mono>duo", "2>duo")]
     assert depths == [1000, 1000, 50, 10]  # the paper's
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
-        ('"x": {kind: fused, of: [bm25, "9"]}', "system x: there is no system '9' to build on"),
-        ('"x": {kind: reranked, first: "9"}', "system x: there is no system '9' to build on"),
-        ('"x": {kind: reranked, first: x}', "system x: its candidates come from itself"),
+        ('"x": {kind: fused, of: [bm25, "9"]}', "system x: no system '9' is listed above it to build on"),
+        ('"x": {kind: reranked, first: x}', "system x: no system 'x' is listed above it to build on"),
         ('"x": {kind: fused, of: [bm25]}', "`of` names two or more different systems"),
         ('"x": {kind: fused, of: ["2", "2"]}', "`of` names two or more different systems"),
         ('"x": {kind: fused, of: [bm25, "1", "2"]}', "interpolation is of two systems; rrf takes more"),
-        ('"x": {kind: fused}', "`of` is what a fused system is made of"),
-        ('"x": {of: [bm25, "2"]}', "`of` is what a fused system is made of"),
-        ('"x": {kind: reranked}', "`first` is whose candidates"),
-        ('"x": {first: bm25}', "`first` is whose candidates"),
+        ('"x": {kind: fused}', "a system of kind 'fused' needs `of`"),
+        ('"x": {of: [bm25, "2"]}', "`of` is for kind fused, and this system's is 'trained'"),
+        ('"x": {first: bm25}', "`first` is for kind reranked, and this system's is 'trained'"),
+        ('"x": {pooling: cls}', "`pooling` is for kind checkpoint, and this system's is 'trained'"),
+        ('"x": {kind: checkpoint}', "a system of kind 'checkpoint' needs `source`"),
         ('"x": {kind: reranked, first: bm25, by: t5}', "'cat', 'mono' or 'duo'"),
-        ('"x": {kind: fused, of: [bm25, y]}\n  y: {kind: reranked, first: bm25}', "y is itself made of other runs"),
-        (
-            '"x": {kind: reranked, first: y}\n  y: {kind: reranked, first: x, by: duo}',
-            "its candidates come from itself",
-        ),
+        ('y: {kind: reranked, first: bm25}\n  "x": {kind: fused, of: [bm25, y]}', "y is made of other runs"),
     ],
 )
-def test_a_pipeline_of_nothing_or_of_itself_is_refused(load, line, told):
-    assert told in refused(load, f"{WHOLE}  {line}\n")
+def test_a_system_that_cannot_be_is_refused(load, line, message):
+    assert message in refused(load, f"{WHOLE}  {line}\n")
+
+
+# --- what depends on which setting -------------------------------------------------------------------------------
+
+
+def test_a_training_depends_on_its_own_settings_and_not_on_execution(load):
+    profile, dual, random = load(WHOLE), System(), System(teacher="pairwise", sampling="random")
+
+    def differs(system: System, **changes: dict[str, object]) -> bool:
+        sections = {name: config.changed(getattr(profile, name), values) for name, values in changes.items()}
+        return profile.model_copy(update=sections).decisive(system) != profile.decisive(system)
+
+    assert not differs(dual, training={"workers": 3, "cached_chunk": 8, "compile": True})
+    assert differs(dual, training={"learning_rate": 1.0}) and differs(random, tokens={"query": 8})
+    assert differs(dual, sampling={"margin_bins": 5}) and not differs(
+        random, sampling={"margin_bins": 5, "clusters": 3}
+    )
+    assert differs(dual, training={"alpha": 2.0}) and not differs(random, training={"alpha": 2.0})
+    assert differs(System(loss="listnet"), training={"list_weights": {"listnet": 3.0}})
+    assert not differs(dual, training={"list_weights": {"listnet": 3.0}})

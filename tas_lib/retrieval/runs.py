@@ -1,0 +1,159 @@
+"""The run of every row of a table: a first stage's, fused runs, a re-ranked run, or a file made elsewhere (§5)."""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tas_lib.config import Profile, System
+from tas_lib.data import formats, shipped, store
+from tas_lib.data.collection import Collection
+from tas_lib.evaluation import metrics
+from tas_lib.evaluation.metrics import PerQuery
+from tas_lib.records import Run, as_run
+from tas_lib.retrieval import doc2query, fusion
+from tas_lib.retrieval.biencoder import BiEncoder, TextSearch
+from tas_lib.retrieval.bm25 import Bm25Index
+from tas_lib.retrieval.rerank import Rerankers
+
+Found = TypeVar("Found")
+LEXICAL = ("bm25", "expanded")
+"""First stages that match words, with BM25."""
+
+
+def known(name: str, sets: Mapping[str, Found]) -> Found:
+    """The query set of this name, or ValueError."""
+    if name not in sets:
+        raise ValueError(f"there is no query set {name!r}; there are: {', '.join(sorted(sets))}")
+    return sets[name]
+
+
+class Runs:
+    """The runs of a profile's systems, each kept as a TREC run file."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        systems: Mapping[str, System],
+        collection: Collection,
+        bi_encoder: Callable[[System], BiEncoder],
+    ) -> None:
+        """systems: by key. bi_encoder: of a trained system or a checkpoint."""
+        self.profile, self.systems, self.collection, self.bi_encoder = profile, systems, collection, bi_encoder
+        self.rerankers = Rerankers(profile, collection)
+
+    # --- first stages --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def bm25(self) -> Bm25Index:
+        """BM25 over the collection."""
+        return Bm25Index(self.collection.passages.texts, self.profile.bm25)
+
+    @cached_property
+    def written(self) -> list[list[str]]:
+        """The queries that a model wrote for each passage."""
+        return doc2query.open_queries(self.profile, self.collection)
+
+    @cached_property
+    def expanded(self) -> Bm25Index:
+        """BM25 over passages with their written queries appended (docT5query)."""
+        return Bm25Index(doc2query.expanded(self.collection.passages.texts, self.written), self.profile.bm25)
+
+    @cached_property
+    def _written_digest(self) -> str:
+        return store.digest(self.written)
+
+    def retriever(self, system: System) -> TextSearch:
+        """A first stage's search of the whole collection, with everything loaded."""
+        if system.kind in LEXICAL:
+            return (self.bm25 if system.kind == "bm25" else self.expanded).search
+        return self.bi_encoder(system).searcher()
+
+    # --- runs ----------------------------------------------------------------------------------------------------
+
+    def run(self, system: System, name: str) -> Run:
+        """A system's run on a query set."""
+        return formats.read_run(self.file(system, name), self.collection.sets[name].queries.ids)
+
+    def file(self, system: System, name: str) -> Path:
+        """The run file, made now if it is not there."""
+        if system.kind == "run":
+            return Path(system.source.format(set=name))
+        parameters: dict[str, Any] = {"depth": self.profile.evaluation.depth}
+        inputs = {key: store.file_digest(self.file(self.systems[key], name)) for key in system.parts}
+        inputs["collection"] = self.collection.digest
+        if system.kind == "fused":
+            parameters |= {"how": system.how} | self.profile.fusion.model_dump()
+            if system.how == "interpolate":
+                inputs |= {f"{key}, stop": store.file_digest(self.file(self.systems[key], "stop")) for key in system.of}
+        elif system.kind == "reranked":
+            parameters |= {"by": system.by, "candidates": self.profile.candidates(system)}
+            parameters |= {"queries": len(self.rerankers.sample(name)), "tokens": self.profile.tokens.model_dump()}
+            inputs["model"] = store.folder_digest(Path(shipped.model(self.profile, system.by)))
+        elif system.kind in LEXICAL:
+            parameters["bm25"] = self.profile.bm25.model_dump()
+            inputs |= {"written": self._written_digest} if system.kind == "expanded" else {}
+        else:
+            parameters["bm25"] = {}
+            inputs |= self.bi_encoder(system).inputs()
+
+        def make(folder: Path) -> None:
+            formats.write_run(folder / f"{name}.run.gz", self._made(system, name), system.name)
+
+        folder = f"retrieved/{system.name}/{name}"
+        return store.Store(self.profile.folder).artefact(folder, parameters, inputs, make) / f"{name}.run.gz"
+
+    def _made(self, system: System, name: str) -> Run:
+        if system.kind == "fused":
+            return self.mixer(system)([self.run(self.systems[key], name) for key in system.of])
+        if system.kind == "reranked":
+            first = self.run(self.systems[system.first], name)
+            return self.rerankers.reorder(first, system, name, self.rerankers.sample(name))
+        queries, depth = self.collection.sets[name].queries, self.profile.evaluation.depth
+        return as_run(queries.ids, self.collection.passages.ids, *self.retriever(system)(queries.texts, depth))
+
+    def answerer(self, system: System, name: str) -> Callable[[str], Run]:
+        """A function from a query's id to its run, with everything loaded and nothing cached, to measure latency."""
+        queries, passages = self.collection.sets[name].queries, self.collection.passages.ids
+        text, depth = dict(zip(queries.ids, queries.texts, strict=True)), self.profile.evaluation.depth
+        parts = [self.answerer(self.systems[key], name) for key in system.parts]
+        if system.kind == "fused":
+            mix = self.mixer(system)
+            return lambda query: mix([answer(query) for answer in parts])
+        if system.kind == "reranked":
+            return lambda query: self.rerankers.reorder(parts[0](query), system, name, [query], remember=False)
+        search = self.retriever(system)
+        return lambda query: as_run([query], passages, *search([text[query]], depth))
+
+    def mixer(self, system: System) -> Callable[[list[Run]], Run]:
+        """How the runs of a fused system's parts become one (§5.3)."""
+        how, depth = self.profile.fusion, self.profile.evaluation.depth
+        if system.how == "rrf":
+            return lambda runs: fusion.reciprocal_rank(runs, how.k, depth)
+        alpha = self.alpha(system)
+        return lambda runs: fusion.interpolate(runs[1], runs[0], alpha, depth)
+
+    def alpha(self, system: System) -> float:
+        """The weight of the first of two fused systems: the one with the best nDCG@10 on the early-stopping set."""
+        sparse, dense = (self.run(self.systems[key], "stop") for key in system.of)
+        qrels = self.collection.sets["stop"].qrels
+        return fusion.choose_alpha(dense, sparse, qrels, self.profile.fusion.alphas, metrics.mean_ndcg)
+
+    def evaluate(self, system: System, name: str) -> PerQuery:
+        """The paper's measures of a system on a test set, per query; of a re-ranked one, on its sample."""
+        test = known(name, {test.name: test for test in self.profile.evaluation.sets})
+        qrels = self.collection.sets[name].qrels
+        if system.kind == "reranked":
+            qrels = {query: qrels[query] for query in self.rerankers.sample(name) if query in qrels}
+        measures = metrics.paper_measures(test.binarise_at, self.profile.evaluation.depth)
+        return metrics.evaluate(self.run(system, name), qrels, measures)
+
+    def can_run(self, system: System) -> bool:
+        """Whether it has a run: it is not reported only, and the models that it needs are named or shipped."""
+        role = {"reranked": system.by, "expanded": "expansion"}.get(system.kind)
+        if role and not shipped.has(self.profile, role):
+            return False
+        trainable = "train" in self.collection.sets
+        if system.kind == "reported" or (system.kind == "trained" and not trainable):
+            return False
+        return all(self.can_run(self.systems[key]) for key in system.parts)

@@ -1,0 +1,205 @@
+"""The sections of a profile: frozen and strict, each with its defaults, which are the paper's where it gives any."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+ROOT = Path(__file__).resolve().parents[1]
+InBatchLoss = Literal["margin_mse", "margin_mse_as_printed", "kldiv_as_published", "listnet", "lambdarank"]
+Share = Annotated[float, Field(ge=0, le=1)]
+PAPERS_SETS = ("TREC-DL'19", "TREC-DL'20", "MSMARCO DEV")
+"""The paper's names of its test sets. A set under one of these labels is that set, and is compared with it."""
+
+
+class Settings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """Frozen, and a misspelt key is an error."""
+
+
+class DocsSource(Settings):
+    """The installed packages' documentation (sources/docs.py)."""
+
+    kind: Literal["docs"] = "docs"
+    packages: tuple[str, ...]
+    package_cap: PositiveInt = 1_400  # entries per package, so that none dominates
+    query_words: tuple[PositiveInt, PositiveInt] = (3, 30)
+    min_body_words: PositiveInt = 15
+    max_passage_words: PositiveInt = 32  # a passage is the beginning of a body
+    same: Share = 0.8  # from this shingle similarity on, two passages are one
+    akin: Share = 0.5  # from this on, they stay on one side of every split
+    largest_family: PositiveInt = 60  # a larger one (entries joined by links) stays in training whole
+    largest_group: PositiveInt = 10  # likewise for the sparse sets (entries joined by similarity)
+    min_links: PositiveInt = 2  # of a graded query
+    boilerplate: PositiveInt = 3  # a summary shared by this many entries is no query
+    graded_queries: PositiveInt = 320  # per graded set
+    dev_queries: PositiveInt = 1_000
+    stop_queries: PositiveInt = 200  # early stopping, §4.3
+    tune_queries: PositiveInt = 400
+    seed: int = 2021
+
+
+class LocalSource(Settings):
+    """A folder in MS MARCO's or BEIR's layout (sources/local.py); its content counts, not its path."""
+
+    kind: Literal["local"] = "local"
+    folder: str = Field(exclude=True)  # of the project, or any other
+    stop: str = ""  # the folder's set for early stopping; "" is its set `stop`, or training queries held out
+    tune: str = ""  # likewise the set to choose settings on
+    stop_queries: PositiveInt = 200  # held out if the folder has no such set
+    tune_queries: PositiveInt = 400
+    seed: int = 2021  # which queries are held out
+
+    @property
+    def place(self) -> Path:
+        """The folder."""
+        return ROOT / Path(self.folder).expanduser()
+
+
+class MsMarcoSource(Settings):
+    """MS MARCO's passages with TREC-DL '19 and '20, and the published teacher scores (sources/msmarco.py)."""
+
+    kind: Literal["msmarco"] = "msmarco"
+    scores: Literal["t2", "t1", "none"] = "t2"  # the ensemble's, §4.1; with "none" all judged queries are for training
+    urls: tuple[str, ...] = Field(("https://zenodo.org/records/4068216/files/{file}?download=1",), exclude=True)
+    tune_queries: PositiveInt = 2_000  # of the dev queries that are not in dev-small; the others are for stopping
+    seed: int = 2021  # which of them
+    passages: PositiveInt = 8_841_823  # as published: another number means a truncated file
+    dev: PositiveInt = 6_980
+    dl19: PositiveInt = 43
+    dl20: PositiveInt = 54
+
+
+class Tokens(Settings):
+    """Maximum lengths, special tokens included (§4.1)."""
+
+    query: PositiveInt = 30
+    passage: PositiveInt = 200
+
+
+class Bm25(Settings):
+    """Lucene's BM25. Defaults are Anserini's."""
+
+    k1: PositiveFloat = 0.9
+    b: Share = 0.4
+
+
+class Pairing(Settings):
+    """Training pairs: every query's relevant passages against BM25's negatives."""
+
+    depth: PositiveInt = 100  # negatives are sampled from BM25's top passages
+    negatives: PositiveInt = 100  # per query: 40M pairs over 400K queries, §4.1
+    positives: PositiveInt | None = None  # per query, sampled from its relevant passages; None: all of them
+
+
+class Sampling(Settings):
+    """How a batch is composed. Defaults are the paper's."""
+
+    batch_size: PositiveInt = 32  # b, §4.2
+    clusters: PositiveInt = 2_000  # k of Eq. 10, §4.2
+    clusters_per_batch: PositiveInt = 1  # n of Eq. 11, §4.2
+    margin_bins: PositiveInt = 10  # h of Eq. 12, §4.2
+    margin_cap: PositiveFloat = 6.0  # hard margin only, D16
+    spherical: bool = True  # k-means by inner product, D2
+    iterations: PositiveInt = 10  # of k-means, D2
+
+    @model_validator(mode="after")
+    def _enough_clusters(self) -> "Sampling":
+        if self.clusters_per_batch > self.clusters:
+            raise ValueError(f"{self.clusters_per_batch} clusters per batch, but there are only {self.clusters}")
+        return self
+
+
+class ListWeights(Settings):
+    """The list losses' weights in place of α in Eq. 8 (Table 3). Not published; chosen on the tune set."""
+
+    kldiv_as_published: NonNegativeFloat = 1.0
+    listnet: NonNegativeFloat = 1.0
+    lambdarank: NonNegativeFloat = 1.0
+
+
+class Training(Settings):
+    """One student. Defaults are the paper's, or the public code's where the paper is silent."""
+
+    steps: PositiveInt = 800_000  # at most; "usually stops after 700-800K", §4.3
+    min_steps: int = Field(300_000, ge=0)  # before early stopping may end it (code)
+    validate_every: PositiveInt = 4_000  # §4.3
+    patience: PositiveInt = 30  # evaluations without a better nDCG@10, §4.3
+    learning_rate: PositiveFloat = 7e-6  # §4.2
+    schedule: Literal["constant", "cosine"] = "constant"  # D3
+    warmup: int = Field(0, ge=0)  # steps until the full learning rate
+    alpha: NonNegativeFloat = 0.75  # of Eq. 8, §4.2
+    list_weights: ListWeights = ListWeights()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the encoder, D12
+    model_seed: int = 0  # dropout; the batches have their own seed, D13
+    workers: int = Field(1, ge=0)  # processes that compose batches, §3
+    cached_chunk: PositiveInt | None = None  # gradient caching: texts encoded at once, for small cards
+    compile: bool = False  # torch.compile
+
+    def weight(self, loss: InBatchLoss) -> float:
+        """The in-batch loss's weight in Eq. 8: α for Margin-MSE, a list loss's own."""
+        return float(getattr(self.list_weights, loss, self.alpha))
+
+
+class StopSet(Settings):
+    """Approximate early stopping, §4.3: re-rank a baseline's candidates instead of searching."""
+
+    queries: PositiveInt = 3_200
+    depth: PositiveInt = 100
+    strata: int = Field(0, ge=0)  # of the baseline's reciprocal rank; 0 is uniform, D6
+
+
+class TestSet(Settings):
+    """A query set that the tables report, as a column group."""
+
+    __test__: ClassVar[bool] = False  # pytest takes it for a test class
+
+    name: str
+    label: str
+    binarise_at: PositiveInt = 1  # relevant from this grade on, §4.1
+    graded: bool = False
+
+
+class Evaluation(Settings):
+    """Which sets, at which cutoffs; the paper's are 10 and 1,000."""
+
+    sets: tuple[TestSet, ...]
+    depth: PositiveInt = 1_000  # passages per query in a run; the cutoff of recall
+    alpha: Share = 0.05  # of the paired t-test
+
+    @property
+    def on_the_papers_sets(self) -> bool:
+        """Whether any set is one of the paper's: then published figures can be compared with ours."""
+        return any(test.label in PAPERS_SETS for test in self.sets)
+
+
+class Fusion(Settings):
+    """How runs are fused, §5.3."""
+
+    alphas: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (
+        *(0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5),
+    )  # tried on the set `stop`
+    k: PositiveInt = 60  # of reciprocal rank fusion
+
+
+class Expansion(Settings):
+    """How queries are written for passages (§5.3, Table 7). Defaults are docT5query's."""
+
+    model: str = Field("", exclude=True)  # hub name or folder; "" is the shipped model
+    prompt: str = ""  # before the passage; docT5query reads the passage alone
+    queries: PositiveInt = 40  # per passage
+    top_k: PositiveInt = 10  # each token is sampled from the top-k tokens
+    longest: PositiveInt = 64  # tokens of a query
+    cap: PositiveInt = 512  # tokens of a passage, prompt and special tokens included
+    batch: PositiveInt = 32  # passages that share one random stream
+    shard: PositiveInt = 2_048  # passages per file
+    seed: int = 0
+
+
+class Reranking(Settings):
+    """How many candidates are re-ranked, §5.3, and by which models. The rest of a run stays below them."""
+
+    depth: PositiveInt = 1_000  # by mono or BERT_CAT; the paper's medium rows have 10
+    duo_depth: PositiveInt = 50  # by duo, after mono
+    dev_sample: int = Field(0, ge=0)  # queries of a set that is not graded; 0 is all of them
+    mono: str = ""  # hub name or folder of a monoT5; "" is the shipped model
+    duo: str = ""  # likewise of a duoT5
