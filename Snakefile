@@ -1,6 +1,6 @@
 # The paper as a graph (tools/graph.py): each figure and table a target, each training run a job, each job one notebook.
 #
-# ./run_all.sh docs figure1 is the usual way in. Snakemake alone does as well, so a cluster takes the same graph:
+# ./run_all.sh docs figure1 is the usual way to run it. On a cluster, call Snakemake directly with the same graph:
 # snakemake --config profile=msmarco threads=16 --executor slurm --jobs 8 --rerun-triggers mtime params input -- table4
 
 import os
@@ -13,18 +13,26 @@ from tas_lib import config as profiles
 from tools import graph
 
 PROFILE = profiles.load(config.get("profile", "docs"))
-JOBS = graph.jobs(PROFILE)
-WHOLE = graph.aliases(PROFILE)["everything"]
+JOBS, TARGETS = graph.jobs(PROFILE), graph.targets(PROFILE)
 PROFILE.folder.mkdir(parents=True, exist_ok=True)
 
 
 workdir: str(PROFILE.folder)
 
 
-rule everything:
-    input:
-        expand("notebooks/{name}.ipynb", name=WHOLE),
-        [PROFILE.figures / made for name in WHOLE for made in JOBS[name].makes],
+def built(names):
+    """The executed notebooks of these jobs, and what they make in figures/."""
+    made = [str(PROFILE.figures / file) for name in names for file in JOBS[name].makes]
+    return [f"notebooks/{name}.ipynb" for name in names] + made
+
+
+for target in ["everything", *(name for name in TARGETS if name not in JOBS and name != "everything")]:
+
+    rule:
+        name:
+            target
+        input:
+            built(TARGETS[target]),
 
 
 for job in JOBS.values():
@@ -37,22 +45,11 @@ for job in JOBS.values():
             expand("notebooks/{name}.ipynb", name=job.needs),
         output:
             f"notebooks/{job.name}.ipynb",
-            # what stood there is kept until the new one is whole
-            *[update(str(PROFILE.figures / made)) for made in job.makes],
+            # the old files stay until the new ones are complete
+            *[update(str(PROFILE.figures / file)) for file in job.makes],
         params:
             **job.parameters,
         threads: int(config.get("threads", os.cpu_count() or 1))  # one job at a time on one machine, with all its cores
-        priority: job.first  # figures and a first table before the long row of trainings
+        priority: job.early  # figures and the first table before the many trainings
         shell:
             f"cd {shlex.quote(workflow.basedir)}; {shlex.quote(sys.executable)} -m tools.execute {PROFILE.name} {{rule}}"
-
-
-for alias, names in graph.aliases(PROFILE).items():
-    if alias not in JOBS and alias != "everything":
-
-        rule:
-            name:
-                alias
-            input:
-                expand("notebooks/{name}.ipynb", name=names),
-                [PROFILE.figures / made for name in names for made in JOBS[name].makes],

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up .venv where it is missing or stale, then build what is asked for: ./run_all.sh --help
+# Set up .venv if it is missing or stale, then build the requested targets: ./run_all.sh --help
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The same set-up as run_all.sh, then the tests: ./run_tests.sh [what pytest takes, such as -k store]
+# The same set-up as run_all.sh, then linters and tests; arguments go to pytest: ./run_tests.sh -k store
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 

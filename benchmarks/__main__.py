@@ -1,97 +1,93 @@
-"""`python -m benchmarks [name ...] [--full]`: each in a process of its own, one table, and what bounds each figure.
+"""`python -m benchmarks [name ...] [--full]`: each in its own process, one table, and what limits each figure.
 
-Without names, all that need no GPU; the table is then written to benchmarks/results.md too. --full: those that can are
-run at MS MARCO's size, for minutes each, where they otherwise take a tenth.
+Without names, it runs all that need no GPU and also writes the table to benchmarks/results.md. --full: those that can
+run at MS MARCO's size, which takes minutes each, instead of a tenth of it.
 """
 
 import importlib
 import inspect
+import platform
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from benchmarks import Figure
-from benchmarks.fresh import call
+from benchmarks.measure import in_new_process
 from tas_lib.data.store import atomic_write
 from tas_lib.report.latency import hardware, roofline
 
-NAMES = ("search", "sampling", "kmeans", "ingest", "encoding", "training_step")
-"""All that need no GPU; `gpu` is there beside them."""
+NAMES = ("search", "sampling", "kmeans", "ingest", "encoding", "training_step")  # `gpu` runs only when named
 LIBRARIES = ("numpy", "torch", "faiss-gpu", "faiss-cpu", "transformers", "sentence-transformers", "scikit-learn")
 RESULTS = Path(__file__).with_name("results.md")
-HEADS = ("what", "ours", "against", "ratio", "aim", "")
 
 
 def main(words: Sequence[str]) -> int:
-    """The exit status: 0, or 1 where a benchmark failed, or 2 where one is unknown."""
+    """The exit status: 0, or 1 if a benchmark failed, or 2 if one is unknown."""
     names, full = [word for word in words if word != "--full"], "--full" in words
     if unknown := [name for name in names if name not in (*NAMES, "gpu")]:
-        print(f"there is no benchmark {unknown[0]!r}; there are: {', '.join((*NAMES, 'gpu'))}", file=sys.stderr)
+        print(f"no benchmark {unknown[0]!r}; the benchmarks are: {', '.join((*NAMES, 'gpu'))}", file=sys.stderr)
         return 2
-    machine = described()
-    found, failed = {}, {}
+    machine, figures, failed = description(), {}, {}
     for name in names or NAMES:
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
-            found[name] = [Figure(*row) for row in call("benchmarks.__main__", "measured", name=name, full=full)]
+            rows = in_new_process("benchmarks.__main__", "figures_of", name=name, full=full)
+            figures[name] = [Figure(*row) for row in rows]
         except RuntimeError as error:
             failed[name] = str(error)
-        if not names:  # after each, so that a run that is stopped leaves what it measured
+        if not names:  # after each, so that an interrupted run leaves what it measured
             with atomic_write(RESULTS) as f:
-                f.write(page(machine, found, failed))
-    print(page(machine, found, failed), end="")
+                f.write(page(machine, figures, failed))
+    print(page(machine, figures, failed), end="")
     return 1 if failed else 0
 
 
-def measured(name: str, full: bool = False) -> list[Figure]:
-    """The figures of one benchmark; `full` reaches those whose `rows` have a word for it."""
-    rows = importlib.import_module(f"benchmarks.{name}").rows
-    return rows(**{word: full for word in ("full", "slow") if word in inspect.signature(rows).parameters})
+def figures_of(name: str, full: bool = False) -> list[Figure]:
+    """The figures of one benchmark; `full` applies to those that take it."""
+    figures = importlib.import_module(f"benchmarks.{name}").figures
+    return figures(full) if "full" in inspect.signature(figures).parameters else figures()
 
 
-def described() -> dict[str, str]:
-    """The machine in words: what it is, and what it can do at best, measured now."""
-    device = torch.device("cpu")
+def description() -> dict[str, str]:
+    """The machine: what it is, and what it does at best, measured now."""
+    device, versions = torch.device("cpu"), {}
     best = roofline(device)
-    there = {}
     for library in LIBRARIES:
-        try:
-            there[library] = version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        with suppress(PackageNotFoundError):
+            versions[library] = version(library)
     return hardware(device) | {
         "matrix rate": f"{best.gflop_s:,.0f} GFLOP/s in fp32",
         "memory bandwidth": f"{best.gb_s:.1f} GB/s, reading",
-        "versions": ", ".join(f"{library} {number}" for library, number in there.items()),
-        "Python": sys.version.partition(" ")[0],
+        "versions": ", ".join(f"{library} {number}" for library, number in versions.items()),
+        "Python": platform.python_version(),
         "date": date.today().isoformat(),
     }
 
 
-def page(machine: Mapping[str, str], found: Mapping[str, Sequence[Figure]], failed: Mapping[str, str]) -> str:
-    """The page: the machine, one table of all figures, and below it what bounds each.
+def page(machine: Mapping[str, str], figures: Mapping[str, Sequence[Figure]], failed: Mapping[str, str]) -> str:
+    """The page: the machine, one table of all figures, and below it what limits each.
 
-    failed: benchmark → what went wrong; a line of the table says so.
+    failed: benchmark → what went wrong; it gets a line of the table.
     """
     lines = ["# Benchmarks", "", "Ratios of one run on one machine: `./run_all.sh benchmarks`.", ""]
-    lines += [f"- {what}: {told}" for what, told in machine.items()]
-    lines += ["", _line(HEADS), _line(["---"] + ["---:"] * 3 + ["---"] * 2)]
-    notes = ["", "What bounds each, and what remains:", ""]
-    for name in (*found, *failed):
-        for figure in found.get(name, []):
-            lines.append(_line(figure[:-1]))
-            notes.append(f"- *{figure.what}*: {figure.note}")
-        if name in failed:
-            lines.append(_line([name, "failed", "", "", "", "–"]))
-            notes.append(f"- *{name}* failed: {failed[name]}")
+    lines += [f"- {what}: {value}" for what, value in machine.items()]
+    lines += ["", _line("what", "ours", "against", "ratio", "target", ""), _line("---", *["---:"] * 3, "---", "---")]
+    notes = ["", "What limits each, and what remains:", ""]
+    for figure in (figure for of_one in figures.values() for figure in of_one):
+        lines.append(_line(*figure[:-1]))
+        notes.append(f"- *{figure.what}*: {figure.note}")
+    for name, error in failed.items():
+        lines.append(_line(name, "failed", "", "", "", "–"))
+        notes.append(f"- *{name}* failed: {error}")
     return "\n".join([*lines, *notes]) + "\n"
 
 
-def _line(cells: Sequence[str]) -> str:
+def _line(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

@@ -1,280 +1,167 @@
-"""Ingest (issue "Full size"): teacher scores to sorted pairs, passages to parquet and token ids, on synthetic files.
+"""Reading a collection of MS MARCO's size: teacher scores to sorted pairs, passages to token ids.
 
-python -m benchmarks.ingest [--lines N | --full]
+Synthetic files in MS MARCO's formats are read by the functions that a run uses.
 """
 
-import argparse
-import multiprocessing
-import resource
-import sys
+import os
 import tempfile
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from benchmarks import Figure
-from tas_lib.config import ROOT
-from tas_lib.data import store
-from tas_lib.data.formats import read_entries
-from tas_lib.data.pair_files import pair_lines, read_pairs
-from tas_lib.data.texts import PASSAGES as PASSAGES_FILE
-from tas_lib.data.texts import Column, open_passages, write_passages
-from tas_lib.records import Pairs
+from benchmarks import Figure, texts, verdict
+from benchmarks.measure import in_new_process, used
+from tas_lib.config import ROOT, Evaluation, LocalSource, Profile, TestSet
+from tas_lib.data.collection import Collection, open_collection
+from tas_lib.data.tokens import load_tokenizer, open_tokens
+from tas_lib.train.pairs import Scorer, open_pairs
 
-LINES = 40_000_000  # of the published scores, about
-PASSAGES = 8_841_823  # of MS MARCO
-QUERIES = 400_000  # for training
-CAP = 200  # tokens of a passage, §4.1
-PLAIN = 10  # the plain reader reads one part in so many
-PIECE = 1_000_000  # lines written at a time
+LINES, PASSAGES, QUERIES = 40_000_000, 8_841_823, 400_000  # of MS MARCO
+TOKENIZER = ROOT / "data" / "docs" / "encoder"
+BLOCK = 1_000_000  # lines written at a time
 
 
-class Measured(NamedTuple):
-    """What the work took in a process of its own: seconds, those of all cores, gigabytes resident at the most.
+def figures(full: bool = False, lines: int = 0) -> list[Figure]:
+    """Pairs, then texts, of which there are a fortieth of the lines. full: 40M lines, otherwise a tenth."""
+    lines = lines or (LINES if full else LINES // 10)
+    with tempfile.TemporaryDirectory() as folder:
+        return [scored_pairs(Path(folder) / "pairs", lines), token_ids(Path(folder) / "texts", max(lines // 40, 1))]
 
-    result: what the work gave back.
-    """
 
-    seconds: float
-    cpu: float
-    peak: float
-    result: Any
+def scored_pairs(folder: Path, lines: int) -> Figure:
+    """Teacher scores to pairs sorted by margin; as many passages per line as MS MARCO has."""
+    n, part = max(lines * PASSAGES // LINES, 10), max(lines // 10, 1)
+    write_folder(folder, (f"passage {i}" for i in range(n)), min(QUERIES, n))
+    write_scores(folder / "pairs.tsv", lines, min(QUERIES, n), n)
+    run("open_folder", folder)
+    ours, plain = run("read_pairs", folder), run("read_lines", folder, lines=part)
+    whole, ratio = ours["seconds"] * LINES / lines, ours["per_s"] / plain["per_s"]
+    return Figure(
+        f"{lines:,} lines of teacher scores, to pairs sorted by margin",
+        f"{ours['per_s']:,.0f} lines/s, {ours['peak_gb']:.1f} GB ({ours['seconds']:.0f} s; 40M: {whole:.0f} s)",
+        f"read line by line, not sorted: {plain['per_s']:,.0f} lines/s, {plain['peak_gb']:.1f} GB",
+        f"{ratio:.1f} ×",
+        "40M in 600 s, 6 GB",
+        verdict(whole <= 600 and ours["peak_gb"] <= 6),
+        f"{n:,} passage ids; {ours['cpu'] / lines * 1e6:.2f} µs of processor time per line against "
+        f"{plain['cpu'] / part * 1e6:.2f} µs",
+    )
+
+
+def token_ids(folder: Path, n: int) -> Figure:
+    """Passages of MS MARCO's lengths to token ids on disk."""
+    written = texts.synthetic(load_tokenizer(str(TOKENIZER)), n, texts.MSMARCO["passages"])
+    write_folder(folder, written, 10)
+    run("open_folder", folder)
+    ours, plain = run("write_tokens", folder), run("encode_batch", folder)
+    ratio = ours["per_s"] / plain["per_s"]
+    return Figure(
+        f"{n:,} passages to token ids on disk",
+        f"{ours['per_s']:,.0f} passages/s, {ours['peak_gb']:.1f} GB",
+        f"encode_batch alone: {plain['per_s']:,.0f} passages/s, {plain['peak_gb']:.1f} GB",
+        f"{ratio:.2f} ×",
+        "the library's own speed: 0.95 ×",
+        verdict(ratio >= 0.95),
+        "limited by the tokenizer",
+    )
 
 
 # --- synthetic files ---------------------------------------------------------------------------------------------
 
 
-def write_scores(path: Path, lines: int) -> None:
-    """Lines in the published format, some 60 bytes each: random scores, queries and passages of MS MARCO's numbers."""
+def write_folder(folder: Path, passages: Iterable[str], queries: int) -> None:
+    """A collection in MS MARCO's layout, with training queries and a test set of one query."""
+    folder.mkdir()
+    with open(folder / "collection.tsv", "w", encoding="utf-8") as f:
+        f.writelines(f"{i}\t{text}\n" for i, text in enumerate(passages))
+    (folder / "queries.train.tsv").write_text("".join(f"{i}\tquery {i}\n" for i in range(queries)))
+    (folder / "qrels.train.tsv").write_text("".join(f"{i} 0 0 1\n" for i in range(queries)))
+    (folder / "queries.dev.tsv").write_text("dev\ta query\n")
+    (folder / "qrels.dev.tsv").write_text("dev 0 1 1\n")
+
+
+def write_scores(path: Path, lines: int, queries: int, passages: int) -> None:
+    """Lines in the published format, some 60 bytes each: random scores, queries and passages."""
     rng = np.random.default_rng(0)
     with open(path, "wb") as f:
-        for start in range(0, lines, PIECE):
-            n = min(PIECE, lines - start)
+        for start in range(0, lines, BLOCK):
+            n = min(BLOCK, lines - start)
             scores = [rng.normal(mean, 4, n).astype(np.float32).astype(np.float64) for mean in (10, 2)]
-            ids = [rng.integers(0, top, n) for top in (QUERIES, PASSAGES, PASSAGES)]
+            ids = [rng.integers(0, top, n) for top in (queries, passages, passages)]
             table = pa.table([*scores, *ids], names=["pos_score", "neg_score", "query", "pos", "neg"])
             csv.write_csv(table, f, csv.WriteOptions(include_header=False, delimiter="\t"))
 
 
-def write_collection(path: Path, passages: int) -> None:
-    """Passages of MS MARCO's length, 20 to 200 words and 56 on average, of the words that our tokenizer knows."""
-    rng = np.random.default_rng(0)
-    words = np.array(sorted(word for word in _tokenizer().get_vocab() if word.isalpha() and len(word) > 1))
-    chances = 1 / np.arange(10, len(words) + 10)
-    lengths = np.clip(rng.lognormal(3.93, 0.43, passages).astype(int), 20, 200)
-    with open(path, "w", encoding="utf-8") as f:
-        for passage, length in enumerate(lengths):
-            f.write(f"{passage}\t{' '.join(rng.choice(words, length, p=chances / chances.sum()))}.\n")
+# --- what is measured, each in a new process ---------------------------------------------------------------------
 
 
-def _tokenizer() -> Any:
-    from tas_lib.data.tokens import load_tokenizer
-
-    return load_tokenizer(str(ROOT / "data" / "docs" / "encoder"))
-
-
-def _ids(n: int) -> pa.ChunkedArray:
-    """The ids of MS MARCO, numbers as words."""
-    return pa.chunked_array([pa.array(np.arange(n)).cast(pa.string())])
+def run(function: str, folder: Path, **arguments: int) -> dict[str, float]:
+    """What a function below measured."""
+    measured: dict[str, float] = in_new_process("benchmarks.ingest", function, folder=str(folder), **arguments)
+    return measured
 
 
-# --- what is measured: each makes ready, and gives the work back ---------------------------------------------------
+def measure(work: Callable[[], object], n: int) -> dict[str, float]:
+    """Time and memory of a work on n things."""
+    result, _ = used(work)
+    return result._asdict() | {"per_s": n / result.seconds}
 
 
-def pairs(path: Path, folder: Path) -> Callable[[], Any]:
-    """Teacher scores to the table of pairs on disk; gives the seconds of reading alone."""
-    queries, passages = Column(_ids(QUERIES)), Column(_ids(PASSAGES))
-
-    def work() -> float:
-        start = time.perf_counter()
-        query, pos, neg, margins, _ = read_pairs(path, queries, passages)
-        read = time.perf_counter() - start
-        assert margins is not None
-        store.save_arrays(folder, **Pairs.sort(QUERIES, query, pos, neg, margins)._asdict())
-        return read
-
-    return work
+def profile(folder: str) -> Profile:
+    """A profile that reads the folder and stores beside it."""
+    os.environ["TAS_RUNS"] = f"{folder}-runs"
+    source = LocalSource(folder=folder, stop_queries=1, tune_queries=1)
+    evaluation = Evaluation(sets=(TestSet(name="dev", label="Dev"),))
+    shared = {"artefacts": "none", "encoder": str(TOKENIZER)}
+    return Profile(name="ingest", source=source, evaluation=evaluation, systems={}, **shared)
 
 
-def plain_pairs(path: Path, lines: int) -> Callable[[], Any]:
+def stored(folder: str) -> Collection:
+    """The collection, read before."""
+    return open_collection(profile(folder))
+
+
+def open_folder(folder: str) -> dict[str, float]:
+    """Read the collection and store it, which the others then open."""
+    return measure(lambda: stored(folder), 1)
+
+
+def read_pairs(folder: str) -> dict[str, float]:
+    """Teacher scores to the pair table on disk."""
+    collection = stored(folder)
+
+    def no_scorer() -> Scorer:
+        raise AssertionError("every line has its scores")
+
+    result, pairs = used(lambda: open_pairs(profile(folder), collection, no_scorer))
+    return result._asdict() | {"per_s": len(pairs.pos) / result.seconds}
+
+
+def read_lines(folder: str, lines: int) -> dict[str, float]:
     """The first lines read one by one, ids looked up in dictionaries; nothing is sorted."""
-    queries, passages = ({str(row): row for row in range(n)} for n in (QUERIES, PASSAGES))
+    collection = stored(folder)
+    index = {passage: i for i, passage in enumerate(collection.passages.ids)}
 
     def work() -> int:
-        found = islice(pair_lines(path), lines)
-        return len([(queries[q], passages[pos], passages[neg], margin) for _, q, pos, neg, margin in found])
+        with open(Path(folder) / "pairs.tsv", encoding="utf-8") as f:
+            rows = [line.split("\t") for line in islice(f, lines)]
+        return len([(query, index[pos], index[neg.strip()], float(a) - float(b)) for a, b, query, pos, neg in rows])
 
-    return work
-
-
-def passages(path: Path, root: Path) -> Callable[[], Any]:
-    """`collection.tsv` to an artefact with an Arrow file."""
-    from tas_lib.data import collection
-    from tas_lib.records import Source
-
-    def make(folder: Path) -> None:
-        write_passages(folder / PASSAGES_FILE, read_entries(path))
-        collection.write(Source(*open_passages(folder / PASSAGES_FILE), {}, np.array([], np.int64), {}), folder)
-
-    return lambda: store.Store(root).artefact("collection", {}, {}, make) and None
+    return measure(work, lines)
 
 
-def opened(root: Path) -> Callable[[], Any]:
-    """The collection opened; gives the gigabytes that it holds."""
-    from tas_lib.data import collection
-
-    def work() -> float:
-        before = _resident()
-        found = collection.Collection(root / "collection")
-        assert found.row.of([found.passages.ids[-1]]).tolist() == [len(found.passages.texts) - 1]
-        return _resident() - before
-
-    return work
-
-
-def opened_as_lists(root: Path) -> Callable[[], Any]:
-    """The same as lists and a dictionary."""
-
-    def work() -> float:
-        before = _resident()
-        (ids, texts), titles = open_passages(root / "collection" / PASSAGES_FILE)
-        columns = [[*ids], [*titles], [*texts]]
-        row = {passage: row for row, passage in enumerate(columns[0])}
-        return _resident() - before if row else 0.0
-
-    return work
-
-
-def tokens(root: Path) -> Callable[[], Any]:
+def write_tokens(folder: str) -> dict[str, float]:
     """The collection's passages to token ids on disk."""
-    from tas_lib.data import collection
-    from tas_lib.data.tokens import write_tokens
-
-    texts, tokenizer = collection.Collection(root / "collection").passages.texts, _tokenizer()
-    return lambda: write_tokens(tokenizer, texts, CAP, root, "passages")
+    collection = stored(folder)
+    return measure(lambda: open_tokens(profile(folder), collection), len(collection.passages.ids))
 
 
-def plain_tokens(root: Path) -> Callable[[], Any]:
+def encode_batch(folder: str) -> dict[str, float]:
     """The tokenizer library's own call over all texts, which are in memory already; nothing is kept or written."""
-    from tas_lib.data import collection
-
-    texts, backend = [*collection.Collection(root / "collection").passages.texts], _tokenizer().backend_tokenizer
-    backend.enable_truncation(CAP)
-    return lambda: len(backend.encode_batch(texts))
-
-
-def measured(ready: Callable[..., Callable[[], Any]], *given: Any) -> Measured:
-    """What the work that `ready` gives back takes, in a process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measured, partial(ready, *given)).result()
-
-
-def _measured(ready: Callable[[], Callable[[], Any]]) -> Measured:
-    work = ready()
-    start, cpu = time.perf_counter(), time.process_time()
-    result = work()
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    return Measured(seconds, cpu, _peak(), result)
-
-
-def _peak() -> float:
-    """Gigabytes that this process had resident at the most; Linux counts them in KiB, macOS in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-
-
-def _resident() -> float:
-    """Gigabytes of this process now, which /proc tells on Linux; elsewhere, at the most."""
-    note = Path("/proc/self/statm")
-    return int(note.read_text().split()[1]) * resource.getpagesize() / 2**30 if note.exists() else _peak()
-
-
-# --- the table ---------------------------------------------------------------------------------------------------
-
-
-def rows(full: bool = False, lines: int = 0) -> list[Figure]:
-    """All that is measured here; passages are a fortieth of the lines, of which there are a tenth unless `full`."""
-    lines = lines or (LINES if full else LINES // 10)
-    n = max(lines // 40, 1)
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        write_scores(root / "scores.tsv", lines)
-        write_collection(root / "collection.tsv", n)
-        return [_pairs(root, lines), *_passages(root, n)]
-
-
-def _pairs(root: Path, lines: int) -> Figure:
-    part = max(lines // PLAIN, 1)
-    (root / "pairs").mkdir()
-    ours, plain = measured(pairs, root / "scores.tsv", root / "pairs"), measured(plain_pairs, root / "scores.tsv", part)
-    whole = ours.seconds * LINES / lines
-    return Figure(
-        f"{lines:,} lines of teacher scores, to pairs sorted by margin",
-        f"{lines / ours.seconds:,.0f} lines/s, {ours.peak:.1f} GB ({ours.seconds:.0f} s; 40M: {whole:.0f} s)",
-        f"read line by line, not sorted: {part / plain.seconds:,.0f} lines/s, {plain.peak:.1f} GB",
-        f"{lines / ours.seconds / (part / plain.seconds):.1f}",
-        "40M in 300 s, 4 GB",
-        _verdict(whole <= 300 and ours.peak <= 4),
-        f"of it {ours.result:.0f} s reading; {ours.cpu:.1f} s of cores, {ours.cpu / lines * 1e6:.2f} µs a line against "
-        f"{plain.cpu / part * 1e6:.2f} µs; bound by the joins with {PASSAGES:,} ids",
-    )
-
-
-def _passages(root: Path, n: int) -> list[Figure]:
-    stored = measured(passages, root / "collection.tsv", root)
-    held, lists = measured(opened, root), measured(opened_as_lists, root)
-    ours, plain = measured(tokens, root), measured(plain_tokens, root)
-    return [
-        Figure(
-            f"{n:,} passages, collection.tsv to Arrow",
-            f"{n / stored.seconds:,.0f} passages/s, {stored.peak:.1f} GB",
-            "",
-            "",
-            "bounded memory",
-            "reported",
-            f"{stored.cpu:.1f} s of cores; torch is in the gigabytes",
-        ),
-        Figure(
-            f"a collection of {n:,} passages, open",
-            f"{held.result * 1024:,.0f} MB",
-            f"lists and a dictionary: {lists.result * 1024:,.0f} MB",
-            f"{lists.result / max(held.result, 1e-3):.1f}",
-            "less",
-            _verdict(held.result < lists.result),
-            "ids in memory, texts where they lie",
-        ),
-        Figure(
-            f"{n:,} passages to token ids on disk",
-            f"{n / ours.seconds:,.0f} passages/s, {ours.peak:.1f} GB",
-            f"encode_batch alone: {n / plain.seconds:,.0f} passages/s, {plain.peak:.1f} GB",
-            f"{plain.seconds / ours.seconds:.2f}",
-            "the library's own speed: 0.95",
-            _verdict(plain.seconds / ours.seconds >= 0.95),
-            f"{ours.cpu / n * 1e6:.0f} µs of cores a passage against {plain.cpu / n * 1e6:.0f}; bound by the tokenizer",
-        ),
-    ]
-
-
-def _verdict(reached: bool) -> str:
-    return "met" if reached else "missed"
-
-
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lines", type=int, default=0)
-    parser.add_argument("--full", action="store_true", help="as many lines as were published, 40M")
-    asked = parser.parse_args()
-    for figure in rows(asked.full, asked.lines):
-        print("\n".join(f"{name:8} {value}" for name, value in figure._asdict().items() if value), "\n")
-
-
-if __name__ == "__main__":
-    main()
+    passages, backend = [*stored(folder).passages.texts], load_tokenizer(str(TOKENIZER)).backend_tokenizer
+    backend.enable_truncation(200)
+    return measure(lambda: len(backend.encode_batch(passages)), len(passages))

@@ -1,4 +1,4 @@
-"""What a search cannot fall below: the bytes it must read over the bandwidth, its operations over the matrix rate."""
+"""The least time of a search: its bytes over the memory's bandwidth, its operations over the matrix rate."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from tas_lib.report.latency import Roofline
 
 
 class Bound(NamedTuple):
-    """The least milliseconds for reading and for computing; both can go on at the same time."""
+    """The least milliseconds for reading and for computing; the two can overlap."""
 
     read_ms: float
     compute_ms: float
@@ -19,7 +19,7 @@ class Bound(NamedTuple):
         return max(self)
 
     def what(self, measured_ms: float) -> str:
-        """What bounds a measured time: reading or computing where it accounts for half of it or more.
+        """What limits a measured time: reading or computing, if it accounts for at least half of it.
 
         >>> Bound(6.0, 1.0).what(10.0), Bound(1.0, 6.0).what(10.0), Bound(2.0, 1.0).what(10.0)
         ('reading', 'computing', 'neither')
@@ -30,6 +30,6 @@ class Bound(NamedTuple):
 
 
 def search_bound(n_queries: int, passages: Tensor, machine: Roofline) -> Bound:
-    """Exact search of passages (P, D): every vector is read once, and multiplied with every query."""
+    """Exact search: every vector is read once, and multiplied with every query."""
     read_ms = 1e-6 * passages.nbytes / machine.gb_s
     return Bound(read_ms, 2e-6 * n_queries * passages.numel() / machine.gflop_s)

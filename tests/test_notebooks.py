@@ -23,7 +23,7 @@ def code_cells(source: Path) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebooks.read(source).cells if cell.cell_type == "code"]
 
 
-def test_every_notebook_stands_in_the_graph_and_has_its_pair():
+def test_every_notebook_is_in_the_graph_and_has_its_pair():
     assert [path.stem for path in SOURCES] == sorted(graph.NOTEBOOKS)
     assert [path.stem for path in BUILT] == [path.stem for path in SOURCES]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import readme
+from tools import notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -13,17 +13,20 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_table_in_readme_is_the_built_one():
     built = (ROOT / "figures" / "docs" / "table4.md").read_text(encoding="utf-8")
-    assert readme.table(TEXT) == built.strip()
+    table = notebooks.TABLE.search(TEXT)
+    assert table and table[2].strip() == built.strip()
 
 
-def test_the_table_is_put_between_the_marks_and_nowhere_else():
-    text = "a\n<!-- table4 -->\nold\n<!-- /table4 -->\nb\n"
-    assert readme.update(text, "new \\1\n") == "a\n<!-- table4 -->\nnew \\1\n<!-- /table4 -->\nb\n"
-    assert (
-        readme.update("a\n<!-- table4 -->\n<!-- /table4 -->\n", "new") == "a\n<!-- table4 -->\nnew\n<!-- /table4 -->\n"
-    )
-    with pytest.raises(ValueError, match="lost the marks"):
-        readme.update("a", "new")
+def test_the_table_is_put_between_the_marks_and_nowhere_else(tmp_path: Path):
+    readme, built = tmp_path / "README.md", tmp_path / "table4.md"
+    built.write_text("new \\1\n")
+    for old in ("old\n", ""):
+        readme.write_text(f"a\n<!-- table4 -->\n{old}<!-- /table4 -->\nb\n")
+        notebooks.publish_table(readme, built)
+        assert readme.read_text() == "a\n<!-- table4 -->\nnew \\1\n<!-- /table4 -->\nb\n"
+    readme.write_text("a")
+    with pytest.raises(ValueError, match="README.md has lost the marks"):
+        notebooks.publish_table(readme, built)
 
 
 def test_links_of_the_documents_lead_to_files():

@@ -9,12 +9,11 @@ import tiny
 import torch
 from tiny import PASSAGES, QUERIES
 
-from tas_lib.config import Teachers
+from tas_lib import models
 from tas_lib.models import BertCat
 from tas_lib.retrieval import cross_encoder
 from tas_lib.retrieval.rerank import ScoreCache, candidates_of, rerank, rerank_pairwise, sym_sum
 from tas_lib.retrieval.t5 import T5Scorer
-from tools.make_shipped import teachers as making
 
 CANDIDATES = np.array([[4, 2, 5, 0, 1, 3], [3, 1, -1, -1, -1, -1], [-1] * 6])
 VALUE = np.array([0.5, 0.1, 0.9, 0.3, 0.5, 0.7])  # of a passage, whatever the query
@@ -96,8 +95,8 @@ def test_bert_cat_reranks_through_the_same_function():
     queries, passages = tiny.texts(3, 8, seed=1), tiny.texts(6, 14, seed=2)
     with torch.inference_mode():
         ranked = rerank(CANDIDATES, partial(cross_encoder.score_all, cat, queries, passages, chunk=4), 4)
-    scores = making.cat_rerank([cat], queries, passages, CANDIDATES, Teachers(bf16=False))
-    first = CANDIDATES[0, :4][np.argsort(-scores[0, :4], kind="stable")]
+        scores = [cat(*models.cat_inputs([queries.row(0)], [passages.row(p)])).item() for p in CANDIDATES[0, :4]]
+    first = CANDIDATES[0, :4][np.argsort(-np.array(scores), kind="stable")]
     assert ranked[0].tolist() == [*first, 1, 3]
 
 

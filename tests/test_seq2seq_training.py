@@ -12,12 +12,14 @@ import torch
 from numpy.random import Generator, Philox
 from transformers import BertConfig, BertModel
 
-from tas_lib.config import Expansion, Reranking, Seq2Seq, System
+from tas_lib.config import Expansion, Reranking, System
 from tas_lib.data import shipped, store
 from tas_lib.experiment import Experiment
 from tas_lib.retrieval import pretrained
 from tas_lib.retrieval import t5 as seq2seq
-from tools.make_shipped import remake, seq2seq_training
+from tools.make_shipped import seq2seq_training
+from tools.make_shipped.remake import Workshop
+from tools.make_shipped.settings import Recipe, Seq2Seq
 
 ASKED = ["true", "false", "Query", "Document", "Document0", "Document1", "Relevant", "Passage", ":", "0", "1"]
 TOKENIZER = tiny.tokenizer([*ASKED, *tiny.WORDS])
@@ -171,15 +173,15 @@ def test_what_is_remade_serves_mono_duo_and_expansion(
     p = tiny.settings(
         tmp_path,
         systems=systems,
-        seq2seq=SETTINGS.model_copy(update={"layers": 1, "steps": 12}),
         expansion=Expansion(prompt="the", queries=2, longest=5),
         reranking=Reranking(depth=4, duo_depth=3),
     )
     tiny.put_shipped(p, SOURCE)
     tiny.ship(tiny.save_encoder(p.artefacts_folder / "cat"))  # its head is not read
-    found = tiny.put_collection(p, SOURCE)
-    remake.make_seq2seq(p, found)
-    remake.make_expansions(p, found)
+    tiny.put_collection(p, SOURCE)
+    lab = Workshop(p, Recipe(seq2seq=SETTINGS.model_copy(update={"layers": 1, "steps": 12})))
+    lab.seq2seq()
+    lab.expansions()
     measured = store.provenance(shipped.folder(p, "seq2seq"))["measured"]
     names = ["start", "BM25", "the first 4 by mono", "of those the first 3 by duo"]
     assert [name.removeprefix("tune MRR@10, ") for name in measured] == names

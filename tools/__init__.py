@@ -1,1 +1,1 @@
-"""How things are run: `run` (./run_all.sh), `execute` (a job), `notebooks` (the files), `graph` (what needs what)."""
+"""How things are run: `run` (./run_all.sh), `graph` (what needs what), `execute` (a job), `notebooks` (the files)."""

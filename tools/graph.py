@@ -1,96 +1,77 @@
-"""The paper as a graph: which notebook needs which, and which figures and tables come out of it.
+"""The graph of the paper: which systems each notebook needs, and which figures and tables it makes.
 
-`NOTEBOOKS` is what there is; `jobs` puts in one training run a system for 06_training; the Snakefile makes them rules.
+The rows of a table say which systems it needs. `jobs` adds one training per system; the Snakefile makes them rules.
 """
 
-import ast
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tas_lib.config import Profile, System
+from tas_lib.report import paper
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "notebooks" / "src"
-FULL = "07_latency-full"  # Table 1 at MS MARCO's size
+COLLECTION, CLUSTERS, TRAINING = "01_collection", "04_clustering", "06_training"
+TABLE_1, PIPELINES = "07_latency", "12_pipelines"
+BASELINE = "pairwise/random"  # gives all other systems their clusters and early-stopping candidates
+TABLE2 = ("labels", BASELINE, "in_batch/random", "dual/tas_balanced")  # whose training costs are measured
 MSMARCO_PASSAGES = 8_841_823
-FIRST_TABLE = "08_losses_compared"  # of the tables the one with the fewest systems
-BASELINE = "pairwise/random"  # the system that gives clusters and early-stopping candidates (DESIGN.md)
 
 
 class Notebook(NamedTuple):
-    """What a notebook needs: other notebooks, "baseline", and systems by their numbers; what it makes in figures/.
+    """What a notebook needs, and the figures and tables that it makes.
 
-    asked: it is made when it is asked for by name, and is no part of everything.
-    seconds: on profile docs with two cores. Only the ratios matter, for the time left.
+    systems: keys of the systems that it evaluates; None: all of the profile. after: other notebooks.
+    seconds: on profile docs with two cores; only the ratios matter, for the time left.
+    on_request: built only when named, not with everything.
     """
 
-    needs: tuple[str, ...] = ()
+    systems: Iterable[str] | None = ()
+    after: tuple[str, ...] = (COLLECTION,)
     makes: tuple[str, ...] = ()
     seconds: int = 15
-    asked: bool = False
+    on_request: bool = False
 
 
-def _figure(name: str) -> tuple[str, ...]:
-    return tuple(f"{name}.{kind}" for kind in ("svg", "png"))
-
-
-def _table(name: str) -> tuple[str, ...]:
-    return tuple(f"{name}.{kind}" for kind in ("md", "csv", "tex"))
-
-
-def _numbers(*ranges: tuple[int, int]) -> tuple[str, ...]:
-    return tuple(str(n) for first, last in ranges for n in range(first, last + 1))
-
-
-TRAINING = "06_training"
 NOTEBOOKS = {
-    "00_start_here": Notebook(),
-    "01_collection": Notebook(seconds=60),
-    "02_models": Notebook(needs=("01_collection",)),
-    "03_losses": Notebook(needs=("01_collection",)),
-    "04_clustering": Notebook(needs=("baseline",), makes=_figure("figure1"), seconds=40),
-    "05_sampling": Notebook(needs=("04_clustering",), makes=_figure("figure2"), seconds=30),
-    TRAINING: Notebook(needs=("01_collection",), seconds=110),
-    "07_latency": Notebook(
-        needs=("labels", "pairwise/random", "in_batch/random", "dual/tas_balanced"),
-        makes=(*_table("table1"), *_table("table2")),
-        seconds=75,
-    ),
-    "08_losses_compared": Notebook(needs=_numbers((10, 13)), makes=_table("table3"), seconds=20),
-    "09_ablation": Notebook(needs=_numbers((1, 10)), makes=_table("table4"), seconds=30),
-    "10_robustness": Notebook(needs=_numbers((1, 10), (14, 17)), makes=_table("table5"), seconds=20),
-    "11_dense_compared": Notebook(
-        needs=("pairwise/random", "in_batch/random", *_numbers((10, 10), (18, 19))), makes=_table("table6"), seconds=20
-    ),
-    "12_pipelines": Notebook(
-        needs=("pairwise/random", "in_batch/random", "tas_b"),
-        makes=(*_figure("figure3"), *_table("table7")),
-        seconds=880,
-    ),
-    "13_claims": Notebook(
-        needs=("05_sampling", "12_pipelines", *_numbers((1, 21))), makes=("claims.md", "claims.csv"), seconds=60
-    ),
-    "14_deviations": Notebook(
-        needs=("dual/tas_balanced", "D1", "D2", "D3", "D16"), makes=_table("deviations"), asked=True
-    ),
+    "00_start_here": Notebook(after=()),
+    COLLECTION: Notebook(after=(), seconds=60),
+    "02_models": Notebook(),
+    "03_losses": Notebook(),
+    CLUSTERS: Notebook([BASELINE], makes=("figure1",), seconds=40),
+    "05_sampling": Notebook(after=(CLUSTERS,), makes=("figure2",), seconds=30),
+    TRAINING: Notebook(seconds=110),
+    TABLE_1: Notebook(TABLE2, makes=("table1", "table2"), seconds=75),
+    "08_losses_compared": Notebook(paper.TABLE3, makes=("table3",), seconds=20),
+    "09_ablation": Notebook(paper.TABLE4, makes=("table4",), seconds=30),
+    "10_robustness": Notebook(paper.TABLE4 | paper.TABLE5, makes=("table5",), seconds=20),
+    "11_dense_compared": Notebook(paper.TABLE5 | paper.TABLE6, makes=("table6",), seconds=20),
+    PIPELINES: Notebook([BASELINE, "in_batch/random"], makes=("figure3", "table7"), seconds=880),
+    "13_claims": Notebook(None, after=("05_sampling", PIPELINES), makes=("claims",), seconds=60),
+    "14_deviations": Notebook(paper.TABLE5 | paper.DEVIATIONS, makes=("deviations",), on_request=True),
 }
-COMPARED = {"09_ablation": "table4", "11_dense_compared": "table6"}
-"""Notebooks whose table has a companion, `-compared`, where the test sets are the paper's."""
+VARIED = ("teacher", "sampling", "loss", "batch_size", "seed", "variant")  # parameters of the training notebook
 
 
 class Job(NamedTuple):
-    """One papermill run: `notebook` with `parameters`, executed as `notebooks/<name>.ipynb` of the profile's folder."""
+    """One papermill run: `notebook` with `parameters`, executed as `notebooks/<name>.ipynb` of the profile's folder.
+
+    early: it runs before others that are ready: figures, and what the first table needs. trains: a system's key.
+    """
 
     name: str
-    notebook: str
     parameters: dict[str, Any]
+    notebook: str
     needs: tuple[str, ...]
     makes: tuple[str, ...]
     seconds: int
-    asked: bool = False  # no part of everything
-    first: bool = False  # before other jobs that could run: figures, and what the first table is made of
+    on_request: bool = False
+    early: bool = True
+    trains: str = ""
 
     @property
     def source(self) -> Path:
@@ -98,93 +79,91 @@ class Job(NamedTuple):
         return SOURCES / f"{self.notebook}.py"
 
 
+def files(*made: str) -> tuple[str, ...]:
+    """The files of figures and tables in figures/<profile>/.
+
+    >>> files("figure1", "claims")
+    ('figure1.svg', 'figure1.png', 'claims.md', 'claims.csv')
+    """
+    kinds = {"figure": ("svg", "png"), "claims": ("md", "csv")}
+    return tuple(f"{name}.{kind}" for name in made for kind in kinds.get(name[:6], ("md", "csv", "tex")))
+
+
+def listed(profile: Profile) -> dict[str, System]:
+    """Every system of a profile."""
+    return profile.systems | profile.deviations
+
+
 def jobs(profile: Profile) -> dict[str, Job]:
-    """Every job of a profile by name; those that others need come first."""
-    systems = {number: s for number, s in (profile.systems | profile.deviations).items() if s.kind == "trained"}
-    runs = {number: f"{TRAINING}-{system.name}" for number, system in systems.items()}
-    baseline = [runs[BASELINE]] if BASELINE in runs else []
-    known = {*NOTEBOOKS, *runs.values()}  # a table is made without the systems that a profile lacks
-    found: dict[str, Job] = {}
+    """Every job of a profile by name."""
+    systems = listed(profile)
+    trainings = {key: f"{TRAINING}-{system.name}" for key, system in systems.items() if system.kind == "trained"}
+
+    def behind(keys: Iterable[str]) -> Iterator[str]:
+        """The trainings that these systems need; a fused or re-ranked one needs those of its parts."""
+        for key in keys:
+            if key in trainings:
+                yield trainings[key]
+            elif key in systems:
+                yield from behind(systems[key].parts)
+
+    result: dict[str, Job] = {}
     for name, notebook in NOTEBOOKS.items():
         if name == TRAINING:
-            found |= {
-                runs[number]: _training(profile, system, runs[number], number in profile.deviations, baseline)
-                for number, system in systems.items()
-            }
+            before = {key: (COLLECTION, *behind({BASELINE} - {key})) for key in trainings}
+            result |= {job: _training(profile, key, job, before[key]) for key, job in trainings.items()}
             continue
-        meaning = runs | {"baseline": runs.get(BASELINE, "01_collection")}
-        needs = tuple(need for word in notebook.needs if (need := meaning.get(word, word)) in known)
-        if notebook.needs and not needs:
-            needs = ("01_collection",)
-        asked = {"PROFILE": profile.name}
-        makes = notebook.makes
-        if name in COMPARED and profile.evaluation.on_the_papers_sets:
-            makes += _table(f"{COMPARED[name]}-compared")
-        found[name] = Job(name, name, asked, needs, makes, notebook.seconds, notebook.asked, first=True)
-    small = found[FULL.removesuffix("-full")]
-    large = small.parameters | {"PASSAGES": MSMARCO_PASSAGES}
-    found[FULL] = small._replace(name=FULL, parameters=large, makes=_table("table1-full"), seconds=2_400, asked=True)
-    return found
+        keys = [*(profile.systems if notebook.systems is None else notebook.systems)]
+        if name == PIPELINES:
+            keys += [key for key, system in systems.items() if system.parts]
+        needs = tuple(dict.fromkeys((*notebook.after, *behind(keys))))
+        makes = files(*notebook.makes, *_compared(profile, notebook))
+        result[name] = Job(name, {"PROFILE": profile.name}, name, needs, makes, notebook.seconds, notebook.on_request)
+    name, parameters = f"{TABLE_1}-full", {"PROFILE": profile.name, "PASSAGES": MSMARCO_PASSAGES}
+    return result | {name: Job(name, parameters, TABLE_1, result[TABLE_1].needs, files("table1-full"), 2_400, True)}
 
 
-def _training(profile: Profile, system: System, name: str, asked: bool, baseline: list[str]) -> Job:
-    """The job that trains one system."""
-    parameters: dict[str, Any] = {"TEACHER": system.teacher, "SAMPLING": system.sampling, "LOSS": system.loss}
-    parameters |= {"PROFILE": profile.name, "BATCH_SIZE": system.batch_size, "SEED": system.seed}
-    parameters |= {"VARIANT": system.variant}
-    notebook = NOTEBOOKS[TRAINING]
-    topics = [] if system.sampling == "random" else ["04_clustering"]
-    needs = [*notebook.needs, *(baseline if [name] != baseline else []), *topics]
-    first = any(profile.systems.get(number) == system for number in (BASELINE, *NOTEBOOKS[FIRST_TABLE].needs))
-    seconds = notebook.seconds * system.batch_size // 32
-    return Job(name, TRAINING, parameters, tuple(needs), notebook.makes, seconds, asked, first)
+def _training(profile: Profile, key: str, name: str, needs: tuple[str, ...]) -> Job:
+    system, notebook = listed(profile)[key], NOTEBOOKS[TRAINING]
+    parameters = {"PROFILE": profile.name} | {field.upper(): getattr(system, field) for field in VARIED}
+    needs += () if system.sampling == "random" else (CLUSTERS,)
+    seconds, early = notebook.seconds * system.batch_size // 32, key == BASELINE or key in paper.TABLE3
+    return Job(name, parameters, TRAINING, needs, (), seconds, key in profile.deviations, early, key)
 
 
-def aliases(profile: Profile) -> dict[str, list[str]]:
-    """What can be asked for by name, and the jobs that it means: figures, tables, notebooks, systems, everything."""
+def _compared(profile: Profile, notebook: Notebook) -> list[str]:
+    """Companion tables with the figures of others, where the test sets are the paper's."""
+    shown = {"table4", "table6"} if profile.evaluation.on_the_papers_sets else set()
+    return [f"{table}-compared" for table in notebook.makes if table in shown]
+
+
+def targets(profile: Profile) -> dict[str, list[str]]:
+    """What can be requested by name, with its jobs: everything, figures, tables, notebooks, systems."""
     every = jobs(profile)
-    found = {"everything": [name for name, job in every.items() if not job.asked]}
+    result = {"everything": [name for name, job in every.items() if not job.on_request]}
+    result |= {Path(file).stem: [job.name] for job in every.values() for file in job.makes}
     for job in every.values():
-        found |= {Path(made).stem: [job.name] for made in job.makes}
-    for job in every.values():
-        if job.name == job.notebook or not job.asked:
+        if job.name == job.notebook or not job.on_request:
             for name in (job.notebook, job.notebook.partition("_")[2]):
-                found[name] = [*dict.fromkeys([*found.get(name, []), job.name])]
-        if job.name != job.notebook:
-            found[job.name.removeprefix(f"{TRAINING}-")] = [job.name]
-    return found
+                result[name] = [*dict.fromkeys([*result.get(name, []), job.name])]
+        if job.trains:
+            result[job.name.removeprefix(f"{TRAINING}-")] = [job.name]
+    return result
 
 
 def inputs(job: Job, profile: Profile) -> list[str]:
-    """The files whose change makes a job run again: its text, the library it uses, the profile, what is shipped."""
-    settings = Path(os.environ.get("TAS_PROFILES", ROOT / "profiles")) / f"{profile.name}.yaml"
-    shipped = sorted((ROOT / profile.artefacts).glob("*/provenance.json"))
-    pins = [ROOT / "requirements.txt"] if job.notebook == "01_collection" else []
-    made = {Path(made).stem for made in job.makes}
-    numbers = made | ({"rows"} if any(name.startswith(("table", "deviations")) for name in made) else set())
-    numbers |= {"independent", "others"} if any(name.endswith("-compared") for name in made) else set()
-    paper = sorted(ROOT / "data" / "paper" / f"{name}.csv" for name in numbers)
-    paper = [path for path in paper if path.is_file()]
-    return [str(path) for path in (job.source, settings, *library(job.source), *shipped, *pins, *paper)]
+    """The files whose change makes a job run again: notebook, library, profile, shipped models, printed numbers."""
+    result = [Path(os.environ.get("TAS_PROFILES", ROOT / "profiles")) / f"{profile.name}.yaml", *library(job.source)]
+    result += sorted((ROOT / profile.artefacts).glob("*/provenance.json"))
+    result += [ROOT / "requirements.txt"] if job.name == COLLECTION else []
+    result += sorted((ROOT / "data" / "paper").glob("*.csv")) if job.makes else []
+    return [str(path) for path in result]
 
 
+@cache
 def library(source: Path) -> list[Path]:
-    """The modules of tas_lib that a file imports, directly or through another."""
-    found: set[Path] = set()
-    waiting = [source] if source.is_file() else []
-    while waiting:
-        for module in _imported(ast.parse(waiting.pop().read_text(encoding="utf-8"))):
-            path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
-            if path.is_file() and path not in found:
-                found.add(path)
-                waiting.append(path)
-    return sorted(found)
-
-
-def _imported(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+    """The modules of this project that a file imports, directly or through another; and the file itself."""
+    finder = ModuleFinder([str(ROOT)])
+    finder.run_script(str(source))  # reads it, and does not run it
+    files = [getattr(module, "__file__", None) for module in finder.modules.values()]
+    return sorted(Path(file) for file in files if file)

@@ -1,4 +1,4 @@
-"""Run by a job's kernel before the notebook (PYTHONSTARTUP): tas_lib's log goes to a file, not into the notebook."""
+"""Run by each job's kernel at its start (PYTHONSTARTUP): tas_lib's log goes to a file, not into the notebook."""
 
 
 def _log_to_file() -> None:

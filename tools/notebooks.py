@@ -1,7 +1,7 @@
-"""Notebooks as files: read from percent text, cleaned after a run, and the pair in notebooks/ kept in step.
+"""Notebooks as files: read from percent text, cleaned after a run, and shown in notebooks/.
 
-`python -m tools.notebooks` brings notebooks/*.ipynb in step with notebooks/src/*.py. Outputs stay where no code cell
-has changed; else all go, for a later cell's output may depend on an earlier cell.
+`python -m tools.notebooks` updates notebooks/*.ipynb from notebooks/src/*.py. Outputs stay where no code cell has
+changed; otherwise all go, because the output of a cell may depend on any cell before it.
 """
 
 import ast
@@ -14,52 +14,43 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
+from tas_lib.data.store import atomic_write
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-INJECTED = "injected-parameters"  # papermill's tag of the cell that holds what was asked for
+INJECTED = "injected-parameters"  # papermill's tag of the cell that it adds
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+TABLE = re.compile(r"(<!-- table4 -->\n)(.*?)(<!-- /table4 -->)", re.S)
 
 
 def read(source: Path) -> NotebookNode:
     """The notebook of a percent text, without outputs."""
-    notebook = jupytext.read(source, fmt="py:percent")
-    return clean(notebook)
+    return clean(jupytext.read(source, fmt="py:percent"))
 
 
 def defaults(notebook: NotebookNode) -> dict[str, Any]:
     """Names and values of the cell tagged `parameters`."""
-    found = {}
-    for cell in notebook.cells:
-        if "parameters" in _tags(cell):
-            for node in ast.parse(cell.source).body:
-                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                    found[node.targets[0].id] = ast.literal_eval(node.value)
-    return found
+    nodes = [node for cell in notebook.cells if "parameters" in _tags(cell) for node in ast.parse(cell.source).body]
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in nodes}
 
 
-def given(notebook: NotebookNode) -> dict[str, Any]:
-    """The parameters that an executed notebook was run with."""
-    cells = [nbformat.v4.new_code_cell(c.source) for c in notebook.cells if INJECTED in _tags(c)]
-    for cell in cells:
-        cell.metadata["tags"] = ["parameters"]
-    return defaults(notebook) | defaults(nbformat.v4.new_notebook(cells=cells))
-
-
-def inputs(notebook: NotebookNode) -> list[tuple[str, str, list[str]]]:
-    """What is written in a notebook: kind, text and tags of each cell."""
-    return [(cell.cell_type, cell.source.rstrip(), _tags(cell)) for cell in notebook.cells]
+def inputs(notebook: NotebookNode, *kinds: str) -> list[tuple[str, str, list[str]]]:
+    """What a notebook says: kind, text and tags of each cell, or of the cells of some kinds."""
+    cells = [cell for cell in notebook.cells if not kinds or cell.cell_type in kinds]
+    return [(cell.cell_type, cell.source.rstrip(), _tags(cell)) for cell in cells]
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:
-    """A notebook that is the same bytes whenever the same things happened in it, on any machine.
+    """The same bytes whenever the same things happened, on any machine.
 
-    Gone are times, cell ids made by chance, standard error (it is in the log), memory addresses and this folder's path.
+    Removed are times, random cell ids, standard error (it is in the log), memory addresses, and this folder's path.
     """
     cells: list[NotebookNode] = []
+    count = 0
     for cell in notebook.cells:
         digest = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
         new = NotebookNode(cell_type=cell.cell_type, source=cell.source, metadata=NotebookNode())
@@ -67,8 +58,8 @@ def clean(notebook: NotebookNode) -> NotebookNode:
         if _tags(cell):
             new.metadata["tags"] = _tags(cell)
         if cell.cell_type == "code":
-            ran = sum(old.cell_type == "code" and old.execution_count is not None for old in cells)
-            new.execution_count = ran + 1 if cell.get("execution_count") else None
+            count += bool(cell.get("execution_count"))
+            new.execution_count = count if cell.get("execution_count") else None
             new.outputs = _outputs(cell.get("outputs", []), new.execution_count)
         cells.append(new)
     return NotebookNode(cells=cells, metadata=nbformat.from_dict(METADATA), nbformat=4, nbformat_minor=5)
@@ -89,16 +80,16 @@ def _outputs(outputs: list[NotebookNode], count: int | None) -> list[NotebookNod
     for output in outputs:
         if output.get("name") == "stderr":
             continue
-        if "text" in output:
-            output.text = _portable(output.text)
-            if kept and kept[-1].get("name") == output.name:  # one stream may arrive in several pieces
-                kept[-1].text += output.text
-                continue
         for kind, value in output.get("data", {}).items():
             if kind.startswith("text/") and isinstance(value, str):
                 output.data[kind] = _portable(value)
         if "execution_count" in output:
             output.execution_count = count
+        if "text" in output:
+            output.text = _portable(output.text)
+            if kept and kept[-1].get("name") == output.name:  # one stream may arrive in several pieces
+                kept[-1].text += output.text
+                continue
         kept.append(output)
     return kept
 
@@ -108,58 +99,64 @@ def _portable(text: str) -> str:
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
-    """The file, whole or not at all; an equal one is left alone."""
+    """Write the whole file or nothing; an equal file is left alone."""
     text = nbformat.writes(nbformat.from_dict(notebook)) + "\n"
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        with atomic_write(path) as f:
+            f.write(text)
 
 
-def publish(executed: Path, source: Path) -> None:
-    """Show a run in notebooks/, if it ran with the parameters that the notebook itself names (its cell says so)."""
-    notebook = nbformat.read(executed, as_version=4)
-    if given(notebook) == defaults(read(source)):
+def publish(executed: Path, source: Path, parameters: dict[str, Any]) -> None:
+    """Show a run in notebooks/, if its parameters are the notebook's defaults."""
+    known = defaults(read(source))
+    if known | parameters == known:
+        notebook = nbformat.read(executed, as_version=4)
         notebook.cells = [cell for cell in notebook.cells if INJECTED not in _tags(cell)]
         write(clean(notebook), FOLDER / f"{source.stem}.ipynb")
 
 
+def publish_table(readme: Path, built: Path) -> None:
+    """Put the built Table 4 between its two marks in README.md."""
+    text, table = readme.read_text(encoding="utf-8"), built.read_text(encoding="utf-8").strip()
+    new, found = TABLE.subn(lambda marks: f"{marks[1]}{table}\n{marks[3]}", text)
+    if not found:
+        raise ValueError(f"{readme.name} has lost the marks <!-- table4 --> and <!-- /table4 -->")
+    readme.write_text(new, encoding="utf-8")
+
+
 def sync(source: Path) -> bool:
-    """Bring the .ipynb of a percent text in step; True where it had to be written."""
+    """Update the .ipynb from its percent text; True if it had to be written."""
     path = FOLDER / f"{source.stem}.ipynb"
     new = read(source)
     old = clean(nbformat.read(path, as_version=4)) if path.is_file() else nbformat.v4.new_notebook()
     if inputs(old) == inputs(new):
         return False
-
-    def code(notebook: NotebookNode) -> list[NotebookNode]:
-        return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-    if [cell.source for cell in code(old)] == [cell.source for cell in code(new)]:
-        for before, after in zip(code(old), code(new), strict=True):
-            after.update(outputs=before.outputs, execution_count=before.execution_count)
+    if inputs(old, "code") == inputs(new, "code"):
+        ran = iter([cell for cell in old.cells if cell.cell_type == "code"])
+        for cell in new.cells:
+            if cell.cell_type == "code":
+                before = next(ran)
+                cell.update(outputs=before.outputs, execution_count=before.execution_count)
     write(new, path)
     return True
 
 
 def refuse_edited() -> None:
-    """ValueError where a notebook was edited without its text, which is what a run reads and would write over it."""
+    """ValueError if a notebook was edited but not its text: a run reads the text and would overwrite the notebook."""
     for path in sorted(FOLDER.glob("*.ipynb")):
         source = FOLDER / "src" / f"{path.stem}.py"
         if not source.is_file() or source.stat().st_mtime >= path.stat().st_mtime:
             continue
         if inputs(nbformat.read(path, as_version=4)) != inputs(read(source)):
             name = f"notebooks/{path.name}"
-            raise ValueError(f"{name} was edited, but not its text; take it over with: jupytext --sync {name}")
+            raise ValueError(f"{name} was edited but its text was not; copy the changes with: jupytext --sync {name}")
 
 
 def main() -> None:
-    """Bring every notebook in step with its percent text."""
+    """Update every notebook from its percent text."""
     for source in sorted((FOLDER / "src").glob("*.py")):
         if sync(source):
-            print(f"notebooks/{source.stem}.ipynb rewritten from its text")
+            print(f"notebooks/{source.stem}.ipynb updated from its text")
 
 
 if __name__ == "__main__":

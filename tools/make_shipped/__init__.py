@@ -1,1 +1,1 @@
-"""How `data/docs` is made: run by `./run_all.sh docs teachers` only."""
+"""How `data/docs` is made: only `./run_all.sh docs teachers` runs this."""

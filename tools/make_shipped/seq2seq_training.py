@@ -1,7 +1,7 @@
-"""One small sequence-to-sequence model for mono, duo and expansion, taught by BERT_CAT; made at remake time only.
+"""One small sequence-to-sequence model for mono, duo and doc2query, trained on BERT_CAT's margins.
 
-Its prompts are those of the published models (retrieval/t5.py); expansion has its own, since the three share a model.
-A training query's margins come from the BERT_CAT that never saw it (teachers.py), and so the folds are respected.
+Its prompts are those of the published models (retrieval/t5.py); doc2query has a prompt of ours, since the three share a
+model. A training query's margins come from the BERT_CAT that was not trained on it (teachers.py).
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from transformers import EncoderDecoderModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from tas_lib import models
-from tas_lib.config import Seq2Seq
 from tas_lib.records import FloatArray, IntArray, Pairs
-from tas_lib.retrieval import t5 as seq2seq
-from tools.make_shipped import pretraining
-from tools.make_shipped import teachers as making
+from tas_lib.retrieval import t5
+from tools.make_shipped.pretraining import keep_layers
+from tools.make_shipped.settings import Seq2Seq
+from tools.make_shipped.teachers import fit
 
 
 def small_seq2seq(settings: Seq2Seq, cat: str, small: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A stock encoder-decoder: some layers of a BERT_CAT read, the small encoder, given cross-attention, writes.
+    """An encoder-decoder: some layers of a BERT_CAT read, and the small encoder, with cross-attention added, writes.
 
-    cat, small: folders of BERTs with one vocabulary, the tokenizer's. A T5 can start from no BERT's layers, and from
+    cat, small: folders of BERTs with one vocabulary, the tokenizer's. A T5 cannot start from a BERT's layers, and from
     random ones it had learnt nothing after 600 steps (CHANGELOG).
     """
     torch.manual_seed(settings.seed)  # of the cross-attention
@@ -32,16 +32,15 @@ def small_seq2seq(settings: Seq2Seq, cat: str, small: str, tokenizer: PreTrained
     model: Any = EncoderDecoderModel.from_encoder_decoder_pretrained(
         cat,
         small,
-        encoder_attn_implementation="eager",  # as in `remake.start`
+        encoder_attn_implementation="eager",  # as in remake.py
         **{f"encoder_{name}": value for name, value in without.items()},
         dtype=torch.float32,
     )
-    pretraining.keep_layers(model.encoder, settings.layers)
+    keep_layers(model.encoder, settings.layers)
     for config in (model.config, model.generation_config):
         config.decoder_start_token_id = tokenizer.cls_token_id
         config.eos_token_id, config.pad_token_id = tokenizer.sep_token_id, tokenizer.pad_token_id
-    found: PreTrainedModel = model
-    return found
+    return model
 
 
 def train(
@@ -53,16 +52,16 @@ def train(
     settings: Seq2Seq,
     prompt: str,
 ) -> PreTrainedModel:
-    """Teach the model mono, then all three tasks at once: begun together, none is learnt soon (CHANGELOG).
+    """Train mono first, then all three tasks at once: started together, none is learnt soon (CHANGELOG).
 
     mono: the scores of a query's passages differ as the teacher's do. duo: the logit is the teacher's margin.
-    expansion: cross-entropy of a query that the passage answers, which `prompt` asks for.
+    doc2query: cross-entropy of a query that the passage answers, after `prompt`.
     """
-    asked = np.flatnonzero(np.diff(pairs.offsets))
+    usable = np.flatnonzero(np.diff(pairs.offsets))
 
     def loss_of(step: int) -> Tensor:
         rng = Generator(Philox(key=[settings.seed, step]))
-        q = rng.choice(asked, settings.queries, replace=False)
+        q = rng.choice(usable, settings.queries, replace=False)
         groups = [group(pairs, query, settings.negatives, rng) for query in q]
         shown, scores = (np.array(part) for part in zip(*groups, strict=True))  # (Q, 1 + negatives)
         mono = [(queries[row], passages[p]) for row, some in zip(q, shown, strict=True) for p in some]
@@ -70,19 +69,19 @@ def train(
         both, score = (np.take_along_axis(part, two, axis=1) for part in (shown, scores))
         duo = [(queries[row], passages[a], passages[b]) for row, (a, b) in zip(q, both, strict=True)]
         read = [f"{prompt} {passages[p]}" for p in shown[:, 0]]
-        loss = mono_loss(logits(model, tokenizer, seq2seq.MONO, mono).view(*shown.shape), scores)
+        loss = mono_loss(logits(model, tokenizer, t5.MONO, mono).view(*shown.shape), scores)
         if step < settings.mono_steps:
             return loss
-        loss = loss + duo_loss(logits(model, tokenizer, seq2seq.DUO, duo), score[:, 0] - score[:, 1])
+        loss = loss + duo_loss(logits(model, tokenizer, t5.DUO, duo), score[:, 0] - score[:, 1])
         return loss + settings.expansion_weight * expansion_loss(model, tokenizer, read, [queries[row] for row in q])
 
     rates = {"encoder.": settings.reader_rate, "": settings.writer_rate}
-    making.fit(model, loss_of, settings.steps, rates, settings.bf16, "seq2seq")
+    fit(model, loss_of, settings.steps, rates, settings.bf16, "seq2seq")
     return model
 
 
 def group(pairs: Pairs, query: int, negatives: int, rng: Generator) -> tuple[IntArray, FloatArray]:
-    """A positive of the query with some of its negatives: rows (1 + negatives,), and scores relative to the first."""
+    """A positive of the query, some of its negatives (1 + negatives,), and their scores relative to the first."""
     rows = np.arange(pairs.offsets[query], pairs.offsets[query + 1])
     first = rng.choice(rows)
     of_positive = rows[pairs.pos[rows] == pairs.pos[first]]
@@ -90,15 +89,15 @@ def group(pairs: Pairs, query: int, negatives: int, rng: Generator) -> tuple[Int
     return np.append(pairs.pos[first], pairs.neg[drawn]), np.append(0.0, -pairs.margins[drawn])
 
 
-def mono_loss(found: Tensor, scores: FloatArray) -> Tensor:
+def mono_loss(logits: Tensor, scores: FloatArray) -> Tensor:
     """Margin-MSE over all pairs of a query's passages: logits and the teacher's scores, (Q, P)."""
-    error = found - torch.from_numpy(scores).to(found)
+    error = logits - torch.from_numpy(scores).to(logits)
     return error.var(1, unbiased=False).mean() * 2  # the mean of (x_i - x_j)² over i and j is 2 Var x
 
 
-def duo_loss(found: Tensor, margins: FloatArray) -> Tensor:
+def duo_loss(logits: Tensor, margins: FloatArray) -> Tensor:
     """Mean squared difference of logits and the teacher's margins, (Q,)."""
-    return (found - torch.from_numpy(margins).to(found)).square().mean()
+    return (logits - torch.from_numpy(margins).to(logits)).square().mean()
 
 
 def logits(
@@ -108,8 +107,8 @@ def logits(
     texts: Sequence[tuple[str, ...]],
 ) -> Tensor:
     """(N,) the logit of `true` over `false` for each prompt."""
-    prompts = seq2seq.prompts(tokenizer, labels, texts, cap=512)
-    true, false = seq2seq.answers(model, tokenizer, prompts).unbind(1)
+    prompts = t5.prompts(tokenizer, labels, texts, cap=512)
+    true, false = t5.answers(model, tokenizer, prompts).unbind(1)
     return true - false
 
 

@@ -1,7 +1,7 @@
-"""How the two teachers of §2.3 are made: BERT_CAT by folds and ColBERT (`./run_all.sh docs teachers`).
+"""Train the two teachers of §2.3: BERT_CAT by folds, and ColBERT.
 
-A teacher never scores a query that it was trained on: three folds of training queries, each scored by the model of the
-other two.
+A teacher never scores a query that it was trained on: the training queries are split into folds, and each fold is
+scored by the model that was trained on the others.
 """
 
 import logging
@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from numpy.random import Generator, Philox
 from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PreTrainedModel
 
 from tas_lib import losses, models
-from tas_lib.config import Teachers
 from tas_lib.models import BertCat, ColBert
-from tas_lib.records import FloatArray, IntArray, Pairs, Ragged
-from tas_lib.retrieval.cross_encoder import cat_scores, score_all
+from tas_lib.records import IntArray, Pairs, Ragged
+from tas_lib.retrieval.cross_encoder import cat_scores
+from tools.make_shipped.settings import Teachers
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,11 @@ def folds(n_queries: int, n_folds: int, seed: int) -> IntArray:
     return Generator(Philox(key=[seed, 0])).permutation(n_queries) % n_folds
 
 
+def up_and_down(adam: Optimizer, steps: int) -> LRScheduler:
+    """A linear warm-up over a tenth of the steps, then a linear decay."""
+    return LambdaLR(adam, lambda s: min(10 * (s + 1) / steps, (steps - s) / (0.9 * steps), 1))
+
+
 def fit(
     model: nn.Module,
     loss_of: Callable[[int], Tensor],
@@ -35,19 +42,18 @@ def fit(
     rates: Mapping[str, float],
     bf16: bool,
     name: str,
+    schedule: Callable[[Optimizer, int], LRScheduler] = up_and_down,
 ) -> None:
-    """Adam with a linear warm-up over a tenth of the steps and a linear way down.
+    """Minimise `loss_of(step)` with Adam.
 
-    rates: how a parameter's name begins → the learning rate of all such; the first that fits counts, "" fits all.
+    rates: prefix of parameter names → learning rate; the first that matches counts, "" matches all.
     """
     device = next(model.parameters()).device
-    groups: dict[str, list[nn.Parameter]] = {start: [] for start in rates}
+    groups: dict[str, list[nn.Parameter]] = {prefix: [] for prefix in rates}
     for parameter, weight in model.named_parameters():
-        groups[next(start for start in rates if parameter.startswith(start))].append(weight)
-    adam = torch.optim.AdamW([{"params": groups[start], "lr": rates[start]} for start in rates], weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        adam, lambda s: min(10 * (s + 1) / steps, (steps - s) / (0.9 * steps), 1)
-    )
+        groups[next(prefix for prefix in rates if parameter.startswith(prefix))].append(weight)
+    adam = AdamW([{"params": groups[prefix], "lr": rates[prefix]} for prefix in rates], weight_decay=0.01)
+    scheduler = schedule(adam, steps)
     model.train()
     start, mean = time.monotonic(), 0.0
     for step in range(steps):
@@ -57,7 +63,7 @@ def fit(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
-        schedule.step()
+        scheduler.step()
         mean += (loss.item() - mean) / min(step + 1, 50)
         if (step + 1) % 50 == 0:
             log.info("%s, step %d of %d: loss %.4f, %.0f s", name, step + 1, steps, mean, time.monotonic() - start)
@@ -70,62 +76,47 @@ def train_cat(
     passages: Ragged,
     positives: Sequence[IntArray],
     negatives: Sequence[IntArray],
-    rows: IntArray,
+    seen: IntArray,
     settings: Teachers,
     name: str,
 ) -> BertCat:
     """A BERT_CAT that picks the relevant passage among BM25's: cross-entropy over one positive and some negatives.
 
-    positives, negatives: passage rows of every query. rows: the queries it may see.
+    positives, negatives: passages of every query. seen: the queries to train on.
     """
     torch.manual_seed(settings.seed)
     model = BertCat(encoder).to(encoder.device)
-    usable = rows[[len(positives[q]) > 0 and len(negatives[q]) > 0 for q in rows]]
+    usable = seen[[len(positives[q]) > 0 and len(negatives[q]) > 0 for q in seen]]
     group = 1 + settings.cat_negatives
 
     def loss_of(step: int) -> Tensor:
         rng = Generator(Philox(key=[settings.seed, step]))
-        asked = rng.choice(usable, settings.cat_queries, replace=False)
+        chosen = rng.choice(usable, settings.cat_queries, replace=False)
         shown = [
             p
-            for q in asked
+            for q in chosen
             for p in (rng.choice(positives[q]), *rng.choice(negatives[q], settings.cat_negatives, replace=True))
         ]
-        scores = cat_scores(model, queries, passages, np.repeat(asked, group), np.array(shown), settings.chunk)
-        return nn.functional.cross_entropy(
-            scores.view(-1, group), torch.zeros(len(asked), dtype=torch.long, device=scores.device)
-        )
+        scores = cat_scores(model, queries, passages, np.repeat(chosen, group), np.array(shown), settings.chunk)
+        first = torch.zeros(len(chosen), dtype=torch.long, device=scores.device)
+        return nn.functional.cross_entropy(scores.view(-1, group), first)
 
     fit(model, loss_of, settings.cat_steps, {"": settings.cat_rate}, settings.bf16, name)
     return model
 
 
-@torch.inference_mode()
-def cat_rerank(
-    cats: Sequence[BertCat], queries: Ragged, passages: Ragged, candidates: IntArray, settings: Teachers
-) -> FloatArray:
-    """Mean score (Q, k) of these models for candidate rows (Q, k); -1 where there is no candidate stays -inf."""
-    q, place = np.nonzero(candidates >= 0)
-    p = candidates[q, place]
-    scores = np.full(candidates.shape, -np.inf, np.float32)
-    with torch.autocast(cats[0].encoder.device.type, torch.bfloat16, enabled=settings.bf16):
-        found = [score_all(cat, queries, passages, q, p, settings.chunk) for cat in cats]
-    scores[q, place] = np.mean(found, axis=0)
-    return scores
-
-
 def train_colbert(
     encoder: PreTrainedModel, queries: Ragged, passages: Ragged, pairs: Pairs, settings: Teachers
 ) -> ColBert:
-    """A ColBERT trained on the pairwise margins (§4.2) by Margin-MSE, its batches drawn as by Eq. 9."""
+    """A ColBERT trained on the pairwise margins (§4.2) with Margin-MSE, its batches sampled as in Eq. 9."""
     torch.manual_seed(settings.seed)
     device = encoder.device
     model = ColBert(encoder, settings.colbert_dim).to(device)
-    asked = np.flatnonzero(np.diff(pairs.offsets))
+    usable = np.flatnonzero(np.diff(pairs.offsets))
 
     def loss_of(step: int) -> Tensor:
         rng = Generator(Philox(key=[settings.seed, step]))
-        q = rng.choice(asked, settings.colbert_batch, replace=False)
+        q = rng.choice(usable, settings.colbert_batch, replace=False)
         batch = pairs.take(q, rng.integers(pairs.offsets[q], pairs.offsets[q + 1]))
         ids, q_mask = models.pad([queries.row(i) for i in batch.queries], device)
         q_vecs = model(ids, q_mask)
