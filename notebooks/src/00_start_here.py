@@ -67,7 +67,7 @@ assert [number for number, _ in titles] == [path.name[:2] for path in sources]
 # | [11 dense retrieval compared](11_dense_compared.ipynb) | §5.2, RQ3 | **Table 6** |
 # | [12 recall and pipelines](12_pipelines.ipynb) | §5.3, RQ4 | **Figure 3**, **Table 7** |
 # | [13 what held](13_claims.ipynb) | all claims | a verdict on each |
-# | [14 deviations](14_deviations.ipynb) | paper against public code | what the other choice changes (built on request) |
+# | [14 deviations](14_deviations.ipynb) | paper against public code | what the other choice changes (on request) |
 #
 # In a hurry? Read 03 and 05, which hold the paper's two ideas, then 09. With an afternoon: 01 to 06 in order.
 #
@@ -111,7 +111,7 @@ assert not {"sampling.batch_size", "sampling.margin_bins"} & {name for name, *_ 
 # |---|---|---|
 # | $q$, $q_{1:m}$ | a query, its tokens | `query`; a row of `tokens` |
 # | $p$, $p^+$, $p^-$ | a passage, a relevant one, a non-relevant one | `passage`, `pos`, `neg` |
-# | $\hat q$, $\hat p$ (2, 4) | vectors, one per text or one per token | `vecs`, from `models.BertDot`, `models.ColBert` |
+# | $\hat q$, $\hat p$ (2, 4) | vectors, one per text or token | `vecs`, from `models.BertDot`, `models.ColBert` |
 # | $W_s$ (1) | the scoring layer | `head` of `models.BertCat` |
 # | $\sum\max$ (3) | late interaction | `models.late_interaction` |
 # | $M_s$ (6) | the student's scores | `student`, (B, 2B): positives first, then negatives |
@@ -122,9 +122,9 @@ assert not {"sampling.batch_size", "sampling.margin_bins"} & {name for name, *_ 
 # | $\mathcal{L}_{DS}$, $\alpha$ (8) | dual supervision, its weight | `losses.dual`, `training.alpha` |
 # | $\mathcal{B}$, $b$ (9) | a batch, its size in queries | `sampler.batch(step)`, `batch_size` |
 # | $P_q$ (9) | the training pairs of a query | a slice of `records.Pairs` |
-# | $C_i$, $v_i$, $k$ (10) | a cluster, its centroid, the number of clusters | `clustering.Clusters`, `sampling.clusters` |
+# | $C_i$, $v_i$, $k$ (10) | a cluster, its centroid, how many | `clustering.Clusters`, `sampling.clusters` |
 # | $n$ (11) | clusters per batch | `sampling.clusters_per_batch` |
-# | $H(P_q, i)$, $h$ (12) | pairs in one margin range, the number of ranges | `sampling.bin_bounds`, `sampling.margin_bins` |
+# | $H(P_q, i)$, $h$ (12) | pairs in one margin range, how many ranges | `sampling.bin_bounds`, `sampling.margin_bins` |
 # | $rand$ (9-13) | a random draw | `rng`, a function of seed and step |
 #
 # One-letter names are for sizes only: B queries in a batch, T tokens, D vector width, K clusters. The next cell fails
