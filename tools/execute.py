@@ -53,8 +53,7 @@ def main(profile_name: str, job_name: str) -> None:
         _run(job, partial)
     except PapermillExecutionError as error:
         print(re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)), flush=True)
-        cell = f" in cell {_named(error.exec_count, error.source)}"
-        _fail(profile, f"{job.name} failed{cell}: {error.ename}: {error.evalue}", partial)
+        _fail(profile, f"{job.name} failed{_last_cell(partial)}: {error.ename}: {error.evalue}", partial)
     except Exception as error:  # a kernel that died, a full disk: report whatever it is in one line
         _fail(profile, f"{job.name} failed{_last_cell(partial)}: {error or repr(error)}", partial)
     for file in job.makes:
@@ -78,16 +77,12 @@ def _run(job: graph.Job, copy: Path) -> None:
 
 
 def _last_cell(partial: Path) -> str:
-    """The cell that was started last, when no traceback came back."""
+    """The cell that was started last."""
     if not partial.is_file():
         return ""
     cells = [cell for cell in nbformat.read(partial, as_version=4).cells if cell.cell_type == "code"]
-    started = [number for number, cell in enumerate(cells, 1) if "execution" in cell.metadata]
-    return f" in cell {_named(started[-1], cells[started[-1] - 1].source)}" if started else ""
-
-
-def _named(number: int, source: str) -> str:
-    return f"In [{number}] ({next(iter(source.strip().splitlines()), '')!r})"
+    started = [(number, cell.source) for number, cell in enumerate(cells, 1) if "execution" in cell.metadata]
+    return " in cell In [{}] ({!r})".format(started[-1][0], started[-1][1].strip().split("\n")[0]) if started else ""
 
 
 def _fail(profile: Profile, message: str, partial: Path) -> NoReturn:
@@ -106,18 +101,16 @@ def _show_last_line(log: Path) -> None:
     shown = ""
     while True:
         time.sleep(SHOW_EVERY_S)
-        last = next(iter(reversed(log.read_text(encoding="utf-8").splitlines())), "")
+        last = log.read_text(encoding="utf-8").rpartition("\n")[0].rpartition("\n")[2]
         if last != shown:
             print(f"      {last}", flush=True)
-            shown = last
+        shown = last
 
 
 def _end_with(runner: int) -> NoReturn:
     """End this process and its kernel once the runner is gone (kill -9)."""
     with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(runner)
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(1)
+        psutil.Process(runner).wait()
     for child in psutil.Process().children(recursive=True):
         child.kill()
     os._exit(1)

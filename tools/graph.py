@@ -10,7 +10,7 @@ from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tas_lib.config import Profile, System
+from tas_lib.config import Profile
 from tas_lib.report import paper
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,14 +89,9 @@ def files(*made: str) -> tuple[str, ...]:
     return tuple(f"{name}.{kind}" for name in made for kind in kinds.get(name[:6], ("md", "csv", "tex")))
 
 
-def listed(profile: Profile) -> dict[str, System]:
-    """Every system of a profile."""
-    return profile.systems | profile.deviations
-
-
 def jobs(profile: Profile) -> dict[str, Job]:
     """Every job of a profile by name."""
-    systems = listed(profile)
+    systems = profile.systems | profile.deviations
     trainings = {key: f"{TRAINING}-{system.name}" for key, system in systems.items() if system.kind == "trained"}
 
     def behind(keys: Iterable[str]) -> Iterator[str]:
@@ -117,24 +112,19 @@ def jobs(profile: Profile) -> dict[str, Job]:
         if name == PIPELINES:
             keys += [key for key, system in systems.items() if system.parts]
         needs = tuple(dict.fromkeys((*notebook.after, *behind(keys))))
-        makes = files(*notebook.makes, *_compared(profile, notebook))
+        shown = {"table4", "table6"} & {*notebook.makes} if profile.evaluation.on_the_papers_sets else ()
+        makes = files(*notebook.makes, *(f"{table}-compared" for table in shown))  # with the figures of others
         result[name] = Job(name, {"PROFILE": profile.name}, name, needs, makes, notebook.seconds, notebook.on_request)
     name, parameters = f"{TABLE_1}-full", {"PROFILE": profile.name, "PASSAGES": MSMARCO_PASSAGES}
     return result | {name: Job(name, parameters, TABLE_1, result[TABLE_1].needs, files("table1-full"), 2_400, True)}
 
 
 def _training(profile: Profile, key: str, name: str, needs: tuple[str, ...]) -> Job:
-    system, notebook = listed(profile)[key], NOTEBOOKS[TRAINING]
+    system = (profile.systems | profile.deviations)[key]
     parameters = {"PROFILE": profile.name} | {field.upper(): getattr(system, field) for field in VARIED}
     needs += () if system.sampling == "random" else (CLUSTERS,)
-    seconds, early = notebook.seconds * system.batch_size // 32, key == BASELINE or key in paper.TABLE3
+    seconds, early = NOTEBOOKS[TRAINING].seconds * system.batch_size // 32, key == BASELINE or key in paper.TABLE3
     return Job(name, parameters, TRAINING, needs, (), seconds, key in profile.deviations, early, key)
-
-
-def _compared(profile: Profile, notebook: Notebook) -> list[str]:
-    """Companion tables with the figures of others, where the test sets are the paper's."""
-    shown = {"table4", "table6"} if profile.evaluation.on_the_papers_sets else set()
-    return [f"{table}-compared" for table in notebook.makes if table in shown]
 
 
 def targets(profile: Profile) -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ A thin shell over Snakemake: it checks the request, refuses a second run of the 
 was built, or in the last line what went wrong.
 """
 
+import argparse
 import fcntl
 import os
 import subprocess
@@ -20,21 +21,18 @@ from tools import graph, notebooks, progress
 from tools.graph import ROOT
 
 DEFAULT = "docs"
-DRY_RUN, HELP = {"--dry-run", "-n"}, {"--help", "-h"}
 ALONE = ("benchmarks", "teachers")  # targets outside the graph
 RESUME = "Run the same command again to resume."
 
 
 def main(words: list[str]) -> int:
     """The exit status: 0 built, 1 a notebook failed, 2 unknown request, 130 interrupted."""
-    options = {word for word in words if word.startswith("-")}
-    if options & HELP:
-        print((ROOT / "tools" / "help.txt").read_text(encoding="utf-8"), end="")
-        return 0
+    parser = argparse.ArgumentParser("./run_all.sh", usage="see ./run_all.sh --help", add_help=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--dry-run", "-n", action="store_true")
+    given = parser.parse_args(words)
     try:
-        if unknown := options - DRY_RUN:
-            raise ValueError(f"no option {min(unknown)}; see ./run_all.sh --help")
-        return build([word for word in words if word not in options], dry_run=bool(options))
+        return build(given.words, given.dry_run)
     except ValueError as error:
         return last_line(str(error), 2)
     except KeyboardInterrupt:
@@ -48,7 +46,10 @@ def build(words: list[str], dry_run: bool) -> int:
     profile, targets = request(words)
     notebooks.refuse_edited()
     if dry_run:
-        print(*full_size(profile), sep="\n", end="", flush=True)
+        if isinstance(profile.source, MsMarcoSource):
+            from tools import estimate  # measures the machine, and imports torch
+
+            print(*estimate.downloads(profile.source), *estimate.lines(profile), sep="\n", flush=True)
         return 0 if targets[0] in ALONE else snakemake(profile, targets, "--dry-run")
     with locked(profile):
         if targets == ["benchmarks"]:
@@ -56,12 +57,17 @@ def build(words: list[str], dry_run: bool) -> int:
 
             return benchmarks(["--full"])
         if targets == ["teachers"]:
-            teachers(profile)
+            pins = str(ROOT / "requirements-teachers.txt")
+            subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", pins], check=True)
+            from tools.make_shipped import remake
+
+            remake.main(profile)
             return 0
         (profile.folder / "failed.txt").unlink(missing_ok=True)
-        status = snakemake(profile, targets)
-        if status:
-            return last_line(failure(profile), status)
+        if status := snakemake(profile, targets):
+            failed = profile.folder / "failed.txt"
+            message = failed.read_text(encoding="utf-8").strip() if failed.is_file() else f"Interrupted. {RESUME}"
+            return last_line(message, status)
         publish(profile, targets)
     return 0
 
@@ -81,15 +87,6 @@ def request(words: list[str]) -> tuple[Profile, list[str]]:
     if len(targets) > 1 and (apart := set(ALONE) & set(targets)):
         raise ValueError(f"{min(apart)} is a target to run alone; run it without the others")
     return profile, targets or ["everything"]
-
-
-def full_size(profile: Profile) -> list[str]:
-    """Of a profile at full size, what would be downloaded, and the time and disk of each target on this machine."""
-    if not isinstance(profile.source, MsMarcoSource):
-        return []
-    from tools import estimate  # measures the machine, and imports torch
-
-    return [*estimate.downloads(profile.source), *estimate.lines(profile), ""]
 
 
 @contextmanager
@@ -122,14 +119,6 @@ def snakemake(profile: Profile, targets: list[str], *options: str) -> int:
     return 0
 
 
-def failure(profile: Profile) -> str:
-    """What went wrong, in one line."""
-    try:
-        return (profile.folder / "failed.txt").read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return f"{progress.FAILED[-1] if progress.FAILED else 'Snakemake'} was interrupted. {RESUME}"
-
-
 def publish(profile: Profile, targets: list[str]) -> None:
     """After a whole run, show it in notebooks/ and README.md; then list figures and tables."""
     jobs, meaning = graph.jobs(profile), graph.targets(profile)
@@ -142,15 +131,6 @@ def publish(profile: Profile, targets: list[str]) -> None:
             notebooks.publish_table(ROOT / "README.md", profile.figures / "table4.md")
     files = [progress.short(str(profile.figures / file)) for job in built for file in job.makes]
     print("", *files, f"Executed notebooks: {progress.short(str(executed))}/", sep="\n", flush=True)
-
-
-def teachers(profile: Profile) -> None:
-    """Make what data/ ships again."""
-    pins = str(ROOT / "requirements-teachers.txt")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", pins], check=True)
-    from tools.make_shipped import remake
-
-    remake.main([profile.name])
 
 
 def last_line(message: str, status: int) -> int:

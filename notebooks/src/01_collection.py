@@ -24,17 +24,12 @@ import pandas as pd
 from numpy.random import Generator, Philox
 
 from tas_lib import config, experiment
-from tas_lib.data import docstrings
+from tas_lib.data import docstrings, versions
 from tas_lib.data.sources import docs
-from tas_lib.data.versions import installed
 from tas_lib.evaluation import metrics, significance
 from tas_lib.records import as_run
 from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import bm25
-
-settings = config.load(PROFILE)
-lab = experiment.Experiment(settings)
-collection = lab.collection
 
 # %% [markdown]
 # ## From a docstring to a query and a passage
@@ -65,6 +60,9 @@ query, passage, linked
 
 # %%
 assert "average" not in passage and linked == ("average",)
+settings = config.load(PROFILE)
+lab = experiment.Experiment(settings)
+collection = lab.collection
 of_docs = settings.source.kind == "docs"
 longest = max(len(text.split()) for text in collection.passages.texts)
 assert not of_docs or longest <= settings.source.max_passage_words
@@ -76,11 +74,11 @@ assert not of_docs or longest <= settings.source.max_passage_words
 # versions matter: another version is another text. (Any other collection is one row.)
 
 # %%
-versions = installed(settings.source.packages) if of_docs else {}
+installed = versions.installed(settings.source.packages) if of_docs else {}
 words = defaultdict(list)
 for name, text in zip(collection.passages.ids, collection.passages.texts, strict=True):
     words[name.partition(".")[0] if of_docs else "passages"].append(len(text.split()))
-rows = [(package, versions.get(package, ""), len(words[package]), sum(words[package])) for package in versions or words]
+rows = [(name, installed.get(name, ""), len(words[name]), sum(words[name])) for name in installed or words]
 rows.append(("all", "", sum(row[2] for row in rows), sum(row[3] for row in rows)))
 assert rows[-1][2] == len(collection.passages.ids)
 assert not of_docs or max(row[2] for row in rows[:-1]) <= settings.source.package_cap

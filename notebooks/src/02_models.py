@@ -29,6 +29,7 @@ from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import pretrained
 
+# %%
 settings = config.load(PROFILE)
 tokenizer = load_tokenizer(settings.encoder_path)
 encoder = pretrained.load_encoder(settings.encoder_path).eval()

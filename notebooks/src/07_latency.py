@@ -126,13 +126,10 @@ grid(
 
 # %%
 stages = [latency.TOKENS, latency.ENCODING, latency.RETRIEVAL, latency.TOTAL]
-grid(
-    [
-        [f"{n:,}", *(found[n][stage].mean / n for stage in stages), 1e3 * n / found[n][latency.TOTAL].mean]
-        for n in found
-    ],
-    ["batch size", *(f"{stage}, ms a query" for stage in stages), "queries a second"],
-)
+rows = [
+    [f"{n:,}", *(found[n][stage].mean / n for stage in stages), 1e3 * n / found[n][latency.TOTAL].mean] for n in found
+]
+grid(rows, ["batch size", *(f"{stage}, ms a query" for stage in stages), "queries a second"])
 
 # %% [markdown]
 # Costs paid once per batch are shared by its queries: calling the layers, and reading the weights and the index from

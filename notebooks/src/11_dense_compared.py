@@ -25,6 +25,7 @@ from tas_lib.report import paper, render, tables
 from tas_lib.report.notebook import check, grid
 from tas_lib.retrieval import pretrained
 
+# %%
 settings = config.load(PROFILE)
 lab = experiment.Experiment(settings)
 added = [key for key, system in settings.systems.items() if system.kind in ("run", "checkpoint")]

@@ -27,11 +27,9 @@ from numpy.random import Generator, Philox
 
 from tas_lib import config, experiment, losses, sampling
 from tas_lib.evaluation import claims, metrics
-from tas_lib.report import claims_page, curves
+from tas_lib.report import claims_page, curves, latency
 from tas_lib.report.notebook import check, grid, show
-
-settings = config.load(PROFILE)
-lab = experiment.Experiment(settings)
+from tas_lib.train import loop, teachers
 
 # %% [markdown]
 # ## The claims
@@ -41,6 +39,8 @@ lab = experiment.Experiment(settings)
 # legend above the results lists the systems. *Before you look further:* which five would you bet on, and which against?
 
 # %%
+settings = config.load(PROFILE)
+lab = experiment.Experiment(settings)
 grid([[c.words, f"§{c.section}", c.rule] for c in claims.paper_claims()], ["claim", "paper", "rule"])
 
 # %% [markdown]
@@ -96,8 +96,8 @@ apart
 
 # %%
 b, h, n = settings.sampling.batch_size, settings.sampling.margin_bins, settings.sampling.clusters_per_batch
-wanted = {name: config.System(sampling=name, batch_size=b) for name in ("random", "tas", "tas_balanced")}
-samplers = {name: lab.sampler(system) for name, system in wanted.items()}
+strategies = ("random", "tas", "tas_balanced")
+samplers = {name: lab.sampler(config.System(sampling=name, batch_size=b)) for name in strategies}
 drawn = {name: [sampler.batch(step) for step in range(300)] for name, sampler in samplers.items()}
 topic_of = lab.clusters.assignment
 same = np.mean([(t[:, None] == t).sum() - b for t in (topic_of[one.queries] for one in drawn["random"])])
@@ -198,14 +198,11 @@ grid(shares.items(), ["measured", "value"])
 # for this collection on this machine: few passages are quickly searched.
 
 # %%
-from tas_lib.data import shipped
-from tas_lib.data.tokens import load_tokenizer
-from tas_lib.report import latency
+from tas_lib.data import shipped, tokens
 from tas_lib.retrieval import cross_encoder, dense, fusion, pretrained
-from tas_lib.train import loop, teachers
 
 baseline, depth = experiment.BASELINE, settings.evaluation.depth
-model, tokenizer = lab.load(baseline), load_tokenizer(settings.encoder_path)
+model, tokenizer = lab.load(baseline), tokens.load_tokenizer(settings.encoder_path)
 device = next(model.parameters()).device
 find = partial(dense.dense, passages=lab.vectors(baseline).to(device), depth=depth)
 answer = partial(latency.answering, model, tokenizer, settings.tokens.query, find, 64)
@@ -272,9 +269,8 @@ seen = {
     "any": cells.difference.notna(),
 }
 up = cells.difference > 0
-grid(
-    [[name, int((s & up).sum()), int((s & ~up).sum())] for name, s in seen.items()], ["ruler", "as claimed", "opposite"]
-)
+rows = [(name, int((s & up).sum()), int((s & ~up).sum())) for name, s in seen.items()]
+grid(rows, ["ruler", "as claimed", "opposite"])
 
 # %% [markdown]
 # The last line counts each comparison of systems once. If the claims were empty, its two numbers would be about equal;

