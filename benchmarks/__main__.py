@@ -4,8 +4,6 @@ Without names, it runs all that need no GPU and also writes the table to benchma
 run at MS MARCO's size, which takes minutes each, instead of a tenth of it.
 """
 
-import importlib
-import inspect
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,7 +34,7 @@ def main(words: Sequence[str]) -> int:
     for name in names or NAMES:
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
-            rows = in_new_process("benchmarks.__main__", "figures_of", name=name, full=full)
+            rows = in_new_process(f"benchmarks.{name}", "figures", full=full)
             figures[name] = [Figure(*row) for row in rows]
         except RuntimeError as error:
             failed[name] = str(error)
@@ -45,12 +43,6 @@ def main(words: Sequence[str]) -> int:
                 f.write(page(machine, figures, failed))
     print(page(machine, figures, failed), end="")
     return 1 if failed else 0
-
-
-def figures_of(name: str, full: bool = False) -> list[Figure]:
-    """The figures of one benchmark; `full` applies to those that take it."""
-    figures = importlib.import_module(f"benchmarks.{name}").figures
-    return figures(full) if "full" in inspect.signature(figures).parameters else figures()
 
 
 def description() -> dict[str, str]:

@@ -20,7 +20,7 @@ from tas_lib.retrieval.encode import encode
 CAP, CHUNK = 200, 64  # tokens per passage (§4.1), texts at a time as `write_vectors` takes them
 
 
-def figures(passages: int = 20_000) -> list[Figure]:
+def figures(full: bool = False, passages: int = 20_000) -> list[Figure]:
     """The small encoder of profile docs, and 6 layers of 384 with random weights on a twentieth of the passages."""
     shipped = config.load("docs").encoder_path
     tokenizer = load_tokenizer(shipped)

@@ -26,7 +26,7 @@ CARD_GB, PAPER_HOURS, PAPER_STEPS = 11.0, 48, 800_000
 BATCHES: list[tuple[int, dict[str, Any]]] = [(32, {}), (96, {}), (256, {}), (256, {"cached_chunk": 32})]
 
 
-def figures() -> list[Figure]:
+def figures(full: bool = False) -> list[Figure]:
     """Steps per second and peak memory by batch size; nothing without a GPU."""
     if not torch.cuda.is_available():
         print("no GPU here")

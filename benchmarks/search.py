@@ -10,9 +10,8 @@ import psutil
 import torch
 
 from benchmarks import Figure, measure, verdict
-from benchmarks.roofline import search_bound
 from tas_lib.data.store import Store
-from tas_lib.report.latency import roofline, unit_vectors
+from tas_lib.report.latency import Roofline, roofline, unit_vectors
 from tas_lib.retrieval import dense
 
 WIDTH, DEPTH, MSMARCO = 768, 1_000, 8_841_823
@@ -37,14 +36,14 @@ def one_query(folder: Path, n: int = 1_000_000, repeats: int = 10) -> list[Figur
     ]
     ours, theirs = measure.in_turn(works, repeats)
     machine = roofline(CPU, seconds=2.0)
-    least = search_bound(1, vecs, machine)
+    reading, computing = least_ms(1, vecs, machine)
     same = len({*dense.dense(query, vecs, depth)[0][0]} & {*flat.search(query.numpy(), depth)[1][0]})
-    share, what = 1e-3 * least.ms / ours, f"one query, top {depth:,}, {n:,} × {WIDTH} in fp16"
+    share, what = 1e-3 * max(reading, computing) / ours, f"one query, top {depth:,}, {n:,} × {WIDTH} in fp16"
     speed = f"{vecs.nbytes / 1e9 / ours:.1f} of {machine.gb_s:.1f} GB/s"
-    note = f"limited by {least.what(1e3 * ours)}: {speed}; {same:,} of {depth:,} indices are FAISS's"
+    note = f"{speed}; {same:,} of {depth:,} indices are FAISS's"
     flat_note = f"FAISS reads {4 * WIDTH * n / 1e9:.1f} GB on one core; here {torch.get_num_threads()}"
     times = f"{1e3 * ours:.0f} ms", f"FAISS flat fp32: {1e3 * theirs:.0f} ms"
-    bandwidth = f"{vecs.nbytes / 1e9:.1f} GB over the bandwidth: {least.read_ms:.0f} ms"
+    bandwidth = f"{vecs.nbytes / 1e9:.1f} GB over the bandwidth: {reading:.0f} ms"
     return [
         Figure(what, *times, f"{theirs / ours:.1f} ×", "≥ 2 ×", verdict(theirs >= 2 * ours), flat_note),
         Figure(what, times[0], bandwidth, f"{share:.0%}", "≥ 70 %", verdict(share >= 0.7), note),
@@ -57,9 +56,9 @@ def all_passages(folder: Path, n: int = MSMARCO, queries: int = 97) -> list[Figu
     elapsed = measure.seconds(partial(dense.dense, vectors, vecs, min(DEPTH, n)))
     memory = psutil.Process().memory_info()
     own = (memory.rss - getattr(memory, "shared", 0)) / 1e9
-    least = search_bound(queries, vecs, roofline(CPU))
+    reading, computing = least_ms(queries, vecs, roofline(CPU))
     what = f"{queries} queries, top {DEPTH:,}, {n:,} × {WIDTH} in fp16, memory-mapped"
-    note = f"reading takes {least.read_ms / 1e3:.1f} s at least (from memory), computing {least.compute_ms / 1e3:.1f} s"
+    note = f"reading takes {reading / 1e3:.1f} s at least (from memory), computing {computing / 1e3:.1f} s"
     cache = (
         f"{own:.1f} GB are the process's own afterwards; the rest is the file ({vecs.nbytes / 1e9:.1f} GB) in the "
         "system's cache, which gives it back to whoever needs the memory"
@@ -69,6 +68,11 @@ def all_passages(folder: Path, n: int = MSMARCO, queries: int = 97) -> list[Figu
         Figure(what, f"{elapsed:.0f} s", "", "", "≤ 180 s", verdict(elapsed <= 180), note),
         Figure(what, f"{peak:.1f} GB", "", "", "≤ 16 GB", verdict(peak <= 16), cache),
     ]
+
+
+def least_ms(n_queries: int, passages: torch.Tensor, machine: Roofline) -> tuple[float, float]:
+    """The least milliseconds to read every vector once, and to multiply it with every query; the two can overlap."""
+    return 1e-6 * passages.nbytes / machine.gb_s, 2e-6 * n_queries * passages.numel() / machine.gflop_s
 
 
 def random_queries(n: int) -> torch.Tensor:

@@ -45,7 +45,7 @@ class Data(NamedTuple):
     pairs: Pairs
 
 
-def figures() -> list[Figure]:
+def figures(full: bool = False) -> list[Figure]:
     """Against sentence-transformers, on short texts and on longer ones; and the dual step against the pairwise one."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     settings = load("docs")

@@ -99,10 +99,9 @@ b, h, n = settings.sampling.batch_size, settings.sampling.margin_bins, settings.
 strategies = ("random", "tas", "tas_balanced")
 samplers = {name: lab.sampler(config.System(sampling=name, batch_size=b)) for name in strategies}
 drawn = {name: [sampler.batch(step) for step in range(300)] for name, sampler in samplers.items()}
-topic_of = lab.clusters.assignment
-same = np.mean([(t[:, None] == t).sum() - b for t in (topic_of[one.queries] for one in drawn["random"])])
+same = np.mean([(t[:, None] == t).sum() - b for t in (lab.clusters.assignment[one.queries] for one in drawn["random"])])
 contents = [(name, frozenset(zip(*one[:3], strict=True))) for name in drawn for one in drawn[name]]
-measured["share of mixed batches"] = sampling.mixed_share(drawn["tas"], topic_of, n)
+measured["share of mixed batches"] = sampling.mixed_share(drawn["tas"], lab.clusters.assignment, n)
 measured["share of a random batch's query pairs from two clusters"] = float(1 - same / (b * (b - 1)))
 measured["batches that came twice"] = len(contents) - len(set(contents))
 grid(list(measured.items())[-3:], ["measured", "value"])
@@ -199,11 +198,10 @@ grid(shares.items(), ["measured", "value"])
 
 # %%
 from tas_lib.data import shipped, tokens
-from tas_lib.retrieval import cross_encoder, dense, fusion, pretrained
+from tas_lib.retrieval import cross_encoder, dense, encode, fusion, pretrained
 
-baseline, depth = experiment.BASELINE, settings.evaluation.depth
+baseline, depth, device = experiment.BASELINE, settings.evaluation.depth, encode.device()
 model, tokenizer = lab.load(baseline), tokens.load_tokenizer(settings.encoder_path)
-device = next(model.parameters()).device
 find = partial(dense.dense, passages=lab.vectors(baseline).to(device), depth=depth)
 answer = partial(latency.answering, model, tokenizer, settings.tokens.query, find, 64)
 one, ten = (latency.least(answer, queries[:100], size) for size in (1, 10))
