@@ -1,7 +1,6 @@
 """The benchmarks at small size: both sides compute the same, and the page says what was measured."""
 
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from benchmarks import Figure, __main__, encoding, gpu, ingest, kmeans, measure, sampling, search, texts, training_step
 from tas_lib import losses
 from tas_lib import sampling as ours
-from tas_lib.config import Sampling, load
+from tas_lib.config import load
 from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.models import BertDot
 from tas_lib.report.latency import Roofline
@@ -84,18 +83,6 @@ def test_named_benchmarks_are_run_and_only_a_run_of_all_writes_the_results(monke
 # --- time and memory ---------------------------------------------------------------------------------------------
 
 
-def test_compared_works_take_turns_and_the_least_time_of_each_counts():
-    order: list[str] = []
-
-    def work(name: str) -> None:
-        order.append(name)
-        time.sleep(0.05 if order.count(name) == 1 else 0.01)
-
-    first, second = measure.in_turn([lambda: work("a"), lambda: work("b")], 2)
-    assert order == ["a", "b", "a", "b"]
-    assert 0.01 <= first < 0.05 and 0.01 <= second < 0.05
-
-
 def test_memory_is_what_the_result_holds():
     used, result = measure.used(lambda: np.ones(50_000_000))  # 400 MB
     assert len(result) == 50_000_000
@@ -108,15 +95,6 @@ def test_a_failure_in_another_process_is_its_last_line():
 
 
 # --- sampling ----------------------------------------------------------------------------------------------------
-
-
-def test_synthetic_pairs_are_a_table_that_a_sampler_takes(folder: Path):
-    pairs, members = sampling.read_pairs(folder), sampling.read_members(folder)
-    assert pairs.offsets.tolist() == list(range(0, 9_601, 12)) and len(members) == 4
-    assert (np.diff(pairs.margins.reshape(800, 12), axis=1) >= 0).all()
-    assert sorted(np.concatenate(members).tolist()) == list(range(800))
-    batch = ours.make_sampler("tas_balanced", pairs, members, Sampling(), 1).batch(0)
-    assert any({*batch.queries} <= {*cluster} for cluster in members)
 
 
 def test_plain_python_has_the_same_margin_ranges_and_draws_tas_balanced_batches(folder: Path):
@@ -209,9 +187,3 @@ def test_sentence_transformers_sees_the_same_texts_and_has_the_same_loss():
 def test_without_a_gpu_its_benchmark_says_so_and_ends_well(capsys):
     assert gpu.figures() == []
     assert capsys.readouterr().out == "no GPU here\n"
-
-
-def test_texts_for_the_gpu_are_as_long_as_the_papers_caps():
-    data = gpu.longest()
-    assert set(data.queries.lengths) == {30} and set(data.passages.lengths) == {200}
-    assert data.pairs.pos.max() < len(data.passages.lengths) and len(data.pairs.offsets) - 1 == gpu.QUERIES

@@ -28,7 +28,7 @@ from tas_lib.data.store import Store
 from tas_lib.experiment import BASELINE, Experiment
 from tas_lib.models import BertDot
 from tas_lib.train import distributed, loop
-from tools import train
+from tools import parallel
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = Training(steps=12, min_steps=0, validate_every=4, patience=99, learning_rate=1e-3, workers=0)
@@ -214,7 +214,10 @@ def test_a_launch_trains_a_system_and_its_baseline_into_the_store(tmp_path: Path
     options = f"--cpu --num_processes 2 --num_machines 1 --main_process_port {free_port()} --mixed_precision no"
     launch = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--dynamo_backend", "no"]
     ended = subprocess.run(
-        [*launch, "-m", "tools.train", "tiny", "dual/tas_balanced"], cwd=ROOT, capture_output=True, text=True
+        [*launch, "-m", "tools.parallel", "train", "tiny", "dual/tas_balanced"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 0, ended.stderr
     folder = profile.folder / "systems" / "dual-tas_balanced-b6"
@@ -235,12 +238,11 @@ def test_a_launch_trains_a_system_and_its_baseline_into_the_store(tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["docs"], "usage: accelerate launch"),
         (["dosc", "dual/tas_balanced"], "there is no profile 'dosc'"),
-        (["docs", "99"], "there is no system '99' to train; there are: labels, pairwise/random"),
-        (["docs", "d2q"], "there is no system 'd2q' to train"),
+        (["docs", "99"], "no system '99' to train; there are: labels, pairwise/random"),
+        (["docs", "d2q"], "no system 'd2q' to train"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
-    assert train.main(arguments) == 2
+    assert parallel.main(["train", *arguments]) == 2
     assert capsys.readouterr().err.startswith(message)

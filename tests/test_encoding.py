@@ -19,10 +19,10 @@ from tas_lib.data import store
 from tas_lib.experiment import Experiment
 from tas_lib.models import BertDot
 from tas_lib.retrieval import encode as encoding
-from tools import encode
+from tools import parallel
 
 TEN = "import sys; from tas_lib.retrieval import encode as encoding; encoding.SHARD = 10; "  # 80 texts, 8 shards
-RUN = "from tools import encode; sys.exit(encode.main(['tiny', 'X']))"
+RUN = "from tools import parallel; sys.exit(parallel.main(['encode', 'tiny', 'X']))"
 DIES = """
 import os, signal; import numpy as np
 save = np.save
@@ -88,8 +88,8 @@ def test_a_killed_run_resumes_and_makes_the_same_bytes(tmp_path: Path):
 
 def test_two_ranges_made_apart_and_joined_are_the_bytes_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     here, there = tmp_path / "here", tmp_path / "there"
-    write(here, encode.portion(":4", 8))
-    write(there, encode.portion("4:", 8))
+    write(here, parallel.portion(":4", 8))
+    write(there, parallel.portion("4:", 8))
     assert encoding.missing(here, 80) == [4, 5, 6, 7]
     shutil.copytree(there, here, dirs_exist_ok=True)
     expected = write(tmp_path / "one")
@@ -157,7 +157,7 @@ def test_a_single_shard_is_one_file_already(tmp_path: Path, monkeypatch: pytest.
     assert encoding.missing(tmp_path, 80) == []
 
 
-# --- tools/encode.py ---------------------------------------------------------------------------------------------
+# --- tools/parallel.py -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_accelerate_launches_it(profile: Profile, tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["bm25"], "profile 'tiny' has no dense system 'bm25'; there are: X"),
+        (["bm25"], "no system 'bm25' to encode; there are: X"),
         (["X", "--shards", "4"], "--shards 4: write it as first:end, such as 0:8"),
         (["X", "--shards", "4:9"], "--shards 4:9: there are 8 shards, 0:8 is all of them"),
         (["X", "--shards", "4:4"], "--shards 4:4: there are 8 shards, 0:8 is all of them"),
@@ -221,5 +221,5 @@ def test_what_cannot_be_encoded_is_said_before_any_work(
     profile: Profile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words, sentence
 ):
     monkeypatch.setattr(encoding, "encode", never)
-    assert encode.main(["tiny", *words]) == 2
+    assert parallel.main(["encode", "tiny", *words]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == sentence

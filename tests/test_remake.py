@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
-from transformers import BertConfig, BertModel
 
 from tas_lib import models
 from tas_lib.config import Profile
@@ -53,13 +52,6 @@ def test_a_bert_cat_learns_to_pick_the_relevant_passage():
         with torch.inference_mode():
             scores = score_all(cat, *texts, np.full(10, q), candidates, 8)
         assert scores.argmax() == 0
-
-
-def test_queries_without_a_pair_are_never_trained_on():
-    positives = [passages if q else passages[:0] for q, passages in enumerate(POSITIVES)]
-    negatives = [passages if q != 1 else passages[:0] for q, passages in enumerate(NEGATIVES)]
-    few = settings(cat_queries=2, cat_steps=2)
-    teachers.train_cat(tiny.bert(), QUERIES, PASSAGES, positives, negatives, np.arange(4), few)
 
 
 def test_a_colbert_learns_the_margins():
@@ -184,15 +176,6 @@ def test_a_cut_tokenizer_reads_the_collection_as_before_with_new_ids(tmp_path: P
         assert kept[ids].tolist() == whole(text)["input_ids"]
         assert again.convert_ids_to_tokens(ids) == whole.tokenize(text, add_special_tokens=True)
     assert "[UNK]" in again.tokenize("日")  # not in the collection
-
-
-def test_kept_layers_are_spread_and_include_the_first_and_the_last():
-    config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=6, num_attention_heads=2, intermediate_size=8)
-    model = BertModel(config)
-    layers = list(model.encoder.layer)
-    pretraining.keep_layers(model, 3)
-    assert [layers.index(layer) for layer in model.encoder.layer] == [0, 2, 5]
-    assert model.config.num_hidden_layers == 3
 
 
 def test_spans_are_parts_of_their_text_as_long_as_queries_are():

@@ -104,12 +104,6 @@ def environment() -> dict[str, str]:
 # --- ./run_all.sh ------------------------------------------------------------------------------------------------
 
 
-def test_help_needs_no_environment():
-    output = subprocess.run([ROOT / "run_all.sh", "--help"], capture_output=True, text=True, check=True).stdout
-    assert "usage: ./run_all.sh [profile] [target ...]" in output
-    assert "--dry-run" in output and "teachers" in output and "./run_all.sh benchmarks" in output
-
-
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -203,13 +197,6 @@ def until(true, wait_s: float = 120) -> None:
     while not true():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.1)
-
-
-def test_benchmarks_run_at_full_size(tree: Path):
-    code = "def main(words):\n    print(words)\n    return 0\n"
-    (tree / "benchmarks" / "__main__.py").write_text(code)
-    assert run(tree, "benchmarks").stdout == "['--full']\n"
-    assert run(tree, "benchmarks", "--dry-run").stdout == ""
 
 
 # --- the graph ---------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class BiEncoder:
         return encoding.read_vectors(self.store.artefact(name, parameters, inputs, make))
 
     def encode_shards(self, numbers: Sequence[int]) -> tuple[Path, list[int]]:
-        """Make these shards of `vectors`, as one of several processes or machines (tools/encode.py).
+        """Make these shards of `vectors`, as one of several processes or machines (tools/parallel.py).
 
         Returns their folder, and the numbers of the shards that are still missing there.
         """
