@@ -273,7 +273,7 @@ def test_time_and_disk_at_full_size_are_estimated_for_this_machine(monkeypatch: 
     # collection's 663M tokens; 85M operations per token at 6.5 TFLOP/s: 1.0e18 + .41e18 + .06e18 over 6.5e12
     assert times["figure1"] == ["2.7", "days"]
     published = {line.split()[0]: line.split()[1:5] for line in estimate.lines(config.load("checkpoints"))[2:]}
-    assert published["table6"][:2] == ["12", "h"]  # five systems encode the collection
+    assert published["table6"][:2] == ["12.0", "h"]  # five systems encode the collection
 
 
 # --- notebooks as files ------------------------------------------------------------------------------------------
