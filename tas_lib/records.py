@@ -1,6 +1,6 @@
 """Data that modules exchange: named tuples of arrays, and dictionaries for qrels and runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,12 @@ class QuerySet(NamedTuple):
     name: str
     queries: Texts
     qrels: Qrels
+
+    def only(self, ids: Collection[str], name: str = "") -> "QuerySet":
+        """The queries among these ids, in the same order; under another name if one is given."""
+        texts = {query: text for query, text in zip(*self.queries, strict=True) if query in ids}
+        qrels = {query: self.qrels[query] for query in texts}
+        return QuerySet(name or self.name, Texts([*texts], [*texts.values()]), qrels)
 
 
 class Source(NamedTuple):

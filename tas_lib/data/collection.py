@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,14 @@ class Collection:
         self.folder = folder
         self.digest = store.digest_of(folder)
         self.passages, self.titles = open_passages(folder / PASSAGES)
-        self.row = Rows(self.passages.ids)
         self.sets = {path.stem: _read_set(path) for path in sorted((folder / "queries").glob("*.parquet"))}
         self.barred: IntArray = np.array(store.load_array(folder / "barred.npy"))
         self.report: dict[str, dict[str, int]] = store.read_json(folder / "report.json")
+
+    @cached_property
+    def row(self) -> Rows:
+        """Passage id → index."""
+        return Rows(self.passages.ids)
 
     def relevant(self, name: str, grade: int = 1) -> list[IntArray]:
         """For each query of a set, the indices of its passages judged `grade` or higher."""

@@ -8,18 +8,19 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from tas_lib.data.store import atomic_write
-from tas_lib.records import Qrels, Run
+from tas_lib.records import Qrels, QuerySet, Run, Texts
 
 BEIR_HEAD = ["query-id", "corpus-id", "score"]
 Number = TypeVar("Number", int, float)
+Parsed = TypeVar("Parsed")
 
 
-# --- lines and columns -------------------------------------------------------------------------------------------
+# --- lines -------------------------------------------------------------------------------------------------------
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -39,18 +40,33 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         raise ValueError(f"{path}, after line {line}: cut off or not text ({error})") from None
 
 
-def columns(path: Path, formats: Mapping[int, str]) -> Iterator[tuple[int, list[str]]]:
-    """(number, columns) of each line; all have as many columns as the first, and one of `formats`."""
-    width = 0
+def parsed(path: Path, parse: Callable[[str], Parsed]) -> Iterator[tuple[int, Parsed]]:
+    """(number, what `parse` makes of it) of each line; its ValueError gets file and line. An empty file is an error."""
+    empty = True
     for line, text in lines(path):
+        try:
+            value = parse(text)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {error}") from None
+        empty = False
+        yield line, value
+    if empty:
+        raise ValueError(f"{path} is empty")
+
+
+def splitter(formats: Mapping[int, str]) -> Callable[[str], list[str]]:
+    """A function from a line to its columns; all lines have as many as the first, and one of `formats`."""
+    width = 0
+
+    def split(text: str) -> list[str]:
+        nonlocal width
         columns = text.split()
         width = width or len(columns)
         if len(columns) != width or width not in formats:
-            expected = formats.get(width) or " or ".join(formats.values())
-            raise ValueError(f"{path}, line {line}: {len(columns)} columns, expected {expected}")
-        yield line, columns
-    if not width:
-        raise ValueError(f"{path} is empty")
+            raise ValueError(f"{len(columns)} columns, expected {formats.get(width) or ' or '.join(formats.values())}")
+        return columns
+
+    return split
 
 
 def one_word(*words: str) -> None:
@@ -69,27 +85,30 @@ def read_run(path: Path, queries: Collection[str] | None = None) -> Run:
     The score of an MS MARCO line is minus its rank. TREC's rank column is ignored: the score decides.
     queries: the ids that may occur; another one is an error.
     """
+    split = splitter({6: "query Q0 passage rank score tag", 3: "query passage rank"})
     known = None if queries is None else frozenset(queries)
     run: dict[str, dict[str, float]] = {}
     ranks: set[tuple[str, float]] = set()
-    for line, columns_ in columns(path, {6: "query Q0 passage rank score tag", 3: "query passage rank"}):
-        try:
-            if len(columns_) == 6:
-                query, _, passage, _, text, _ = columns_
-                score = float(text)
-            else:
-                query, passage, text = columns_
-                score = -int(text)
-                if (query, score) in ranks:
-                    raise ValueError(f"rank {text} occurs twice for query {query}")
-                ranks.add((query, score))
-            if not math.isfinite(score):
-                raise ValueError(f"the score is {text}")
-            if known is not None and query not in known:
-                raise ValueError(f"query {query} is not one of the {len(known)} of this query set")
-            _put(run, query, passage, score)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {line}: {error}") from None
+
+    def add(text: str) -> None:
+        columns = split(text)
+        if len(columns) == 6:
+            query, _, passage, _, value, _ = columns
+            score = float(value)
+        else:
+            query, passage, value = columns
+            score = -int(value)
+            if (query, score) in ranks:
+                raise ValueError(f"rank {value} occurs twice for query {query}")
+            ranks.add((query, score))
+        if not math.isfinite(score):
+            raise ValueError(f"the score is {value}")
+        if known is not None and query not in known:
+            raise ValueError(f"query {query} is not one of the {len(known)} of this query set")
+        _put(run, query, passage, score)
+
+    for _ in parsed(path, add):
+        pass
     return run
 
 
@@ -101,7 +120,12 @@ def write_run(path: Path, run: Run, tag: str) -> None:
     if not any(run.values()):
         raise ValueError(f"{path.name}: an empty run is not written, since it could not be read back")
     one_word(tag, *run)
-    _write(path, (_ranked_lines(query, run[query], tag) for query in sorted(run)))
+    with atomic_write(path, "wb") as f:
+        if path.suffix == ".gz":  # without a date and a name in its header, equal texts give equal bytes
+            with gzip.GzipFile("", "wb", compresslevel=6, fileobj=f, mtime=0) as packed:
+                packed.writelines(_ranked_lines(query, run[query], tag) for query in sorted(run))
+        else:
+            f.writelines(_ranked_lines(query, run[query], tag) for query in sorted(run))
 
 
 def read_qrels(path: Path) -> Qrels:
@@ -109,32 +133,27 @@ def read_qrels(path: Path) -> Qrels:
 
     A judgement may be repeated, but not contradicted.
     """
+    split = splitter({4: "query 0 passage grade", 3: " ".join(BEIR_HEAD)})
     qrels: dict[str, dict[str, int]] = {}
     headed = False
-    for line, columns_ in columns(path, {4: "query 0 passage grade", 3: " ".join(BEIR_HEAD)}):
-        try:
-            if columns_ == BEIR_HEAD and not headed:
-                headed = True
-                continue
-            if len(columns_) == 3 and not headed:
-                raise ValueError(f"three columns need the head {' '.join(BEIR_HEAD)}")
-            query, passage, grade = columns_[0], columns_[-2], int(columns_[-1])
-            if qrels.get(query, {}).get(passage) != grade:
-                _put(qrels, query, passage, grade)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {line}: {error}") from None
+
+    def add(text: str) -> None:
+        nonlocal headed
+        columns = split(text)
+        if columns == BEIR_HEAD and not headed:
+            headed = True
+            return
+        if len(columns) == 3 and not headed:
+            raise ValueError(f"three columns need the head {' '.join(BEIR_HEAD)}")
+        query, passage, grade = columns[0], columns[-2], int(columns[-1])
+        if qrels.get(query, {}).get(passage) != grade:
+            _put(qrels, query, passage, grade)
+
+    for _ in parsed(path, add):
+        pass
     if not qrels:
         raise ValueError(f"{path} has a head and no judgements")
     return qrels
-
-
-def write_qrels(path: Path, qrels: Qrels) -> None:
-    """Write a TREC qrels file, gz if the name says so, in the order of the ids."""
-    for query, grades in qrels.items():
-        one_word(query, *grades)
-    _write(
-        path, (f"{query} 0 {p} {int(grade)}\n" for query in sorted(qrels) for p, grade in sorted(qrels[query].items()))
-    )
 
 
 def _put(table: dict[str, dict[str, Number]], query: str, passage: str, value: Number) -> None:
@@ -144,24 +163,15 @@ def _put(table: dict[str, dict[str, Number]], query: str, passage: str, value: N
     passages[passage] = value
 
 
-def _ranked_lines(query: str, passages: Mapping[str, float], tag: str) -> str:
+def _ranked_lines(query: str, passages: Mapping[str, float], tag: str) -> bytes:
     """The lines of one query, best first."""
     one_word(*passages)
     ranked = sorted(passages.items(), key=lambda item: (-item[1], item[0]))
     for passage, score in ranked:
         if not math.isfinite(score):
             raise ValueError(f"query {query}, passage {passage}: the score is {score}")
-    return "".join(f"{query} Q0 {p} {rank} {float(score)!r} {tag}\n" for rank, (p, score) in enumerate(ranked, 1))
-
-
-def _write(path: Path, parts: Iterable[str]) -> None:
-    """Write text, plain or gz; the gz header has no date and no name, so that equal texts give equal bytes."""
-    with atomic_write(path, "wb") as f:
-        if path.suffix == ".gz":
-            with gzip.GzipFile("", "wb", compresslevel=6, fileobj=f, mtime=0) as packed:
-                packed.writelines(part.encode() for part in parts)
-        else:
-            f.writelines(part.encode() for part in parts)
+    lines = (f"{query} Q0 {p} {rank} {float(score)!r} {tag}\n" for rank, (p, score) in enumerate(ranked, 1))
+    return "".join(lines).encode()
 
 
 # --- passages and queries ----------------------------------------------------------------------------------------
@@ -182,18 +192,26 @@ def read_entries(path: Path) -> Iterator[Entry]:
     """
     parse = _from_json if ".jsonl" in path.suffixes else _from_columns
     seen = set()
-    for line, text in lines(path):
-        try:
-            entry = parse(text)
-            one_word(entry.id)
-            if entry.id in seen:
-                raise ValueError(f"{entry.id} occurs twice")
-        except ValueError as error:
-            raise ValueError(f"{path}, line {line}: {error}") from None
+
+    def checked(line: str) -> Entry:
+        entry = parse(line)
+        one_word(entry.id)
+        if entry.id in seen:
+            raise ValueError(f"{entry.id} occurs twice")
         seen.add(entry.id)
-        yield entry
-    if not seen:
-        raise ValueError(f"{path} is empty")
+        return entry
+
+    return (entry for _, entry in parsed(path, checked))
+
+
+def read_set(name: str, queries: Path, qrels: Path) -> QuerySet:
+    """The judged queries of a set, in the order of the file of queries."""
+    grades = read_qrels(qrels)
+    texts = {entry.id: entry.text for entry in read_entries(queries) if entry.id in grades}
+    if missing := [query for query in grades if query not in texts]:
+        line = next(line for line, text in lines(qrels) if text.split()[0] == missing[0])
+        raise ValueError(f"{qrels}, line {line}: query {missing[0]} has no text in {queries.name}")
+    return QuerySet(name, Texts([*texts], [*texts.values()]), {query: grades[query] for query in texts})
 
 
 def _from_columns(line: str) -> Entry:

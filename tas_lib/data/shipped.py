@@ -113,8 +113,7 @@ def _write(path: Path, columns: Mapping[str, Any]) -> None:
 
 def read_expansions(path: Path) -> Callable[[Keys], list[list[str] | None]]:
     """A function passage keys → written queries, None for a passage that is not in the file."""
-    table = pq.read_table(path)
-    known = dict(zip(table["passage"].to_pylist(), table["queries"].to_pylist(), strict=True))
+    known = dict(zip(*pq.read_table(path).to_pydict().values(), strict=True))
     return lambda passage: [known.get(key) for key in passage.tolist()]
 
 

@@ -132,7 +132,7 @@ class Store:
         another time is an equal input to the next artefact.
         Raises ValueError if another process is making the same artefact, OSError if the disk is full.
         """
-        target, draft, origin = self.root / name, self._draft(name), _origin(parameters, inputs)
+        target, draft, origin = self._folders(name, parameters, inputs)
         why = _stale(target, origin)
         if why is None:
             return target
@@ -164,7 +164,7 @@ class Store:
         They share the lock. A draft of something else is removed. If the artefact is complete, this is its folder.
         Raises ValueError if another process is making the artefact, or begins a draft of something else.
         """
-        target, draft, origin = self.root / name, self._draft(name), _origin(parameters, inputs)
+        target, draft, origin = self._folders(name, parameters, inputs)
         if _stale(target, origin) is None:
             yield target
             return
@@ -176,9 +176,13 @@ class Store:
                 raise ValueError(f"another run began {name} in {self.root.name} from something else; stop it")
             yield draft
 
-    def _draft(self, name: str) -> Path:
+    def _folders(
+        self, name: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]
+    ) -> tuple[Path, Path, dict[str, Any]]:
+        """An artefact's folder and its draft, and its parameters and inputs as the provenance has them."""
         target = self.root / name
-        return target.with_name(f".{target.name}.draft")
+        origin = {"parameters": json.loads(json.dumps(parameters, default=str)), "inputs": dict(inputs)}
+        return target, target.with_name(f".{target.name}.draft"), origin
 
     @contextmanager
     def lock(self, name: str, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
@@ -195,11 +199,6 @@ class Store:
                 why = f"another run is making {name} in {self.root.name}; wait for it, or stop it"
                 raise ValueError(why) from None
             yield
-
-
-def _origin(parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
-    """What an artefact is made from, as its provenance says it."""
-    return {"parameters": json.loads(json.dumps(parameters, default=str)), "inputs": dict(inputs)}
 
 
 def _stale(folder: Path, origin: Mapping[str, Any]) -> str | None:
@@ -267,8 +266,7 @@ def _disk_is_full(error: BaseException | None) -> bool:
 
 def provenance(folder: Path) -> dict[str, Any]:
     """What an artefact was made from, with which versions, in how many seconds."""
-    note: dict[str, Any] = read_json(folder / "provenance.json")
-    return note
+    return dict(read_json(folder / "provenance.json"))
 
 
 def digest_of(folder: Path) -> str:

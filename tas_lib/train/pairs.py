@@ -29,7 +29,7 @@ def open_pairs(profile: Profile, collection: Collection, load_scorer: Callable[[
 
     def make(folder: Path) -> None:
         train, path = collection.sets["train"].queries, published_pairs(profile)
-        scored = path is not None and not math.isnan(next(pair_lines(path))[-1])
+        scored = path is not None and not math.isnan(next(pair_lines(path))[1][-1])
         if not scored:  # first, so that a teacher that cannot be loaded is reported early
             score = _shipped_first(profile, collection, load_scorer)
         margins = None

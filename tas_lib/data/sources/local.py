@@ -12,7 +12,6 @@ folder, or training queries held out. Every other set with judgements can be a t
 """
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +20,10 @@ import numpy as np
 
 from tas_lib.config import LocalSource
 from tas_lib.data import formats, store
-from tas_lib.data.formats import Entry, read_entries
+from tas_lib.data.formats import Entry
 from tas_lib.data.pair_files import pair_lines, read_pairs
 from tas_lib.data.texts import PASSAGES, Rows, open_passages, write_passages
-from tas_lib.records import Qrels, QuerySet, Source, Texts
+from tas_lib.records import QuerySet, Source, Texts
 
 log = logging.getLogger(__name__)
 LAYOUTS = (
@@ -88,25 +87,23 @@ def pairs(settings: LocalSource) -> Path | None:
 def read(settings: LocalSource, folder: Path) -> Source:
     """The collection with its sets; its passages are copied to `folder`."""
     paths = files(settings)
-    write_passages(folder / PASSAGES, map(_titled, read_entries(paths.passages)))
+    write_passages(folder / PASSAGES, map(_titled, formats.read_entries(paths.passages)))
     passages, titles = open_passages(folder / PASSAGES)
     row = Rows(passages.ids)
-    used = {paths.queries[name] for name in [*paths.qrels, *(["train"] if paths.pairs else [])]}
-    texts = {path: {entry.id: entry.text for entry in read_entries(path)} for path in used}
-    sets, report = {}, {"read": {"passages": len(passages.ids)}}
-    unknown: Counter[str] = Counter()
+    sets, report = {}, {"read": {"passages": len(row)}}
+    unknown = {}
     for name, path in paths.qrels.items():
-        sets[name] = _query_set(name, path, texts[paths.queries[name]], paths.queries[name])
-        judged = row.of([passage for grades in sets[name].qrels.values() for passage in grades]) >= 0
-        if not judged.any():
+        sets[name] = formats.read_set(name, paths.queries[name], path)
+        judged = [passage for grades in sets[name].qrels.values() for passage in grades]
+        unknown[name] = sum(passage not in row for passage in judged)
+        if unknown[name] == len(judged):
             raise ValueError(f"{path}: of its {len(judged)} judged passages, none is in {paths.passages.name}")
-        unknown[name] = int((~judged).sum())
+    if n := sum(unknown.values()):
+        log.warning("%s: %d judged passages are not in the collection", settings.place, n)
     if paths.pairs:
-        sets["train"], report["read"]["pairs"] = _paired(paths, texts[paths.queries["train"]], passages.ids, sets)
-    if unknown.total():
-        log.warning("%s: %d judged passages are not in the collection", settings.place, unknown.total())
+        sets["train"], report["read"]["pairs"] = _paired(paths.pairs, paths.queries["train"], passages.ids, sets)
     sets, report["dropped"] = _split(sets, row, settings)
-    report["judged, not in the collection"] = dict(unknown)
+    report["judged, not in the collection"] = unknown
     return Source(passages, titles, sets, np.array([], np.int64), report)
 
 
@@ -115,29 +112,14 @@ def _titled(entry: Entry) -> Entry:
     return Entry(entry.id, entry.title or entry.id, f"{entry.title} {entry.text}".strip())
 
 
-def _query_set(name: str, path: Path, texts: Mapping[str, str], queries: Path) -> QuerySet:
-    """The judged queries of a set, in the order of the file of queries."""
-    qrels = formats.read_qrels(path)
-    if missing := [query for query in qrels if query not in texts]:
-        line = next(line for line, text in formats.lines(path) if text.split()[0] == missing[0])
-        raise ValueError(f"{path}, line {line}: query {missing[0]} has no text in {queries.name}")
-    return _of(name, [query for query in texts if query in qrels], texts, qrels)
-
-
-def _of(name: str, ids: list[str], texts: Mapping[str, str], qrels: Qrels) -> QuerySet:
-    return QuerySet(name, Texts(ids, [texts[query] for query in ids]), {query: qrels[query] for query in ids})
-
-
-def _paired(
-    paths: Files, texts: Mapping[str, str], passages: Sequence[str], sets: Mapping[str, QuerySet]
-) -> tuple[QuerySet, int]:
+def _paired(path: Path, queries: Path, passages: Sequence[str], sets: Mapping[str, QuerySet]) -> tuple[QuerySet, int]:
     """The queries of the training pairs, judged by positives and training judgements; and the number of pairs."""
-    assert paths.pairs is not None
+    texts = {entry.id: entry.text for entry in formats.read_entries(queries)}
     ids = [*texts]
-    pairs = read_pairs(paths.pairs, ids, passages)
+    pairs = read_pairs(path, ids, passages)
     if pairs.left_out:
-        line, query = next((line, query) for line, query, *_ in pair_lines(paths.pairs) if query not in texts)
-        raise ValueError(f"{paths.pairs}, line {line}: query {query} has no text in {paths.queries['train'].name}")
+        line, query = next((line, query) for line, (query, *_) in pair_lines(path) if query not in texts)
+        raise ValueError(f"{path}, line {line}: query {query} has no text in {queries.name}")
     _, first = np.unique(pairs.query.astype(np.int64) * len(passages) + pairs.pos, return_index=True)
     first.sort()
     qrels: dict[str, dict[str, int]] = {}
@@ -146,11 +128,13 @@ def _paired(
     for query, grades in sets["train"].qrels.items() if "train" in sets else ():
         if query in qrels:
             qrels[query] |= grades
-    return _of("train", [query for query in texts if query in qrels], texts, qrels), len(pairs.query)
+    kept = [query for query in ids if query in qrels]
+    paired = QuerySet("train", Texts(kept, [texts[query] for query in kept]), {query: qrels[query] for query in kept})
+    return paired, len(pairs.query)
 
 
 def _split(
-    sets: dict[str, QuerySet], passages: Rows, settings: LocalSource
+    sets: Mapping[str, QuerySet], passages: Rows, settings: LocalSource
 ) -> tuple[dict[str, QuerySet], dict[str, int]]:
     """The sets with `stop` and `tune`, without training queries of other sets; and what was dropped."""
     sets = dict(sets)
@@ -162,35 +146,33 @@ def _split(
     if "train" not in sets:
         return sets, {}
     train = sets.pop("train")
-    texts = dict(zip(*train.queries, strict=True))
-
-    def free(queries: list[str]) -> list[str]:
-        ids = {query for other in sets.values() for query in other.queries.ids}
-        wordings = {text.lower() for other in sets.values() for text in other.queries.texts}
-        return [query for query in queries if query not in ids and texts[query].lower() not in wordings]
-
-    relevant = [(q, p) for q, grades in train.qrels.items() for p, g in grades.items() if g > 0]
-    known = passages.of([p for _, p in relevant]) >= 0
-    with_answer = {q for (q, _), is_known in zip(relevant, known.tolist(), strict=True) if is_known}
-    answered = [query for query in train.queries.ids if query in with_answer]
-    usable = free(answered)
+    answered = train.only(
+        {query for query, grades in train.qrels.items() if any(g > 0 and p in passages for p, g in grades.items())}
+    )
+    rest = _unasked(answered, sets)
     dropped = {
-        "a training query without a relevant passage": len(texts) - len(answered),
-        "a training query that another set asks": len(answered) - len(usable),
+        "a training query without a relevant passage": len(train.qrels) - len(answered.qrels),
+        "a training query that another set asks": len(answered.qrels) - len(rest.qrels),
     }
-    held_out = {"stop": settings.stop_queries, "tune": settings.tune_queries}
-    for name, size in held_out.items():
+    for name, size in (("stop", settings.stop_queries), ("tune", settings.tune_queries)):
         if name in sets:
             continue
-        rest = free(usable)
-        if len(rest) <= size:
+        if len(rest.qrels) <= size:
             raise ValueError(
-                f"{settings.place}: {len(rest)} training queries are too few to hold {size} out as the set {name!r}; "
-                f"make source.{name}_queries smaller, or name a set of the folder as source.{name}"
+                f"{settings.place}: {len(rest.qrels)} training queries are too few to hold {size} out as the set "
+                f"{name!r}; make source.{name}_queries smaller, or name a set of the folder as source.{name}"
             )
-        chosen = set(sorted(rest, key=lambda query: store.digest(settings.seed, query))[:size])
-        sets[name] = _of(name, [query for query in rest if query in chosen], texts, train.qrels)
-    rest = free(usable)
-    if not rest:
+        shuffled = sorted(rest.queries.ids, key=lambda query: store.digest(settings.seed, query))
+        sets[name] = rest.only({*shuffled[:size]}, name)
+        rest = _unasked(rest, sets)
+    if not rest.qrels:
         raise ValueError(f"{settings.place}: no training query is left that no other set asks")
-    return sets | {"train": _of("train", rest, texts, train.qrels)}, dropped
+    return sets | {"train": rest}, dropped
+
+
+def _unasked(train: QuerySet, sets: Mapping[str, QuerySet]) -> QuerySet:
+    """The training queries that no other set asks, under the same id or in the same words."""
+    ids = {query for other in sets.values() for query in other.queries.ids}
+    wordings = {text.lower() for other in sets.values() for text in other.queries.texts}
+    texts = zip(*train.queries, strict=True)
+    return train.only({query for query, text in texts if query not in ids and text.lower() not in wordings})

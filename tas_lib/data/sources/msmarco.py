@@ -10,7 +10,7 @@ import io
 import logging
 import os
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from tas_lib.data import formats, store
 from tas_lib.data.formats import Entry, read_entries
 from tas_lib.data.pair_files import read_pairs
 from tas_lib.data.texts import PASSAGES, open_passages, write_passages
-from tas_lib.records import Qrels, QuerySet, Source, Texts
+from tas_lib.records import QuerySet, Source
 
 log = logging.getLogger(__name__)
 NAME = "msmarco-passage"
@@ -105,17 +105,17 @@ def read(settings: MsMarcoSource, folder: Path) -> Source:
         sets[name] = _judged(settings, name, part)
         published = {"dev": settings.dev, "dl19": settings.dl19, "dl20": settings.dl20}[name]
         _count(_file(settings, f"{NAME}/{part}", "qrels_path"), "judged queries", len(sets[name].qrels), published)
-    rest = _without(_judged(settings, "stop", "dev"), set(sets["dev"].qrels))
-    order = sorted(rest.queries.ids, key=lambda query: store.digest(settings.seed, query))
-    sets["stop"] = _without(rest, set(order[: settings.tune_queries]))
-    sets["tune"] = _without(rest, set(order[settings.tune_queries :]))._replace(name="tune")
+    held_out = _judged(settings, "stop", "dev")
+    rest = [query for query in held_out.queries.ids if query not in sets["dev"].qrels]
+    rest.sort(key=lambda query: store.digest(settings.seed, query))
+    sets["stop"] = held_out.only({*rest[settings.tune_queries :]})
+    sets["tune"] = held_out.only({*rest[: settings.tune_queries]}, "tune")
     train = _judged(settings, "train", "train")
     n_judged, n_pairs = len(train.qrels), 0
     if scores := pairs(settings):
-        found = read_pairs(scores, train.queries.ids, passages.ids)
-        n_pairs = len(found.query) + found.left_out
-        paired = {train.queries.ids[index] for index in np.unique(found.query)}
-        train = _without(train, set(train.qrels) - paired)
+        file = read_pairs(scores, train.queries.ids, passages.ids)
+        n_pairs = len(file.query) + file.left_out
+        train = train.only({train.queries.ids[index] for index in np.unique(file.query)})
     sets["train"] = train
     report = {
         "read": {"passages": len(passages.ids), "pairs": n_pairs},
@@ -133,22 +133,9 @@ def _passages(path: Path, published: int) -> Iterator[Entry]:
 
 
 def _judged(settings: MsMarcoSource, name: str, part: str) -> QuerySet:
-    """The queries of a part that have judgements, in the order of its file."""
-    qrels = formats.read_qrels(_file(settings, f"{NAME}/{part}", "qrels_path"))
-    path = _file(settings, f"{NAME}/{part}", "queries_path")
-    texts = {entry.id: entry.text for entry in read_entries(path) if entry.id in qrels}
-    if missing := [query for query in qrels if query not in texts]:
-        raise ValueError(f"{path} is cut off: {len(missing)} judged queries are not in it, {missing[0]} among them")
-    return _of(name, texts, qrels)
-
-
-def _of(name: str, texts: Mapping[str, str], qrels: Qrels) -> QuerySet:
-    return QuerySet(name, Texts([*texts], [*texts.values()]), {query: qrels[query] for query in texts})
-
-
-def _without(queries: QuerySet, left_out: set[str]) -> QuerySet:
-    texts = {q: text for q, text in zip(*queries.queries, strict=True) if q not in left_out}
-    return _of(queries.name, texts, queries.qrels)
+    """The queries of a part that have judgements."""
+    paths = (_file(settings, f"{NAME}/{part}", kind) for kind in ("queries_path", "qrels_path"))
+    return formats.read_set(name, *paths)
 
 
 def _count(path: Path, what: str, n: int, published: int) -> None:
