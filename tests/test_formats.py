@@ -8,7 +8,6 @@ from tas_lib.data import formats
 from tas_lib.data.formats import read_entries
 
 RUN = {"q2": {"a": 1 / 3, "b": 2.0}, "q10": {"b": -1.5, "a": -1.5}}
-QRELS = {"q2": {"b": 0, "a": 3}, "q10": {"c": -1}}
 
 
 # --- runs --------------------------------------------------------------------------------------------------------
@@ -94,12 +93,6 @@ def test_a_run_that_could_not_be_read_back_is_not_written(tmp_path):
 
 
 # --- judgements --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["qrels.txt", "qrels.txt.gz"])
-def test_judgements_read_back(tmp_path, name):
-    formats.write_qrels(tmp_path / name, QRELS)
-    assert formats.read_qrels(tmp_path / name) == QRELS
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,9 @@ def read_pairs(path: Path, queries: Sequence[str], passages: Sequence[str]) -> F
         margins.append(margin)
     if not margins:
         raise ValueError(f"{path}: none of its {left_out} pairs is of one of the {len(queries)} queries")
-    by_column = np.array(indices).reshape(-1, 3).T.copy()  # (3, N)
-    return FilePairs(*by_column, None if math.isnan(margins[0]) else np.array(margins), left_out)
+    query_indices, pos_indices, neg_indices = np.array(indices).reshape(-1, 3).T.copy()  # (N,) each
+    scores = None if math.isnan(margins[0]) else np.array(margins)
+    return FilePairs(query_indices, pos_indices, neg_indices, scores, left_out)
 
 
 def pair_lines(path: Path) -> Iterator[tuple[int, tuple[str, str, str, float]]]:
