@@ -1,7 +1,6 @@
-"""Training pairs of a file, token ids in shards and passages in Arrow; an interrupted run resumes."""
+"""Training pairs of a file, token ids and passages on disk; an interrupted run keeps what is complete."""
 
 import gzip
-import os
 
 import numpy as np
 import pytest
@@ -65,46 +64,18 @@ def test_a_file_without_any_usable_pair_is_refused(tmp_path):
 
 # --- token ids ---------------------------------------------------------------------------------------------------
 
-TEXTS = [*tiny.PASSAGES, *reversed(tiny.PASSAGES)]
 
-
-@pytest.mark.parametrize("shard", [1, 5, 100])
-def test_tokens_written_in_shards_are_those_of_one_call(tmp_path, shard):
-    expected = tokens.tokenise(tiny.tokenizer(), TEXTS, 8)
-    tokens.write_tokens(tiny.tokenizer(), TEXTS, 8, tmp_path, "p", shard)
+@pytest.mark.parametrize("chunk", [1, 5, 100])
+def test_tokens_made_in_chunks_are_those_of_one_call(tmp_path, chunk):
+    written = [*tiny.PASSAGES, *reversed(tiny.PASSAGES)]
+    expected = tokens.tokenise(tiny.tokenizer(), written, 8)
+    tokens.write_tokens(tiny.tokenizer(), written, 8, tmp_path, "p", chunk)
     store.save_arrays(tmp_path, **{"once-ids": expected.ids, "once-offsets": expected.offsets})
     for part in ("ids", "offsets"):
         assert (tmp_path / f"p-{part}.npy").read_bytes() == (tmp_path / f"once-{part}.npy").read_bytes()
-    assert len([*tmp_path.iterdir()]) == 4  # no shard is left
-    plain = tiny.tokenizer()(TEXTS, truncation=True, max_length=8)["input_ids"]
-    assert [expected.row(i).tolist() for i in range(len(TEXTS))] == plain
-
-
-def test_shards_of_a_killed_run_are_not_tokenised_again(tmp_path):
-    class Killing(list[str]):
-        def __getitem__(self, index):
-            if index.start == 9:
-                while not all((shards / f"{start}-lengths.npy").exists() for start in (0, 3)):
-                    pass
-                os._exit(0)
-            return super().__getitem__(index)
-
-    class Noting(list[str]):
-        def __getitem__(self, index):
-            read.append(index.start)
-            return super().__getitem__(index)
-
-    shards, read = tmp_path / ".p-shards", []
-    if (child := os.fork()) == 0:
-        tokens.write_tokens(tiny.tokenizer(), Killing(TEXTS), 8, tmp_path, "p", 3)
-    os.waitpid(child, 0)
-    tokens.write_tokens(tiny.tokenizer(), Noting(TEXTS), 8, tmp_path, "p", 3)
-    expected = tokens.tokenise(tiny.tokenizer(), TEXTS, 8)
-    assert np.load(tmp_path / "p-ids.npy").tolist() == expected.ids.tolist()
-    assert np.load(tmp_path / "p-offsets.npy").tolist() == expected.offsets.tolist()
-    assert 9 in read and not {0, 3} & {*read}
-    tokens.write_tokens(tiny.tokenizer(), Noting(TEXTS), 8, tmp_path, "p", 3)
-    assert len(read) <= 2  # what is complete is not read again
+    plain = tiny.tokenizer()(written, truncation=True, max_length=8)["input_ids"]
+    assert [expected.row(i).tolist() for i in range(len(written))] == plain
+    tokens.write_tokens(tiny.tokenizer(), None, 8, tmp_path, "p")  # what is complete is not made again
 
 
 # --- passages ----------------------------------------------------------------------------------------------------

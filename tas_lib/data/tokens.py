@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -16,7 +15,7 @@ from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection
 from tas_lib.records import Ragged
 
-SHARD = 1 << 16  # texts that are tokenised at a time; an interrupted run loses two shards at most
+CHUNK = 1 << 16  # texts that are tokenised at a time
 log = logging.getLogger(__name__)
 
 
@@ -55,29 +54,22 @@ def _id_type(tokenizer: PreTrainedTokenizerBase) -> type[np.integer]:
 
 
 def write_tokens(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], cap: int, folder: Path, name: str, shard: int = SHARD
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], cap: int, folder: Path, name: str, chunk: int = CHUNK
 ) -> None:
-    """Write `tokenise(texts)` as `<name>-ids.npy` and `<name>-offsets.npy`; interrupted, it resumes by shards."""
-    shards = folder / f".{name}-shards"
-    starts = range(0, len(texts), shard)
-
-    def write_shard(start: int) -> None:
-        if not (shards / f"{start}-lengths.npy").exists():  # written last
-            tokens = tokenise(tokenizer, texts[start : start + shard], cap)
-            store.save_arrays(shards, **{f"{start}-ids": tokens.ids, f"{start}-lengths": tokens.lengths})
-            log.info("%s: tokens of %d of %d texts", name, min(start + shard, len(texts)), len(texts))
-
+    """Write `tokenise(texts)` as `<name>-ids.npy` and `<name>-offsets.npy`, unless an interrupted run has done so."""
     if (folder / f"{name}-offsets.npy").exists():  # written last
         return
-    with ThreadPoolExecutor(2) as pool:  # one shard is written while the next is tokenised on all cores
-        list(pool.map(write_shard, starts))
-    ids, lengths = (
-        np.concatenate([np.empty(0, kind), *(store.load_array(shards / f"{start}-{part}.npy") for start in starts)])
-        for part, kind in (("ids", _id_type(tokenizer)), ("lengths", np.int64))
-    )
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+
+    def part(start: int) -> Ragged:
+        tokens = tokenise(tokenizer, texts[start : start + chunk], cap)
+        log.info("%s: tokens of %d of %d texts", name, min(start + chunk, len(texts)), len(texts))
+        return tokens
+
+    with ThreadPoolExecutor(2) as pool:  # one chunk becomes an array while the next is tokenised on all cores
+        parts = list(pool.map(part, range(0, len(texts), chunk)))
+    ids = np.concatenate([np.empty(0, _id_type(tokenizer)), *(tokens.ids for tokens in parts)])
+    offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *(tokens.lengths for tokens in parts)]))
     store.save_arrays(folder, **{f"{name}-ids": ids, f"{name}-offsets": offsets})
-    shutil.rmtree(shards, ignore_errors=True)
 
 
 def open_tokens(
