@@ -103,8 +103,8 @@ def read(settings: MsMarcoSource, folder: Path) -> Source:
     sets = {}
     for name, part in SETS.items():
         sets[name] = _judged(settings, name, part)
-        published = {"dev": settings.dev, "dl19": settings.dl19, "dl20": settings.dl20}[name]
-        _count(_file(settings, f"{NAME}/{part}", "qrels_path"), "judged queries", len(sets[name].qrels), published)
+        path = _file(settings, f"{NAME}/{part}", "qrels_path")
+        _count(path, "judged queries", len(sets[name].qrels), getattr(settings, name))
     held_out = _judged(settings, "stop", "dev")
     rest = [query for query in held_out.queries.ids if query not in sets["dev"].qrels]
     rest.sort(key=lambda query: store.digest(settings.seed, query))
