@@ -140,23 +140,13 @@ class Profile(Settings):
     deviations: dict[str, System] = {}  # one per row of DEVIATIONS.md, for the target of that name
 
     @model_validator(mode="after")
-    def _variants_fit(self) -> "Profile":
-        for name, variant in self.variants.items():
-            for section, values in variant:
-                try:
-                    changed(getattr(self, section), values)
-                except ValidationError as error:
-                    raise ValueError(f"variants.{name}.{section}: {sentence(error)}") from None
-        return self
-
-    @model_validator(mode="after")
     def _systems_fit(self) -> "Profile":
         above, names = {"bm25": System(kind="bm25")}, set[str]()
         for key, system in (self.systems | self.deviations).items():
             try:
                 self.of(system)
             except ValueError as error:
-                raise ValueError(f"system {key}: {error}") from None
+                raise ValueError(f"system {key}: {sentence(error)}") from None
             for part in system.parts:
                 if part not in above:
                     raise ValueError(f"system {key}: no system {part!r} is listed above it to build on")

@@ -17,8 +17,8 @@ from tas_lib.models import BertDot
 from tas_lib.records import FloatArray, History, IntArray, Pairs, Ragged, Run
 from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval import pretrained
-from tas_lib.retrieval.biencoder import BiEncoder
 from tas_lib.retrieval.bm25 import Bm25Index
+from tas_lib.retrieval.encode import BiEncoder
 from tas_lib.retrieval.runs import Runs, known
 from tas_lib.sampling import Sampler
 from tas_lib.train import checkpoint, distributed, early_stopping, loop, pairs, teachers
@@ -109,10 +109,8 @@ class Experiment:
 
     def candidates(self, system: System) -> Candidates:
         """The early-stopping set: BM25's candidates for the baseline itself, the baseline's for all others (§4.3)."""
-        if system.name == BASELINE.name:
-            uniform = self.profile.stop.model_copy(update={"strata": 0})  # without a baseline's reciprocal ranks
-            return early_stopping.candidates(self.collection, uniform, self.bm25.search)
-        return early_stopping.candidates(self.collection, self.profile.stop, self.runs.retriever(BASELINE))
+        first = self.runs.retriever(BM25 if system.name == BASELINE.name else BASELINE)
+        return early_stopping.candidates(self.collection, self.profile.stop, first)
 
     def trained(self, system: System) -> Path:
         """The folder of a trained system: model, tokenizer, `history.json`; trained now if it is not there."""

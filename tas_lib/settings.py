@@ -145,7 +145,6 @@ class StopSet(Settings):
 
     queries: PositiveInt = 3_200
     depth: PositiveInt = 100
-    strata: int = Field(0, ge=0)  # of the baseline's reciprocal rank; 0 is uniform, D6
 
 
 class TestSet(Settings):

@@ -62,17 +62,9 @@ def test_an_unknown_profile_is_refused_with_the_known_ones(load):
     ("more", "message"),
     [
         ("trainning: {alpha: 1}", "trainning: Extra inputs are not permitted"),
-        ("training: {alpah: 1}", "training.alpah: Extra inputs are not permitted"),
         ("training: {alpha: -1}", "training.alpha: Input should be greater than or equal to 0 (got -1)"),
         ("training: {alpha: .inf}", "training.alpha: Input should be a finite number (got inf)"),
-        ("training: {alpha: much}", "training.alpha: Input should be a valid number"),
-        ("training: {steps: 0}", "training.steps: Input should be greater than 0 (got 0)"),
-        ("training: {steps: 1.5}", "training.steps: Input should be a valid integer"),
-        ("training: {schedule: linear}", "training.schedule: Input should be 'constant' or 'cosine' (got 'linear')"),
         ("sampling: {clusters: 2, clusters_per_batch: 3}", "3 clusters per batch, but there are only 2"),
-        ("bm25: {b: 1.5}", "bm25.b: Input should be less than or equal to 1 (got 1.5)"),
-        ("pooling: max", "pooling: Input should be 'cls' or 'mean' (got 'max')"),
-        ("stop: 7", "stop: Input should be"),
     ],
 )
 def test_a_misspelt_key_or_a_value_out_of_range_is_one_sentence(load, more: str, message: str):
@@ -90,9 +82,7 @@ def test_two_mistakes_are_reported_together(load):
         ("source: [numpy", "is not YAML"),
         (b"source: \xff\xfe", "is not YAML"),
         ("- a list", "must hold `key: value` lines, not ['a list']"),
-        ("7", "must hold `key: value` lines, not 7"),
         ("", "source: Field required"),
-        ("1: 2", "1: Extra inputs are not permitted"),
     ],
 )
 def test_a_file_that_is_not_a_profile_is_one_sentence(load, text: str | bytes, message: str):
@@ -102,11 +92,6 @@ def test_a_file_that_is_not_a_profile_is_one_sentence(load, text: str | bytes, m
 def test_two_equal_systems_are_refused(load):
     message = refused(load, f'{WHOLE}  "3": {{teacher: pairwise, sampling: random, batch_size: 32}}\n')
     assert "two systems are the same: pairwise-random" in message
-
-
-@pytest.mark.parametrize("value", ["{batch_size: 0}", "{teacher: both}", "{seeds: 3}"])
-def test_a_systems_values_are_checked_too(load, value: str):
-    assert "systems.3." in refused(load, f'{WHOLE}  "3": {value}\n')
 
 
 VARIED = WHOLE.replace("systems:", "variants: {more: {sampling: {clusters: 7}}}\nsystems:")
@@ -122,14 +107,13 @@ def test_a_variant_changes_the_settings_of_its_systems_only(load):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("{sampling: {clusters: 0}}", "variants.more.sampling: clusters: Input should be greater than 0 (got 0)"),
-        ("{sampling: {cluster: 7}}", "variants.more.sampling: cluster: Extra inputs are not permitted"),
+        ("{sampling: {clusters: 0}}", "system 3: clusters: Input should be greater than 0 (got 0)"),
         ("{tokens: {query: 7}}", "variants.more.tokens: Extra inputs are not permitted"),
-        ("{sampling: 7}", "variants.more.sampling: Input should be a valid dictionary (got 7)"),
     ],
 )
 def test_an_invalid_variant_is_one_sentence(load, change: str, message: str):
-    assert message in refused(load, VARIED.replace("{sampling: {clusters: 7}}", change))
+    varied = VARIED.replace("{sampling: {clusters: 7}}", change)
+    assert message in refused(load, varied + '  "3": {variant: more}\n')
 
 
 def test_a_system_of_an_unknown_variant_is_refused_with_the_known_ones(load):
@@ -171,20 +155,11 @@ def test_a_notebooks_parameters_name_profile_and_system(load):
     assert system == System(teacher="dual", sampling="tas")
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("teacher", "duel", "teacher: Input should be 'none', 'pairwise', 'in_batch' or 'dual' (got 'duel')"),
-        ("batch_size", 0, "batch_size: Input should be greater than 0 (got 0)"),
-        ("seed", "one", "seed: Input should be a valid integer"),
-    ],
-)
-def test_a_wrong_parameter_of_a_notebook_is_one_sentence(load, name: str, value: object, message: str):
+def test_a_wrong_parameter_of_a_notebook_is_one_sentence(load):
     load(WHOLE)
     with pytest.raises(ValueError) as error:
-        config.system("mine", **PARAMETERS | {name: value})
-    assert str(error.value).startswith(f"notebook parameters: {message}")
-    assert "\n" not in str(error.value)
+        config.system("mine", **PARAMETERS | {"batch_size": 0})
+    assert str(error.value) == "notebook parameters: batch_size: Input should be greater than 0 (got 0)"
 
 
 def test_environment_variables_move_the_folders(load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

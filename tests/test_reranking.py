@@ -1,19 +1,11 @@
 """Re-ranking: orders worked by hand, a tiny T5 and a tiny BERT_CAT, and cached scores."""
 
-from functools import partial
 from itertools import permutations
 
 import numpy as np
 import pytest
-import tiny
-import torch
-from tiny import PASSAGES, QUERIES
 
-from tas_lib import models
-from tas_lib.models import BertCat
-from tas_lib.retrieval import cross_encoder
 from tas_lib.retrieval.rerank import ScoreCache, candidates_of, rerank, rerank_pairwise, sym_sum
-from tas_lib.retrieval.t5 import T5Scorer
 
 CANDIDATES = np.array([[4, 2, 5, 0, 1, 3], [3, 1, -1, -1, -1, -1], [-1] * 6])
 VALUE = np.array([0.5, 0.1, 0.9, 0.3, 0.5, 0.7])  # of a passage, whatever the query
@@ -75,37 +67,12 @@ def test_pairwise_reranking_by_hand():
     assert prefer.calls[1] == []
 
 
-def test_duo_after_mono_moves_the_first_few_alone():
-    mono = rerank(CANDIDATES, by_value, 5)
-    assert mono[0].tolist() == [2, 5, 4, 0, 1, 3]
-    assert rerank_pairwise(mono, lambda q, p, r: (p < r).astype(float), 3)[0].tolist() == [2, 4, 5, 0, 1, 3]
-
-
-def test_t5_reranks_as_a_sort_by_its_scores():
-    scorer = T5Scorer(tiny.t5(), tiny.t5_tokenizer(), QUERIES, PASSAGES)
-    scores = scorer.mono(np.zeros(6, int), np.arange(6))
-    assert rerank(CANDIDATES, scorer.mono, 6)[0].tolist() == sorted(range(6), key=lambda i: -scores[i])
-    p = {pair: scorer.duo(*(np.array([i]) for i in (0, *pair))).item() for pair in permutations(range(6), 2)}
-    sums = [sum(p[i, j] + 1 - p[j, i] for j in range(6) if j != i) for i in range(6)]
-    assert rerank_pairwise(CANDIDATES, scorer.duo, 6)[0].tolist() == sorted(range(6), key=lambda i: -sums[i])
-
-
-def test_bert_cat_reranks_through_the_same_function():
-    cat = BertCat(tiny.bert()).eval()
-    queries, passages = tiny.texts(3, 8, seed=1), tiny.texts(6, 14, seed=2)
-    with torch.inference_mode():
-        ranked = rerank(CANDIDATES, partial(cross_encoder.score_all, cat, queries, passages, chunk=4), 4)
-        scores = [cat(*models.cat_inputs([queries.row(0)], [passages.row(p)])).item() for p in CANDIDATES[0, :4]]
-    first = CANDIDATES[0, :4][np.argsort(-np.array(scores), kind="stable")]
-    assert ranked[0].tolist() == [*first, 1, 3]
-
-
 # --- cached scores -----------------------------------------------------------------------------------------------
 
 
 def test_a_second_first_stage_pays_only_for_new_candidates():
     scorer = Scorer(lambda queries, *passages: 100 * queries + sum(10.0**-i * p for i, p in enumerate(passages)))
-    cached = ScoreCache(scorer, n_passages=10)
+    cached = ScoreCache(scorer)
     q, p = np.array([1, 0, 1, 1]), np.array([9, 5, 2, 9])
     assert cached(q, p).tolist() == [109, 5, 102, 109]
     assert scorer.calls == [[(0, 5), (1, 2), (1, 9)]]  # (1, 9) occurs twice, and is scored once
@@ -113,17 +80,9 @@ def test_a_second_first_stage_pays_only_for_new_candidates():
     assert scorer.calls[1:] == [[(0, 0), (0, 9)]]
     assert cached(q, p).tolist() == [109, 5, 102, 109] and len(scorer.calls) == 2
     assert cached(q[:0], p[:0]).tolist() == [] and len(scorer.calls) == 2
-    triples = ScoreCache(scorer, n_passages=10)
+    triples = ScoreCache(scorer)
     assert triples(q, p, p[::-1]).tolist() == [109.9, 5.2, 102.5, 109.9]
     assert triples(q, p[::-1], p).tolist()[0] == 109.9 and len(scorer.calls) == 4
-
-
-def test_more_triples_than_there_are_numbers_are_refused():
-    cached = ScoreCache(lambda *indices: np.zeros(len(indices[0])), n_passages=8_841_823)
-    one = np.array([8_841_822])
-    assert cached(np.array([6_979]), one, one).tolist() == [0]  # MS MARCO's dev set fits
-    with pytest.raises(ValueError, match="too many queries"):
-        cached(np.array([200_000]), one, one)
 
 
 # --- candidates of a run -----------------------------------------------------------------------------------------

@@ -76,14 +76,6 @@ def test_neighbouring_steps_share_queries_as_often_as_chance_has_it():
     assert 330 < shared < 490
 
 
-def test_neighbouring_steps_draw_pairs_independently():
-    sampler = make("random", even(32, 10), [], batch_size=32)
-    drawn = [dict(zip(b.queries.tolist(), b.margins.tolist(), strict=True)) for b in map(sampler.batch, range(201))]
-    same = sum(a[query] == b[query] for a, b in pairwise(drawn) for query in range(32))
-    # 6400 comparisons, one in ten alike: 640, standard deviation 24
-    assert 520 < same < 760
-
-
 # Every batch
 
 

@@ -78,13 +78,3 @@ def test_fresh_vectors_are_those_that_are_kept(colbert: ColBert):
     assert fresh[0].dtype == torch.float32 and not fresh[0].requires_grad
     assert torch.equal(fresh[1], kept[1])
     torch.testing.assert_close(fresh[0][fresh[1]], kept[0][kept[1]], atol=2e-3, rtol=2e-3)  # other padding, in fp16
-
-
-def test_the_vectors_of_a_text_are_where_its_tokens_are(colbert: ColBert):
-    vectors = token_vectors(colbert, PASSAGES, chunk=7)
-    assert vectors.dtype == np.float16 and len(vectors) == PASSAGES.offsets[-1]
-    for row in (0, 31, 59):
-        with torch.inference_mode():
-            expected = colbert(*models.pad([PASSAGES.row(row)]))[0].numpy()
-        own = vectors[PASSAGES.offsets[row] : PASSAGES.offsets[row + 1]]
-        np.testing.assert_allclose(own, expected, atol=2e-3)

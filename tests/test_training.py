@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -48,12 +49,11 @@ def agreement(model: BertDot) -> float:
     return float(np.corrcoef(scores[query, PAIRS.pos] - scores[query, PAIRS.neg], PAIRS.margins)[0, 1]) + 1
 
 
-def run(folder: Path, settings: Training = SETTINGS, seed: int = 1, **changed: object) -> tuple[BertDot, list[History]]:
-    model = student()
-    history = loop.train(
-        model, sampler(seed), MARGINS, QUERIES, PASSAGES, agreement, settings.model_copy(update=changed), folder
-    )
-    return model, history
+def run(
+    folder: Path, seed: int = 1, validate: Callable[[BertDot], float] = agreement, **changed: object
+) -> tuple[BertDot, list[History]]:
+    model, settings = student(), SETTINGS.model_copy(update=changed)
+    return model, loop.train(model, sampler(seed), MARGINS, QUERIES, PASSAGES, validate, settings, folder)
 
 
 def same(a: BertDot | dict[str, Tensor], b: BertDot | dict[str, Tensor]) -> bool:
@@ -94,11 +94,6 @@ def test_each_teacher_teaches_by_its_own_loss():
     value = loop.objective(System(teacher="dual"), Training(alpha=0.5), teacher)(scores, batch([2.0, 3.0]))
     assert value.total.item() == pytest.approx(0.5 + 0.5 * crossed.item())
 
-    value = loop.objective(System(teacher="in_batch", loss="margin_mse_as_printed"), SETTINGS, teacher)(
-        scores, batch([2.0, 3.0])
-    )
-    assert value.total == losses.in_batch_margin_mse_as_printed(scores, target)
-
 
 @pytest.mark.parametrize("name", get_args(InBatchLoss))
 def test_every_in_batch_loss_has_its_own_function_and_its_own_weight(name):
@@ -116,11 +111,6 @@ def test_every_in_batch_loss_has_its_own_function_and_its_own_weight(name):
 
     value = loop.objective(System(loss=name, teacher="in_batch"), settings, teacher)(scores, batch([2.0, 3.0]))
     assert value == (crossed, 0, crossed)  # alone, it has no weight
-
-
-def test_an_in_batch_teacher_that_is_missing_is_named():
-    with pytest.raises(ValueError, match="'dual' needs the in-batch teacher"):
-        loop.objective(System(teacher="dual"), SETTINGS, None)(torch.zeros(2, 4), batch([0.0, 0.0]))
 
 
 def test_scores_of_a_batch_are_all_dot_products():
@@ -195,9 +185,7 @@ def test_training_stops_when_patience_ends_and_keeps_the_best(
     tmp_path: Path, values: list[float], patience: int, min_steps: int, evaluations: int, best: int
 ):
     validate, kept = scripted(values)
-    model = student()
-    settings = SETTINGS.model_copy(update={"patience": patience, "min_steps": min_steps})
-    history = loop.train(model, sampler(), MARGINS, QUERIES, PASSAGES, validate, settings, tmp_path)
+    model, history = run(tmp_path, validate=validate, patience=patience, min_steps=min_steps)
     assert [h.ndcg for h in history] == values[:evaluations]
     assert same(model, kept[best])
 
@@ -259,16 +247,7 @@ def killed_at(evaluation: int):
 
 def interrupt(folder: Path, evaluation: int, **changed: object) -> None:
     with pytest.raises(Killed):
-        loop.train(
-            student(),
-            sampler(),
-            MARGINS,
-            QUERIES,
-            PASSAGES,
-            killed_at(evaluation),
-            SETTINGS.model_copy(update=changed),
-            folder,
-        )
+        run(folder, validate=killed_at(evaluation), **changed)
 
 
 def test_an_interrupted_run_ends_with_the_same_weights_and_history(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -290,14 +269,13 @@ def test_two_checkpoints_are_kept_and_removed_when_asked(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("left", [0, 100, 5000])
 def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, left: int
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     whole, _ = run(tmp_path / "whole")
     interrupt(tmp_path / "cut", 5)
     newest = tmp_path / "cut" / "checkpoint-000000016.safetensors"
-    os.truncate(newest, left)
+    os.truncate(newest, 5000)
     with caplog.at_level(logging.INFO):
         resumed, _ = run(tmp_path / "cut")
     assert "checkpoint-000000016.safetensors cannot be read" in caplog.text
@@ -307,11 +285,9 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(
 
 def test_a_run_killed_after_its_last_evaluation_does_not_train_on(tmp_path: Path):
     values = [0.1, 0.3, 0.2, 0.2, 0.9]
-    settings = SETTINGS.model_copy(update={"patience": 2})
-    first = student()
-    loop.train(first, sampler(), MARGINS, QUERIES, PASSAGES, scripted(values)[0], settings, tmp_path)
-    again = student()  # the checkpoints still stand there, as after a kill before the model was saved
-    history = loop.train(again, sampler(), MARGINS, QUERIES, PASSAGES, scripted(values[4:])[0], settings, tmp_path)
+    first, _ = run(tmp_path, validate=scripted(values)[0], patience=2)
+    # the checkpoints are still there, as after a kill before the model was saved
+    again, history = run(tmp_path, validate=scripted(values[4:])[0], patience=2)
     assert [h.ndcg for h in history] == values[:4]
     assert same(first, again)
 
@@ -334,8 +310,7 @@ def make_slowly(folder: Path) -> None:
     Store(folder).artefact("trained", settings.model_dump(), {}, make)
 
 
-@pytest.mark.parametrize("seed", [7, pytest.param(8, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.slow)])
-def test_a_real_sigkill_three_times_over_changes_no_bit(tmp_path: Path, seed: int):
+def test_a_real_sigkill_three_times_over_changes_no_bit(tmp_path: Path):
     fresh = multiprocessing.get_context("forkserver")
     fresh.set_forkserver_preload([__name__])
 
@@ -348,7 +323,7 @@ def test_a_real_sigkill_three_times_over_changes_no_bit(tmp_path: Path, seed: in
         return max((int(path.stem[-9:]) // 4 for path in draft.glob("checkpoint-*")), default=0)
 
     start("whole").join()
-    rng, draft = random.Random(seed), tmp_path / "killed" / ".trained.draft"
+    rng, draft = random.Random(7), tmp_path / "killed" / ".trained.draft"
     for goal in (rng.randint(1, 7), rng.randint(9, 15), rng.randint(17, 23)):  # of thirty evaluations
         process = start("killed")
         while evaluated() < goal:
@@ -441,19 +416,6 @@ def test_a_run_in_fp16_resumes_with_its_scale(tmp_path: Path):
             scales.append(json.loads(f.metadata()["progress"])["scaler"])
     assert scales[0] == scales[1]
     assert scales[0]["_growth_tracker"] > 12  # steps without an overflow, those before the kill among them
-
-
-def test_a_step_in_fp16_whose_gradients_overflow_is_skipped(tmp_path: Path):
-    model = student()
-
-    def boundless(scores: Tensor, batch: Batch) -> losses.Dual:
-        total = scores.sum() * 1e38
-        return losses.Dual(total, total.detach() * 0, total.detach() * 0)
-
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    settings = SETTINGS.model_copy(update={"steps": 4, "precision": "fp16"})
-    loop.train(model, sampler(), boundless, QUERIES, PASSAGES, lambda _: 0.0, settings, tmp_path)
-    assert same(model, before)
 
 
 def compiles() -> bool:

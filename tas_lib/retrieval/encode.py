@@ -1,4 +1,4 @@
-"""A trained BERT_DOT's fp16 vectors of every text, in shards that several processes or machines can share.
+"""A BERT_DOT at work on a collection: fp16 vectors of all passages, in shards that several machines can share.
 
 You can interrupt encoding; run it again and it resumes at the first missing shard. Which texts are padded together
 depends on the shard alone, so a shard has the same bytes whoever encodes it (on one kind of processor and as many
@@ -7,20 +7,26 @@ threads).
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from tas_lib import models
+from tas_lib.config import Profile, System
 from tas_lib.data import store
+from tas_lib.data.collection import Collection
+from tas_lib.data.tokens import open_tokens, tokenise, tokenizer_digest
 from tas_lib.models import BertDot
 from tas_lib.records import FloatArray, IntArray, Ragged
+from tas_lib.retrieval import dense, pretrained
 
 log = logging.getLogger(__name__)
 SHARD = 100_000  # texts in a shard
 JOINED = "vectors.npy"
+TextSearch = Callable[[Sequence[str], int], tuple[IntArray, FloatArray]]
+"""(texts of queries, depth) → passage indices and scores, both (Q, depth)"""
 
 
 def device() -> torch.device:
@@ -98,3 +104,66 @@ def read_vectors(folder: Path) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the array is not writable, and nobody writes to it
         return torch.from_numpy(store.load_array(paths[0]))
+
+
+class BiEncoder:
+    """A model trained here, which reads with the profile's tokenizer, or a published one, which brings its own."""
+
+    def __init__(self, profile: Profile, collection: Collection, system: System, source: str) -> None:
+        """source: the model's folder or hub name."""
+        self.profile, self.collection, self.system, self.source = profile, collection, system, source
+        self.published = system.kind == "checkpoint"
+        self.pooling = system.pooling or profile.pooling
+        self.store = store.Store(profile.folder)
+
+    def load(self) -> BertDot:
+        """The model, on the GPU if there is one."""
+        return pretrained.load_dot(self.source, self.pooling).to(device()).eval()
+
+    def inputs(self) -> dict[str, str]:
+        """Digests of what its vectors depend on besides the collection."""
+        if not self.published:
+            return {"model": store.digest_of(Path(self.source))}
+        tokenizer = tokenizer_digest(pretrained.tokenizer_of(self.profile, self.source))
+        return {"model": store.folder_digest(Path(self.source)), "tokenizer": tokenizer, "pooling": self.pooling}
+
+    def passages(self) -> Ragged:
+        """Token ids of all passages."""
+        tokenizer = pretrained.tokenizer_of(self.profile, self.source) if self.published else None
+        return open_tokens(self.profile, self.collection, tokenizer)["passages"]
+
+    def vectors(self) -> torch.Tensor:
+        """(P, D) fp16 vectors of the whole collection, memory-mapped; shards that are already there are used."""
+
+        def make(folder: Path) -> None:
+            write_vectors(self.load(), self.passages(), folder)
+
+        name, parameters, inputs = self.artefact
+        return read_vectors(self.store.artefact(name, parameters, inputs, make))
+
+    def encode_shards(self, numbers: Sequence[int]) -> tuple[Path, list[int]]:
+        """Make these shards of `vectors`, as one of several processes or machines (tools/parallel.py).
+
+        Returns their folder, and the numbers of the shards that are still missing there.
+        """
+        with self.store.parts(*self.artefact) as folder:
+            write_shards(self.load(), self.passages(), folder, numbers)
+            return folder, missing(folder, len(self.collection.passages.ids))
+
+    @property
+    def artefact(self) -> tuple[str, dict[str, int], dict[str, str]]:
+        """Name, parameters and inputs of the artefact `vectors`."""
+        inputs = {**self.inputs(), "collection": self.collection.digest}
+        return f"vectors/{self.system.name}", self.profile.tokens.model_dump(), inputs
+
+    def searcher(self) -> TextSearch:
+        """Exact search for the texts of any queries, with everything loaded."""
+        model, cap = self.load(), self.profile.tokens.query
+        tokenizer = pretrained.tokenizer_of(self.profile, self.source if self.published else self.profile.encoder_path)
+        search_all = dense.searcher(self.vectors())
+
+        def search(texts: Sequence[str], depth: int) -> tuple[IntArray, FloatArray]:
+            vecs = encode(model, tokenise(tokenizer, texts, cap))
+            return search_all(torch.from_numpy(vecs), depth)
+
+        return search

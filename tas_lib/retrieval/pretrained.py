@@ -153,10 +153,8 @@ def _head(name: str, prefix: str) -> dict[str, Tensor]:
         if head := _weights(name, prefix):
             return head
         raise ValueError(f"{name!r} is another kind of model: it has no {prefix}")
-    try:
+    with _one_line("head.safetensors", name):
         return {k: v.float() for k, v in load_file(Path(name) / "head.safetensors").items()}
-    except Exception as error:  # safetensors raises its own kinds
-        raise ValueError(f"{name}/head.safetensors is missing or cut off: {error}") from error
 
 
 def save(model: BertDot | BertCat | ColBert, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

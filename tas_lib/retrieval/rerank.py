@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
+import pandas as pd
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
@@ -72,26 +73,21 @@ def _reordered(candidates: IntArray, query: IntArray, rank: IntArray, scores: Fl
 class ScoreCache:
     """A scorer of pairs or triples that keeps its scores, so that a second first stage pays only for new candidates."""
 
-    def __init__(self, score: Callable[..., FloatArray], n_passages: int) -> None:
-        """score: a PairScorer or a Preference. n_passages: an upper bound of passage indices."""
-        self.score, self.n_passages = score, n_passages
-        self.keys, self.scores = np.empty(0, np.int64), np.empty(0)  # sorted by key
+    def __init__(self, score: Callable[..., FloatArray]) -> None:
+        """score: a PairScorer or a Preference."""
+        self.score = score
+        self.known: list[pd.Series] = []  # scores by pair or triple, one series per call with new ones
 
-    def __call__(self, queries: IntArray, *passages: IntArray) -> FloatArray:
+    def __call__(self, *indices: IntArray) -> FloatArray:
         """Scores (N,); each distinct pair or triple is scored only once, ever."""
-        if (int(queries.max(initial=0)) + 1) * self.n_passages ** len(passages) > np.iinfo(np.int64).max:
-            raise ValueError(f"too many queries to number every {1 + len(passages)}-tuple of their indices")
-        keys = queries.astype(np.int64)
-        for indices in passages:
-            keys = keys * self.n_passages + indices
-        distinct, first = np.unique(keys, return_index=True)
-        new = first[np.isin(distinct, self.keys, assume_unique=True, invert=True)]
+        keys = pd.MultiIndex.from_arrays(indices)
+        new = keys.unique().sort_values()
+        for scores in self.known:
+            new = new[~new.isin(scores.index)]
         if len(new):
-            fresh = self.score(queries[new], *(indices[new] for indices in passages))
-            known, scores = np.concatenate([self.keys, keys[new]]), np.concatenate([self.scores, fresh])
-            order = np.argsort(known)
-            self.keys, self.scores = known[order], scores[order]
-        return self.scores[np.searchsorted(self.keys, keys)]
+            fresh = self.score(*(new.get_level_values(level).to_numpy() for level in range(new.nlevels)))
+            self.known.append(pd.Series(fresh, new, dtype=float))
+        return pd.concat(self.known).reindex(keys).to_numpy() if len(keys) else np.empty(0)
 
 
 # --- runs --------------------------------------------------------------------------------------------------------
@@ -104,7 +100,7 @@ class Rerankers:
         """Loads no model yet."""
         self.profile, self.collection = profile, collection
         self.scorer = cache(self._load)
-        self._cached = cache(lambda by, name: ScoreCache(self.scorer(by, name), len(collection.passages.ids)))
+        self._cached = cache(lambda by, name: ScoreCache(self.scorer(by, name)))
 
     def _load(self, by: str, name: str) -> Callable[..., FloatArray]:
         """Scores of indices of a query set and of passages: a PairScorer, for duo a Preference."""

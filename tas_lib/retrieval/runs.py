@@ -1,6 +1,6 @@
 """The run of every row of a table: a first stage's, fused runs, a re-ranked run, or a file made elsewhere (§5)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,11 +12,13 @@ from tas_lib.evaluation import metrics
 from tas_lib.evaluation.metrics import PerQuery
 from tas_lib.records import Run, as_run
 from tas_lib.retrieval import doc2query, fusion
-from tas_lib.retrieval.biencoder import BiEncoder, TextSearch
 from tas_lib.retrieval.bm25 import Bm25Index
+from tas_lib.retrieval.encode import BiEncoder, TextSearch
 from tas_lib.retrieval.rerank import Rerankers
 
 Found = TypeVar("Found")
+Maker = Callable[[Sequence[str], list[Run]], Run]
+"""(ids of queries, runs of the system's parts) → its run"""
 LEXICAL = ("bm25", "expanded")
 """First stages that match words, with BM25."""
 
@@ -98,40 +100,34 @@ class Runs:
             inputs |= self.bi_encoder(system).inputs()
 
         def make(folder: Path) -> None:
-            formats.write_run(folder / f"{name}.run.gz", self._made(system, name), system.name)
+            ids = self.collection.sets[name].queries.ids
+            if system.kind == "reranked":
+                ids = self.rerankers.sample(name)
+            parts = [self.run(self.systems[key], name) for key in system.parts]
+            formats.write_run(folder / f"{name}.run.gz", self._maker(system, name)(ids, parts), system.name)
 
         folder = f"retrieved/{system.name}/{name}"
         return store.Store(self.profile.folder).artefact(folder, parameters, inputs, make) / f"{name}.run.gz"
 
-    def _made(self, system: System, name: str) -> Run:
-        if system.kind == "fused":
-            return self.mixer(system)([self.run(self.systems[key], name) for key in system.of])
-        if system.kind == "reranked":
-            first = self.run(self.systems[system.first], name)
-            return self.rerankers.reorder(first, system, name, self.rerankers.sample(name))
+    def _maker(self, system: System, name: str, remember: bool = True) -> Maker:
+        """How a system answers queries of a set, with everything loaded. remember: whether scores are cached."""
         queries, depth = self.collection.sets[name].queries, self.profile.evaluation.depth
-        return as_run(queries.ids, self.collection.passages.ids, *self.retriever(system)(queries.texts, depth))
+        if system.kind == "reranked":
+            return lambda ids, parts: self.rerankers.reorder(parts[0], system, name, ids, remember)
+        if system.kind == "fused" and system.how == "rrf":
+            return lambda ids, parts: fusion.reciprocal_rank(parts, self.profile.fusion.k, depth)
+        if system.kind == "fused":
+            alpha = self.alpha(system)
+            return lambda ids, parts: fusion.interpolate(parts[1], parts[0], alpha, depth)
+        search, text = self.retriever(system), dict(zip(queries.ids, queries.texts, strict=True))
+        passages = self.collection.passages.ids
+        return lambda ids, parts: as_run(ids, passages, *search([text[query] for query in ids], depth))
 
     def answerer(self, system: System, name: str) -> Callable[[str], Run]:
         """A function from a query's id to its run, with everything loaded and nothing cached, to measure latency."""
-        queries, passages = self.collection.sets[name].queries, self.collection.passages.ids
-        text, depth = dict(zip(queries.ids, queries.texts, strict=True)), self.profile.evaluation.depth
         parts = [self.answerer(self.systems[key], name) for key in system.parts]
-        if system.kind == "fused":
-            mix = self.mixer(system)
-            return lambda query: mix([answer(query) for answer in parts])
-        if system.kind == "reranked":
-            return lambda query: self.rerankers.reorder(parts[0](query), system, name, [query], remember=False)
-        search = self.retriever(system)
-        return lambda query: as_run([query], passages, *search([text[query]], depth))
-
-    def mixer(self, system: System) -> Callable[[list[Run]], Run]:
-        """How the runs of a fused system's parts become one (§5.3)."""
-        how, depth = self.profile.fusion, self.profile.evaluation.depth
-        if system.how == "rrf":
-            return lambda runs: fusion.reciprocal_rank(runs, how.k, depth)
-        alpha = self.alpha(system)
-        return lambda runs: fusion.interpolate(runs[1], runs[0], alpha, depth)
+        make = self._maker(system, name, remember=False)
+        return lambda query: make([query], [answer(query) for answer in parts])
 
     def alpha(self, system: System) -> float:
         """The weight of the first of two fused systems: the one with the best nDCG@10 on the early-stopping set."""

@@ -39,9 +39,7 @@ def candidates(
 ) -> Candidates:
     """The early-stopping set: queries sampled from the set `stop`, and the passages that `search` finds for them."""
     texts, relevant = collection.sets["stop"].queries.texts, collection.relevant("stop")
-    order = Generator(Philox(key=[0, 0])).permutation(len(texts))
-    sampled = stratified(search(texts, 10)[0], relevant, order, stop) if stop.strata else order[: stop.queries]
-    queries = np.sort(sampled)
+    queries = np.sort(Generator(Philox(key=[0, 0])).permutation(len(texts))[: stop.queries])  # uniform, D6
     rows, _ = search([texts[q] for q in queries], stop.depth)
     return Candidates(queries, with_relevant(rows, [relevant[q] for q in queries]), collection)
 
@@ -57,13 +55,3 @@ def with_relevant(rows: IntArray, relevant: Sequence[IntArray]) -> IntArray:
     width = max(map(len, missing))
     extra = np.array([np.pad(m, (0, width - len(m)), constant_values=-1) for m in missing], np.int64)
     return np.concatenate([rows, extra.reshape(len(rows), width)], axis=1)
-
-
-def stratified(rows: IntArray, relevant: Sequence[IntArray], order: IntArray, stop: StopSet) -> IntArray:
-    """Indices of queries, equally many from each range of RR@10 of these rankings (Q, 10) (D6).
-
-    order: (Q,) a random order of the queries; the first of each range are taken.
-    """
-    stratum = np.minimum((metrics.reciprocal_ranks(rows, relevant) * stop.strata).astype(int), stop.strata - 1)
-    each = stop.queries // stop.strata
-    return np.concatenate([order[stratum[order] == s][:each] for s in range(stop.strata)])
