@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -39,15 +38,9 @@ def launched(n: int, work: Callable[..., Any], *arguments: object) -> list[Any]:
     """What `work` returns in each of n processes that have joined each other."""
     fresh = multiprocessing.get_context("forkserver")
     fresh.set_forkserver_preload([__name__])
-    port = free_port()
+    port = tiny.free_port()
     with ProcessPoolExecutor(n, mp_context=fresh) as pool:  # each waits for the others, so each gets one
         return [f.result() for f in [pool.submit(_joined, index, n, port, work, *arguments) for index in range(n)]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _joined(index: int, n: int, port: int, work: Callable[..., Any], *arguments: object) -> Any:
@@ -211,7 +204,7 @@ def test_a_launch_trains_a_system_and_its_baseline_into_the_store(tmp_path: Path
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(profile.model_dump(mode="json", exclude={"name"})))
     tiny.put_shipped(profile, tiny.source())
     tiny.put_collection(profile, tiny.source())
-    options = f"--cpu --num_processes 2 --num_machines 1 --main_process_port {free_port()} --mixed_precision no"
+    options = f"--cpu --num_processes 2 --num_machines 1 --main_process_port {tiny.free_port()} --mixed_precision no"
     launch = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--dynamo_backend", "no"]
     ended = subprocess.run(
         [*launch, "-m", "tools.parallel", "train", "tiny", "dual/tas_balanced"],

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -180,10 +179,8 @@ def vectors_of_x(profile: Profile) -> bytes:
 
 
 def test_two_processes_make_the_bytes_of_one(profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    common["MASTER_PORT"] = str(tiny.free_port())
     both = [process(TEN + RUN, RANK=rank, LOCAL_RANK=rank, **common) for rank in "01"]
     output = [p.communicate(timeout=900)[0] for p in both]
     assert [p.returncode for p in both] == [0, 0], output

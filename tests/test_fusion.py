@@ -122,10 +122,8 @@ def precision(run: Run, qrels: Qrels) -> float:
     return sum(next(iter(run[query])) in qrels[query] for query in qrels) / len(qrels)
 
 
-def test_alpha_is_the_first_of_the_best():
+def test_each_alpha_has_the_measure_of_its_fusion():
     # c passes a from 102 + 12α > 104 + 4α on: α > ¼
     alphas, qrels = [0.1, 0.25, 0.3, 0.5], {"q1": {"c": 1}}
     values = fusion.qualities(DENSE, SPARSE, qrels, alphas, precision)
     assert values == {0.1: 0.0, 0.25: 0.0, 0.3: 1.0, 0.5: 1.0}
-    assert fusion.choose_alpha(DENSE, SPARSE, qrels, alphas, precision) == 0.3
-    assert fusion.choose_alpha(DENSE, SPARSE, {"q1": {"a": 1}}, alphas, precision) == 0.1

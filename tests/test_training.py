@@ -3,7 +3,6 @@ import logging
 import multiprocessing
 import os
 import random
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -325,15 +324,7 @@ def test_a_real_sigkill_three_times_over_changes_no_bit(tmp_path: Path):
     start("whole").join()
     rng, draft = random.Random(7), tmp_path / "killed" / ".trained.draft"
     for goal in (rng.randint(1, 7), rng.randint(9, 15), rng.randint(17, 23)):  # of thirty evaluations
-        process = start("killed")
-        while evaluated() < goal:
-            assert process.is_alive()
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.1))
-        assert process.pid
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        assert process.exitcode == -signal.SIGKILL, "it had ended before it was killed"
+        tiny.kill(start("killed"), lambda goal=goal: evaluated() >= goal, rng.uniform(0, 0.1))
     last = start("killed")
     last.join()
     assert last.exitcode == 0

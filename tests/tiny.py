@@ -1,6 +1,10 @@
 """What several tests share: random models of toy size, token ids of made-up texts, a tokenizer of a few words."""
 
-from collections.abc import Sequence
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +130,24 @@ def save_encoder(folder: Path, model: PreTrainedModel | None = None) -> Path:
     (model or bert(len(tokenizer()))).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+def kill(process: BaseProcess, ready: Callable[[], bool], wait_s: float) -> None:
+    """SIGKILL to a process, this long after it is ready."""
+    while not ready():
+        assert process.is_alive()
+        time.sleep(0.002)
+    time.sleep(wait_s)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it had ended before it was killed"
+
+
+def free_port() -> int:
+    """A port that several processes can meet at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 # --- a whole experiment ------------------------------------------------------------------------------------------

@@ -8,10 +8,12 @@ threads).
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from tas_lib import models
 from tas_lib.config import Profile, System
@@ -124,13 +126,17 @@ class BiEncoder:
         """Digests of what its vectors depend on besides the collection."""
         if not self.published:
             return {"model": store.digest_of(Path(self.source))}
-        tokenizer = tokenizer_digest(pretrained.tokenizer_of(self.profile, self.source))
+        tokenizer = tokenizer_digest(self.tokenizer)
         return {"model": store.folder_digest(Path(self.source)), "tokenizer": tokenizer, "pooling": self.pooling}
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """A published model's own, or the profile's."""
+        return pretrained.tokenizer_of(self.profile, self.source if self.published else self.profile.encoder_path)
 
     def passages(self) -> Ragged:
         """Token ids of all passages."""
-        tokenizer = pretrained.tokenizer_of(self.profile, self.source) if self.published else None
-        return open_tokens(self.profile, self.collection, tokenizer)["passages"]
+        return open_tokens(self.profile, self.collection, self.tokenizer)["passages"]
 
     def vectors(self) -> torch.Tensor:
         """(P, D) fp16 vectors of the whole collection, memory-mapped; shards that are already there are used."""
@@ -158,12 +164,10 @@ class BiEncoder:
 
     def searcher(self) -> TextSearch:
         """Exact search for the texts of any queries, with everything loaded."""
-        model, cap = self.load(), self.profile.tokens.query
-        tokenizer = pretrained.tokenizer_of(self.profile, self.source if self.published else self.profile.encoder_path)
-        search_all = dense.searcher(self.vectors())
+        model, search_all = self.load(), dense.searcher(self.vectors())
 
         def search(texts: Sequence[str], depth: int) -> tuple[IntArray, FloatArray]:
-            vecs = encode(model, tokenise(tokenizer, texts, cap))
+            vecs = encode(model, tokenise(self.tokenizer, texts, self.profile.tokens.query))
             return search_all(torch.from_numpy(vecs), depth)
 
         return search

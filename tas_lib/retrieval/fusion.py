@@ -56,11 +56,5 @@ def qualities(dense: Run, sparse: Run, qrels: Qrels, alphas: Sequence[float], me
     return {alpha: measure(interpolate(dense, sparse, alpha), qrels) for alpha in alphas}
 
 
-def choose_alpha(dense: Run, sparse: Run, qrels: Qrels, alphas: Sequence[float], measure: Quality) -> float:
-    """The best α, the first of equals; chosen on the early-stopping set, never on a test set."""
-    values = qualities(dense, sparse, qrels, alphas, measure)
-    return max(values, key=values.__getitem__)
-
-
 def _ranked(passages: Mapping[str, float], depth: int | None) -> dict[str, float]:
     return {passage: passages[passage] for passage in ranking(passages)[:depth]}

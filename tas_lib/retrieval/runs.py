@@ -130,10 +130,11 @@ class Runs:
         return lambda query: make([query], [answer(query) for answer in parts])
 
     def alpha(self, system: System) -> float:
-        """The weight of the first of two fused systems: the one with the best nDCG@10 on the early-stopping set."""
+        """The weight of the first of two fused systems: the first with the best nDCG@10 on the early-stopping set."""
         sparse, dense = (self.run(self.systems[key], "stop") for key in system.of)
         qrels = self.collection.sets["stop"].qrels
-        return fusion.choose_alpha(dense, sparse, qrels, self.profile.fusion.alphas, metrics.mean_ndcg)
+        values = fusion.qualities(dense, sparse, qrels, self.profile.fusion.alphas, metrics.mean_ndcg)
+        return max(values, key=values.__getitem__)
 
     def evaluate(self, system: System, name: str) -> PerQuery:
         """The paper's measures of a system on a test set, per query; of a re-ranked one, on its sample."""

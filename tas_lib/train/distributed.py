@@ -90,17 +90,13 @@ def make_together(artefact: Callable[[Callable[[Path], None]], Path], make: Call
 
     artefact: `Store.artefact`, given all but `make`.
     """
-    if not is_main():
+    path = None
+    if is_main():
+        path = artefact(lambda folder: make(from_main(folder)))
+        from_main(None)  # nothing is left to make
+    else:
         while folder := from_main():
             make(folder)
-        return Path(from_main())
-
-    def begin(folder: Path) -> None:
-        from_main(folder)
-        make(folder)
-
-    path = artefact(begin)
-    from_main(None)
     return Path(from_main(path))
 
 
