@@ -164,10 +164,10 @@ class BiEncoder:
 
     def searcher(self) -> TextSearch:
         """Exact search for the texts of any queries, with everything loaded."""
-        model, search_all = self.load(), dense.searcher(self.vectors())
+        model, tokenizer, search_all = self.load(), self.tokenizer, dense.searcher(self.vectors())
 
         def search(texts: Sequence[str], depth: int) -> tuple[IntArray, FloatArray]:
-            vecs = encode(model, tokenise(self.tokenizer, texts, self.profile.tokens.query))
+            vecs = encode(model, tokenise(tokenizer, texts, self.profile.tokens.query))
             return search_all(torch.from_numpy(vecs), depth)
 
         return search
