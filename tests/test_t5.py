@@ -8,6 +8,7 @@ import tiny
 import torch
 from tiny import PASSAGES, QUERIES, t5
 from tiny import t5_tokenizer as tokenizer
+from transformers import PreTrainedTokenizerBase
 
 from tas_lib.retrieval import t5 as module
 from tas_lib.retrieval.t5 import DUO, MONO, T5Scorer, answers, prompts
@@ -21,8 +22,8 @@ def ids_of(text: str) -> list[int]:
     return tokenizer()(text, add_special_tokens=False)["input_ids"]
 
 
-def test_prompts_are_tokenised_as_whole_sentences():
-    known = tokenizer()
+@pytest.mark.parametrize("known", [tokenizer(), tiny.tokenizer()], ids=["T5", "BERT"])
+def test_prompts_are_tokenised_as_whole_sentences(known: PreTrainedTokenizerBase):
     mono = [(q, p) for q in QUERIES for p in PASSAGES]
     sentences = [f"Query: {q} Document: {p} Relevant:" for q, p in mono]
     assert [ids.tolist() for ids in prompts(known, MONO, mono, cap=64)] == known(sentences)["input_ids"]

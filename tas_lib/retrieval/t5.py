@@ -80,7 +80,7 @@ def _one_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
 def prompts(
     tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], texts: Sequence[Sequence[str]], cap: int
 ) -> list[IntArray]:
-    """Token ids of `label text label text … label </s>`, at most `cap`: texts are cut, labels never.
+    """Token ids of `label text label text … label` with special tokens, at most `cap`: texts are cut, labels never.
 
     texts: one per label but the last, for each of the N prompts.
     Reading: pygaggle cuts the whole prompt, so a long passage loses `Relevant:`. We cut the longest texts.
@@ -88,18 +88,25 @@ def prompts(
     distinct = list(dict.fromkeys([*labels, *(text for parts in texts for text in parts)]))
     tokens = tokenizer(distinct, add_special_tokens=False, truncation=True, max_length=cap)["input_ids"]
     ids: dict[str, list[int]] = dict(zip(distinct, tokens, strict=True))
-    end = [*ids[labels[-1]], tokenizer.eos_token_id]
-    room = cap - len(end) - sum(len(ids[label]) for label in labels[:-1])
+    before, after = _special_tokens(tokenizer, labels[-1], ids[labels[-1]])
+    room = cap - len(before) - len(after) - sum(len(ids[label]) for label in labels)
     if room < len(labels) - 1:
         raise ValueError(f"a prompt of at most {cap} tokens has no room for its texts beside {' … '.join(labels)}")
     made: list[IntArray] = []
     for parts in texts:
-        pieces: list[list[int]] = []
+        pieces = [before]
         kept = shares([len(ids[text]) for text in parts], room)
         for label, text, n in zip(labels, parts, kept, strict=False):  # the last label has no text
             pieces += [ids[label], ids[text][:n]]
-        made.append(np.concatenate([*pieces, end]).astype(np.int64))
+        made.append(np.concatenate([*pieces, ids[labels[-1]], after]).astype(np.int64))
     return made
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> tuple[list[int], list[int]]:
+    """The special tokens before and after a text, whose own ids are given; T5 has `</s>` after it."""
+    whole = tokenizer(text)["input_ids"]
+    start = next(i for i in range(len(whole)) if whole[i : i + len(ids)] == ids)
+    return whole[:start], whole[start + len(ids) :]
 
 
 def shares(lengths: Sequence[int], room: int) -> list[int]:
