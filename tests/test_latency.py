@@ -1,7 +1,6 @@
 """Latency and cost: clocks that tell set times, memory and work by hand, and Tables 1 and 2 made of them."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,33 +19,35 @@ from tas_lib.retrieval import dense as search
 CPU = torch.device("cpu")
 
 
-def reading(*seconds: float) -> Callable[[], float]:
-    """A clock that shows these times, one a look."""
-    return iter(seconds).__next__
+@pytest.fixture
+def clock(monkeypatch):
+    """Sets the times that the clock shows, one for each look."""
+    return lambda *seconds: monkeypatch.setattr(latency, "now", iter(seconds).__next__)
 
 
 # --- the clock -----------------------------------------------------------------------------------------------------
 
 
-def test_stages_and_their_total_by_hand():
+def test_stages_and_their_total_by_hand(clock):
     # started at 10.0; first stage done at 10.5, second at 12.0; again from 20.0: 21.0, 21.25
-    clock = reading(10.0, 10.5, 12.0, 20.0, 21.0, 21.25)
-    times = latency.time_stages(lambda: iter("ab"), warm_up=0, seconds=100, most=2, clock=clock)
+    clock(9.0, 10.0, 10.5, 12.0, 20.0, 21.0, 21.25)
+    times = latency.time_stages(lambda: iter("ab"), warm_up=0, seconds=100, most=2)
     assert times == {"a": Timing([500, 1000]), "b": Timing([1500, 250]), TOTAL: Timing([2000, 1250])}
     assert (times["a"].mean, times[TOTAL].mean) == (750, 1625)
 
 
-def test_a_time_box_ends_after_the_repetition_that_passes_the_limit():
+def test_a_time_box_ends_after_the_repetition_that_passes_the_limit(clock):
     calls: list[int] = []
-    timing = latency.time_boxed(lambda: calls.append(0), 3, 100, 2, reading(0.0, 1.0, 1.0, 3.0))
-    assert (len(calls), timing.ms) == (5, [1000, 2000])  # the warm-up is run and not timed
-    # two seconds: 0 to 0.9, 1.0 to 1.9, 2.0 to 2.5, which is past it
-    timing = latency.time_boxed(lambda: None, 0, 2.0, 100, reading(0.0, 0.9, 1.0, 1.9, 2.0, 2.5))
-    assert timing.ms == pytest.approx([900, 900, 500])
-    assert latency.time_boxed(lambda: None, 0, 0.5, 100, reading(0.0, 60.0)).ms == [60_000]  # once at least
+    clock(0.0, 0.0, 1.0, 1.0, 3.0)
+    assert latency.time_boxed(lambda: calls.append(0), 3, 100, 2).ms == [1000, 2000]
+    assert len(calls) == 5  # the warm-up is run and not timed
+    clock(0.0, 0.0, 0.9, 1.0, 1.9, 2.0, 2.5)  # two seconds: 0 to 0.9, 1.0 to 1.9, 2.0 to 2.5, which is past it
+    assert latency.time_boxed(lambda: None, 0, 2.0, 100).ms == pytest.approx([900, 900, 500])
+    clock(0.0, 0.0, 60.0)
+    assert latency.time_boxed(lambda: None, 0, 0.5, 100).ms == [60_000]  # once at least
 
 
-def test_the_shortest_time_of_each_batch_counts():
+def test_the_shortest_time_of_each_batch_counts(clock):
     batches: list[list[str]] = []
 
     def answer(texts: list[str]) -> Iterator[str]:
@@ -54,17 +55,15 @@ def test_the_shortest_time_of_each_batch_counts():
         yield "done"
 
     # two batches of two (the fifth query is left over), three rounds; a look at the clock before and after each
-    clock = reading(0, 5, 10, 12, 20, 21, 30, 37, 40, 43, 50, 54)  # 5 and 2; 1 and 7; 3 and 4 seconds
-    assert latency.least(answer, list("abcde"), 2, 3, clock).ms == [1000, 2000]
+    clock(0, *(0, 5, 10, 12), *(20, 21, 30, 37), *(40, 43, 50, 54))  # 5 and 2; 1 and 7; 3 and 4 seconds
+    assert latency.least(answer, list("abcde"), 2, 3).ms == [1000, 2000]
     assert batches == [["a", "b"], ["c", "d"]] * 3
 
 
-@pytest.mark.parametrize(
-    ("n", "tail"),
-    [(1, 1), (99, 99), (100, 99), (101, 100), (1000, 990)],  # 99 of 100 are at most 99; 99% of 101 are 99.99, so 100
-)
-def test_the_tail_is_the_99th_percentile_from_a_hundred_on(n: int, tail: float):
-    assert Timing([float(i) for i in range(n, 0, -1)]).tail == tail
+def test_the_tail_is_the_99th_percentile_from_a_hundred_on():
+    # 99 of 100 are at most 99; 99% of 101 are 99.99, so 100
+    for n, tail in [(1, 1), (99, 99), (100, 99), (101, 100), (1000, 990)]:
+        assert Timing([float(i) for i in range(n, 0, -1)]).tail == tail
 
 
 # --- a query -------------------------------------------------------------------------------------------------------
@@ -185,13 +184,3 @@ def test_table_2_shows_the_papers_rows_and_what_was_measured_or_why_not(tmp_path
     assert sorted(text for row in printed.rows for text in row[1:]) == sorted(theirs)
     paths = render.write(tmp_path, "table2", "Caption.", [printed, measured], tidy)
     assert paths[1].read_text().splitlines()[:2] == ["row,column,value,paper_value", "Standalone,Min. GPU,,1× GTX"]
-
-
-def test_the_tables_of_the_papers_size_can_be_made_in_small(tmp_path: Path):
-    """What target table1-full does, at a tiny size."""
-    tokenizer = tiny.tokenizer()
-    find = partial(search.dense, passages=latency.unit_vectors(store.Store(tmp_path), 200, 16), depth=10)
-    answer = partial(latency.answering, BertDot(tiny.bert(len(tokenizer))), tokenizer, 8, find, 64)
-    times = latency.latencies(answer, tiny.source().sets["dev"].queries.texts, seconds=0.0)
-    assert len(cost.table1(times)[1]) == 18
-    assert all(len(timing.ms) == 1 for stages in times.values() for timing in stages.values())

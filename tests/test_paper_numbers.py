@@ -61,13 +61,10 @@ def test_every_cell_is_there_once_and_only_results_have_markers(table):
     [
         (1, "Batch size 2,000", "Faiss retrieval 99th Per.", "2,524 ms", ""),
         (2, "RocketQA", "Added Cost (per Sample) Teacher inference", "× > 13", ""),
-        (2, "TAS-Balanced", "KD Teacher", "BERT_CAT + ColBERT", ""),
         (3, "Lambdarank", "TREC-DL'19 nDCG@10", "lost", ""),
         (3, "Lambdarank", "TREC-DL'19 R@1K", ".812", "kn"),
-        (3, "Margin-MSE", "TREC-DL'19 R@1K", ".845", "kln"),
         (4, "None / Random", "MSMARCO DEV MRR@10", ".298", ""),
         (4, "Pairwise (BERT_CAT) / TAS-Balanced", "MSMARCO DEV nDCG@10", ".393", "rt"),
-        (4, "In-Batch Neg. (ColBERT) / TAS-Balanced", "TREC-DL'19 MRR@10", ".910", ""),
         (4, "Pairwise + In-Batch / TAS-Balanced", "TREC-DL'19 nDCG@10", ".712", ""),
         (5, "E", "TREC-DL'20 nDCG@10", ".701", "bc"),
         (6, "Baselines / RocketQA / ERNIE-Base / 4,000", "MSMARCO DEV MRR@10", ".364", ""),
@@ -116,9 +113,3 @@ def test_table_5_ends_with_the_mean_and_the_deviation_of_a_sample():
         for deviation in right:
             right[deviation] += f"{deviation(values):.3f}"[1:] == cells["StdDev", column].value
     assert right == {stdev: 5, pstdev: 3}  # of six columns: n - 1, not n
-
-
-def test_bm25s_recall_differs_between_tables_6_and_7_as_printed():
-    recall = ["TREC-DL'19 R@1K", "TREC-DL'20 R@1K", "MSMARCO DEV R@1K"]
-    assert [rows(6)["Baselines / BM25"][c] for c in recall] == [".739", ".806", ".868"]
-    assert [rows(7)["Low latency / BM25"][c] for c in recall] == [".745", ".803", ".857"]

@@ -1,7 +1,6 @@
 """Tables 4 and 6 beside what others measured on MS MARCO: the paper, the 2023 study, Pyserini."""
 
 from collections.abc import Sequence
-from decimal import Decimal
 
 import pandas as pd
 
@@ -9,47 +8,47 @@ from tas_lib.report.paper import FOLDER, Cell, Column, Row
 from tas_lib.report.render import Grid, decimals, signed
 
 SOURCES = ("paper", "2023 study", "Pyserini")
-TOLERANCE = Decimal(".004")
+TOLERANCE = 0.004
 """How far ours, with four decimals, may be from a figure as printed."""
 HEADS = ("Row", "Column", "Paper", "2023 study", "Pyserini", "Ours", "Run")
 FIELDS = ("row", "column", "source", "figure", "ours", "origin", "difference", "apart")
 
 
-def others() -> dict[str, dict[str, dict[tuple[str, str], str]]]:
-    """Our system → line → (source, column) → figure as printed. The line is "" for the system's own, or has a name."""
-    rows, printed = (pd.read_csv(FOLDER / f"{name}.csv", dtype=str, keep_default_na=False)
-                     for name in ("others", "independent"))  # fmt: skip
-    result: dict[str, dict[str, dict[tuple[str, str], str]]] = {}
-    for entry in rows.merge(printed, on=["source", "row"]).to_dict("records"):
-        lines = result.setdefault(entry["system"], {})
-        lines.setdefault(entry["line"], {})[entry["source"], entry["column"]] = entry["value"]
-    return result
+def others() -> dict[tuple[str, str, str, str], str]:
+    """(our system, line, source, column) → figure as printed. The line is "" for the system's own, or has a name."""
+    rows, printed = (
+        pd.read_csv(FOLDER / f"{name}.csv", dtype=str, na_filter=False) for name in ("others", "independent")
+    )
+    return (
+        rows.merge(printed, on=["source", "row"]).set_index(["system", "line", "source", "column"])["value"].to_dict()
+    )
 
 
 def distance(cell: Cell, figure: str) -> tuple[str, str, str]:
     """Our mean with four decimals, its difference from a printed figure, "yes" where that is more than .004 either way.
 
-    In decimals, since .351 - .347 is more than .004 to a float.
+    Rounded to the digits that are printed, since .351 - .347 is more than .004 to a float.
 
     >>> distance(Cell(0.351, ".351"), ".347"), distance(Cell(0.3511, ".351"), ".347")
     (('.3510', '+.0040', ''), ('.3511', '+.0041', 'yes'))
     """
     if cell.value is None:
         return cell.text, "", ""
-    off = Decimal(f"{cell.value:.4f}") - Decimal(figure)
-    return decimals(cell.value, 4), signed(float(off), 4), "yes" if abs(off) > TOLERANCE else ""
+    off = round(round(cell.value, 4) - float(figure), 4)
+    return decimals(cell.value, 4), signed(off, 4), "yes" if abs(off) > TOLERANCE else ""
 
 
 def figures(rows: Sequence[Row], columns: Sequence[Column], cells: Sequence[Sequence[Cell]]) -> pd.DataFrame:
     """One line for each figure that anybody has for a row and column of ours: the paper's sets and cutoffs only."""
-    named, lines = others(), []
+    printed, lines = others(), []
     for row, of_row in zip(rows, cells, strict=True):
-        for line, printed in named.get(row.key, {"": {}}).items():
+        for line in dict.fromkeys(["", *(line for key, line, *_ in printed if key == row.key)]):
             for column, cell in zip(columns, of_row, strict=True):
+                found = {source: printed.get((row.key, line, source, column.heading)) for source in SOURCES}
                 if not line and column.paper == column.heading and cell.paper and cell.paper.number is not None:
-                    printed["paper", column.heading] = cell.paper.value
-                for source in SOURCES:
-                    if figure := printed.get((source, column.heading)):
+                    found["paper"] = cell.paper.value
+                for source, figure in found.items():
+                    if figure:
                         ours, off, apart = distance(cell, figure)
                         lines.append((line or row.label, column.heading, source, figure, ours, row.origin, off, apart))
     return pd.DataFrame(lines, columns=FIELDS)
@@ -60,7 +59,7 @@ def caption(number: str, figures: pd.DataFrame) -> str:
     measured, far = (figures.difference != "").sum(), (figures.apart != "").sum()
     return (
         f"{number} beside what others measured on MS MARCO. In parentheses behind a figure: ours minus it, where that "
-        f"is more than {decimals(float(TOLERANCE))} either way, which is so for {far} of {measured} figures. For "
+        f"is more than {decimals(TOLERANCE)} either way, which is so for {far} of {measured} figures. For "
         "BM25, Pyserini's are Anserini's, default and tuned; the paper's are not all of one kind (D15, D26)."
     )
 

@@ -9,6 +9,7 @@ import math
 import platform
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -56,55 +57,41 @@ class Timing(NamedTuple):
         return sorted(self.ms)[math.ceil(0.99 * len(self.ms)) - 1] if len(self.ms) >= ENOUGH else max(self.ms)
 
 
-def time_boxed(
-    f: Callable[[], object],
-    warm_up: int = 3,
-    seconds: float = 5.0,
-    most: int = 1_000,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Timing:
+def time_boxed(f: Callable[[], object], warm_up: int = 3, seconds: float = 5.0, most: int = 1_000) -> Timing:
     """How long `f` takes: repeated for `seconds`, at least once and at most `most` times, after a warm-up."""
 
     def once() -> Iterator[str]:
         f()
         yield "call"
 
-    return time_stages(once, warm_up, seconds, most, clock)[TOTAL]
+    return time_stages(once, warm_up, seconds, most)[TOTAL]
 
 
 def time_stages(
-    run: Callable[[], Iterable[str]],
-    warm_up: int = 3,
-    seconds: float = 5.0,
-    most: int = 1_000,
-    clock: Callable[[], float] = time.perf_counter,
+    run: Callable[[], Iterable[str]], warm_up: int = 3, seconds: float = 5.0, most: int = 1_000
 ) -> dict[str, Timing]:
-    """The same for each stage of some work, and for the total: `run` yields a stage's name when the stage is done.
-
-    A GPU runs asynchronously: the clock is read when it has finished.
-    """
-
-    def now() -> float:
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        return clock()
-
+    """The same for each stage of some work, and for the total: `run` yields a stage's name when the stage is done."""
     for _ in range(warm_up):
-        for _stage in run():
-            pass
-    times: dict[str, list[float]] = {}
-    began = None
+        list(run())
+    times: dict[str, list[float]] = defaultdict(list)
+    began = now()
     for _ in range(most):
         start = last = now()
-        began = start if began is None else began
         for stage in run():
             done = now()
-            times.setdefault(stage, []).append(1e3 * (done - last))
+            times[stage].append(1e3 * (done - last))
             last = done
-        times.setdefault(TOTAL, []).append(1e3 * (last - start))
+        times[TOTAL].append(1e3 * (last - start))
         if last - began >= seconds:
             break
     return {stage: Timing(ms) for stage, ms in times.items()}
+
+
+def now() -> float:
+    """Seconds of a clock that is read when the GPU, which runs asynchronously, has finished."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 # --- a query -------------------------------------------------------------------------------------------------------
@@ -145,22 +132,17 @@ def latencies(
 
 
 def least(
-    answer: Callable[[Sequence[str]], Iterator[str]],
-    queries: Sequence[str],
-    size: int,
-    rounds: int = 10,
-    clock: Callable[[], float] = time.perf_counter,
+    answer: Callable[[Sequence[str]], Iterator[str]], queries: Sequence[str], size: int, rounds: int = 10
 ) -> Timing:
     """The shortest of several times for each batch of the queries.
 
     Other programs make times longer and never shorter, so the shortest are the batches' own: their mean and tail differ
     little from run to run.
     """
-    times = []
-    for _ in range(rounds):
-        answers = map(answer, in_turn(queries, size))
-        times.append(time_stages(answers.__next__, 0, math.inf, len(queries) // size, clock)[TOTAL].ms)
-    return Timing([min(of_batch) for of_batch in zip(*times, strict=True)])
+    n = len(queries) // size
+    answers = map(answer, in_turn(queries[: n * size], size))
+    ms = time_stages(answers.__next__, 0, math.inf, rounds * n)[TOTAL].ms
+    return Timing(np.reshape(ms, (rounds, n)).min(axis=0).tolist())
 
 
 def in_turn(queries: Sequence[str], size: int) -> Iterator[list[str]]:
@@ -190,7 +172,6 @@ def unit_vectors(store: Store, n: int, width: int, seed: int = 0, shard: int = 6
         for number, first in enumerate(range(0, n, shard)):
             vecs = Generator(Philox(key=[seed, number])).standard_normal((min(shard, n - first), width), np.float32)
             out[first : first + shard] = vecs / np.linalg.norm(vecs, axis=1, keepdims=True)
-            log.info("synthetic vectors: %d of %d", first + len(vecs), n)
 
     parameters = {"n": n, "width": width, "seed": seed, "shard": shard}
     return read_vectors(store.artefact(f"synthetic/{n}x{width}", parameters, {}, make))
@@ -218,9 +199,9 @@ def roofline(device: torch.device, mb: int = 512, n: int = 2_048, seconds: float
 def hardware(device: torch.device) -> dict[str, str]:
     """The machine that measured times are valid for."""
     cpuinfo = Path("/proc/cpuinfo")  # Linux; platform.processor() is empty there
-    name = re.search(r"model name\s*: (.+)", cpuinfo.read_text("utf-8")) if cpuinfo.is_file() else None
+    names = re.findall(r"model name\s*: (.+)", cpuinfo.read_text("utf-8")) if cpuinfo.is_file() else []
     parts = {
-        "processor": name[1].strip() if name else platform.processor() or platform.machine(),
+        "processor": next(iter(names), "").strip() or platform.processor() or platform.machine(),
         "cores": f"{psutil.cpu_count()}, of which {torch.get_num_threads()} are used",
         "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
     }

@@ -1,6 +1,7 @@
 """Tables 3 to 7 in the paper's shape: our means with letters of the t-tests, and the paper's cells beside them."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -230,10 +231,10 @@ def table7(scores: Scores, settings: Profile, tas: str = "tas_b", latencies: Map
 
 def common(scores: Scores) -> tuple[Scores, dict[str, tuple[int, int]]]:
     """The scores on the queries that every measured system has; test set → how many these are, of how many."""
-    queries: dict[str, list[set[str]]] = {}
+    queries: dict[str, list[set[str]]] = defaultdict(list)
     for sets in scores.values():
         for name, measures in sets.items():
-            queries.setdefault(name, []).append(set(next(iter(measures.values()))))
+            queries[name].append(set(next(iter(measures.values()))))
     kept = {name: set.intersection(*of_systems) for name, of_systems in queries.items()}
     shared = {
         key: {
@@ -262,18 +263,19 @@ def differences(table: Table, steps: Mapping[str, tuple[str, str]]) -> pd.DataFr
     steps: label → keys of two rows. paper: the same step between the paper's numbers. NaN where one of the two is
     missing.
     """
-    index, lines = {row.key: i for i, row in enumerate(table.rows)}, []
+    by_key, lines = {row.key: (row, cells) for row, cells in zip(table.rows, table.cells, strict=True)}, []
     for step, (before, after) in steps.items():
-        for j, column in enumerate(table.columns):
-            i, k = index[before], index[after]
-            a, b = table.rows[i].values(column), table.rows[k].values(column)
-            ours = (mean(b) - mean(a), paired_t(b, a)) if a and b else (math.nan, math.nan)
-            first, second = (
-                cell.paper.number if cell.paper else None for cell in (table.cells[i][j], table.cells[k][j])
-            )
-            theirs = math.nan if first is None or second is None else second - first
-            lines.append((step, column.heading, *ours, theirs))
+        (first, cells), (second, others) = by_key[before], by_key[after]
+        for column, a, b in zip(table.columns, cells, others, strict=True):
+            both = a.value is not None and b.value is not None
+            p = paired_t(second.values(column), first.values(column)) if both else math.nan
+            printed = [cell.paper and cell.paper.number for cell in (b, a)]
+            lines.append((step, column.heading, _minus(b.value, a.value), p, _minus(*printed)))
     return pd.DataFrame(lines, columns=["step", "column", "difference", "p", "paper"])
+
+
+def _minus(a: float | None, b: float | None) -> float:
+    return math.nan if a is None or b is None else a - b
 
 
 def step_grid(steps: pd.DataFrame, alpha: float = 0.05) -> Grid:
