@@ -172,10 +172,8 @@ def table5(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System]
 
     Reading: the sample's deviation, with n - 1: n gives .004 where the paper has .005.
     """
-    printed, title = (
-        paper.paper_table(5),
-        "Table 5: instances that differ in the order of topics, queries and pairs alone.",
-    )
+    printed = paper.paper_table(5)
+    title = "Table 5: instances that differ in the order of topics, queries and pairs alone."
     rows, columns = filled(paper.TABLE5, scores, systems), paper.six_columns(evaluation)
     table = compose(title, ("Inst.",), rows, columns, printed, evaluation.alpha)
     n = sum(bool(row.scores) for row in rows)
