@@ -16,12 +16,10 @@ FIELDS = ("row", "column", "source", "figure", "ours", "origin", "difference", "
 
 def others() -> dict[tuple[str, str, str, str], str]:
     """(our system, line, source, column) → figure as printed. The line is "" for the system's own, or has a name."""
-    rows, printed = (
-        pd.read_csv(FOLDER / f"{name}.csv", dtype=str, na_filter=False) for name in ("others", "independent")
-    )
-    return (
-        rows.merge(printed, on=["source", "row"]).set_index(["system", "line", "source", "column"])["value"].to_dict()
-    )
+    names = ("others", "independent")
+    rows, printed = (pd.read_csv(FOLDER / f"{name}.csv", dtype=str, na_filter=False) for name in names)
+    entries = rows.merge(printed, on=["source", "row"]).itertuples()
+    return {(entry.system, entry.line, entry.source, entry.column): entry.value for entry in entries}
 
 
 def distance(cell: Cell, figure: str) -> tuple[str, str, str]:
