@@ -18,8 +18,8 @@ def others() -> dict[tuple[str, str, str, str], str]:
     """(our system, line, source, column) → figure as printed. The line is "" for the system's own, or has a name."""
     names = ("others", "independent")
     rows, printed = (pd.read_csv(FOLDER / f"{name}.csv", dtype=str, na_filter=False) for name in names)
-    entries = rows.merge(printed, on=["source", "row"]).itertuples()
-    return {(entry.system, entry.line, entry.source, entry.column): entry.value for entry in entries}
+    entries = rows.merge(printed, on=["source", "row"]).to_dict("records")
+    return {(entry["system"], entry["line"], entry["source"], entry["column"]): entry["value"] for entry in entries}
 
 
 def distance(cell: Cell, figure: str) -> tuple[str, str, str]:
