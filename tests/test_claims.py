@@ -335,3 +335,8 @@ def test_notebook_13_measures_every_number_that_does_not_follow_from_scores():
     known = claims.from_scores(scores_of(), EVALUATION) | claims.from_recall(lines)
     assert len(known) == 6 + 4
     assert [c.subject for c in NUMBERS.values() if c.subject not in known and f'"{c.subject}"' not in text] == []
+
+
+def test_claims_that_compare_nothing_have_a_line_each():
+    frame = claims_page.frame(claims.judge({}, {}, EVALUATION))
+    assert set(frame["verdict"]) == {"not run"} and frame["p"].isna().all()
