@@ -68,6 +68,7 @@ assert [number for number, _ in titles] == [path.name[:2] for path in sources]
 # | [12 recall and pipelines](12_pipelines.ipynb) | §5.3, RQ4 | **Figure 3**, **Table 7** |
 # | [13 what held](13_claims.ipynb) | all claims | a verdict on each |
 # | [14 deviations](14_deviations.ipynb) | paper against public code | what the other choice changes (on request) |
+# | [15 your trainer](15_your_trainer.ipynb) | §2.3, §3 | batches and loss for sentence-transformers (on request) |
 #
 # In a hurry? Read 03 and 05, which hold the paper's two ideas, then 09. With an afternoon: 01 to 06 in order.
 #
