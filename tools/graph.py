@@ -53,7 +53,7 @@ NOTEBOOKS = {
     PIPELINES: Notebook([BASELINE, "in_batch/random"], makes=("figure3", "table7"), seconds=880),
     "13_claims": Notebook(None, after=("05_sampling", PIPELINES), makes=("claims",), seconds=60),
     "14_deviations": Notebook(paper.TABLE5 | paper.DEVIATIONS, makes=("deviations",), on_request=True),
-    "15_your_trainer": Notebook(seconds=40, on_request=True),
+    "15_your_trainer": Notebook(seconds=90, on_request=True),
 }
 VARIED = ("teacher", "sampling", "loss", "batch_size", "seed", "variant")  # parameters of the training notebook
 

@@ -2,7 +2,7 @@
 # # 15 · Your data, your trainer: how do I use these batches elsewhere?
 #
 # *Paper:* §2.3 (Eq. 8), §3 (Eqs. 10-13). *Needs:* the training pairs (01), as a stand-in for your own.
-# *Time on the default profile:* under a minute on two cores.
+# *Time on the default profile:* about a minute and a half on one core, once the pairs are made.
 #
 # You have triples of your own (a query, a passage that answers it, one that does not) and train with
 # [sentence-transformers](https://sbert.net). Two objects bring this paper into its `SentenceTransformerTrainer`: one
@@ -46,8 +46,7 @@ queries, passages, pairs = lab.collection.sets["train"].queries.texts, lab.colle
 # ## A file of triples
 #
 # One JSON object per line: query, positive, negative, and the margin that a cross-encoder sees between the two
-# passages. This is all that you have to bring. Without a cross-encoder's scores, `SAMPLING = "tas"` needs no margins,
-# only the loss does.
+# passages. This is all that you have to bring. `SAMPLING = "tas"` ignores the margins; only the loss needs them then.
 
 # %%
 counts = np.diff(pairs.offsets)
@@ -203,9 +202,9 @@ grid(result, ["student", "mean error of the margin", "agrees with the teacher"])
 # ## Answer
 #
 # With two lines: `batch_sampler=TasBatches(dataset, clusters, steps)` among the trainer's arguments, and
-# `loss=DualTeacherLoss(model, teacher)`. The batches are those of this suite, bit for bit, in any process and after any
-# interruption. Sixty steps on 400 queries bring the student's margins closer to the teacher's; what such a training is
-# worth in retrieval, only a test set can say (09).
+# `loss=DualTeacherLoss(model, teacher)`. The batches are those of this suite, in any process and after interruptions.
+# The table above shows how far sixty steps on 400 queries get, which is not far; what a training is worth in retrieval,
+# only a test set can say (09).
 #
 # ## Where we differ
 #
