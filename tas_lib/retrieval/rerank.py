@@ -19,7 +19,7 @@ from tas_lib.evaluation import metrics
 from tas_lib.records import FloatArray, IntArray, Run, as_run
 from tas_lib.retrieval import cross_encoder, pretrained
 from tas_lib.retrieval.encode import device
-from tas_lib.retrieval.t5 import T5Scorer
+from tas_lib.retrieval.t5 import T5Scorer, answer_words
 
 PairScorer = Callable[[IntArray, IntArray], FloatArray]
 """(query indices, passage indices) → scores, all (N,)"""
@@ -107,7 +107,8 @@ class Rerankers:
         source, caps = shipped.model(self.profile, by), self.profile.tokens
         texts = self.collection.sets[name].queries.texts, self.collection.passages.texts
         if by != "cat":
-            t5 = T5Scorer(*pretrained.load_seq2seq(source, device()), *texts)
+            loaded = pretrained.load_seq2seq(source, device())
+            t5 = T5Scorer(*loaded, *texts, words=answer_words(*loaded))
             return t5.mono if by == "mono" else t5.duo
         cat = pretrained.load_cross_encoder(source).to(device())
         tokenizer = pretrained.tokenizer_of(self.profile, source)

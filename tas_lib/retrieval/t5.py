@@ -18,6 +18,8 @@ from tas_lib.records import FloatArray, IntArray
 
 log = logging.getLogger(__name__)
 MONO = ("Query:", "Document:", "Relevant:")
+WORDS = ("true", "false"), ("yes", "no")
+"""A model's answers for relevant and not: Castorini's, and those of the multilingual monoT5."""
 DUO = ("Query:", "Document0:", "Document1:", "Relevant:")
 STRETCH = 16_384  # prompts in memory at a time
 
@@ -31,6 +33,7 @@ class T5Scorer(NamedTuple):
     passages: Sequence[str]
     cap: int = 512  # tokens of a prompt
     chunk: int = 32  # prompts scored together
+    words: tuple[str, str] = WORDS[0]
 
     def mono(self, query: IntArray, passage: IntArray) -> FloatArray:
         """monoT5: log P(true) (N,) of `Query: … Document: … Relevant:`."""
@@ -49,25 +52,43 @@ class T5Scorer(NamedTuple):
         for s in range(0, n, STRETCH):
             columns = [[texts[i] for i in indices[s : s + STRETCH].tolist()] for texts, indices in shown]
             made = prompts(self.tokenizer, labels, list(zip(*columns, strict=True)), self.cap)
-            logits = answers(self.model.eval(), self.tokenizer, made, self.chunk)
+            logits = answers(self.model.eval(), self.tokenizer, made, self.chunk, self.words)
             scores[s : s + STRETCH] = logits.log_softmax(-1)[:, 0].cpu().numpy()
             log.info("prompts scored: %d of %d, %.0f s", s + len(made), n, time.monotonic() - start)
         return scores
 
 
 def answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[IntArray], chunk: int = 32
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[IntArray],
+    chunk: int = 32,
+    words: tuple[str, str] = WORDS[0],
 ) -> Tensor:
-    """fp32 logits (N, 2) of `true` and `false` as the first word of the answer, in length-sorted chunks."""
-    words = [_one_token(tokenizer, word) for word in ("true", "false")]
-    device = next(model.parameters()).device
-    chunks, parts = models.length_chunks([len(prompt) for prompt in prompts], chunk), []
-    for some in chunks:
-        ids, mask = models.pad([prompts[i] for i in some], device)  # (n, T)
-        start = torch.full((len(some), 1), model.config.decoder_start_token_id, device=device)
-        logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=False).logits  # (n, 1, V)
-        parts.append(logits[:, 0, words].float())
+    """fp32 logits (N, 2) of two words as the first of the answer, in length-sorted chunks."""
+    indices = [_one_token(tokenizer, word) for word in words]
+    chunks = models.length_chunks([len(prompt) for prompt in prompts], chunk)
+    parts = [_first_word(model, [prompts[i] for i in some])[:, indices].float() for some in chunks]
     return models.original_order(parts, chunks)
+
+
+def _first_word(model: PreTrainedModel, prompts: Sequence[IntArray]) -> Tensor:
+    """Logits (n, V) of the first word of the answers."""
+    ids, mask = models.pad(prompts, next(model.parameters()).device)  # (n, T)
+    start = torch.full((len(prompts), 1), model.config.decoder_start_token_id, device=ids.device)
+    return model(input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=False).logits[:, 0]
+
+
+@torch.inference_mode()
+def answer_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """Which of `WORDS` a model answers, the first if no word stands out; ValueError for another word."""
+    prompt = prompts(tokenizer, MONO, [("what is a cat", "A cat is a small animal.")], 64)
+    likely, ids = _first_word(model.eval(), prompt)[0].float().softmax(-1).topk(2)
+    best = str(tokenizer.convert_ids_to_tokens(ids.tolist())[0]).strip("▁Ġ")
+    for words in WORDS:
+        if likely.sum() < 0.9 or best in words:
+            return words
+    raise ValueError(f"{tokenizer.name_or_path!r} answers {best!r}, not true or false, yes or no")
 
 
 def _one_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
