@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from zlib import crc32
 
 import yaml
 from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
@@ -35,6 +36,7 @@ Strategy = Literal["random", "tas", "tas_balanced", "hard_margin"]
 NEEDED = {"checkpoint": "source", "run": "source", "fused": "of", "reranked": "first"}
 """The setting that a kind of system cannot do without."""
 ONLY = {"pooling": ["checkpoint"], "source": ["checkpoint", "run", "reported"], "of": ["fused"], "first": ["reranked"]}
+ONLY |= dict.fromkeys(["query_prompt", "passage_prompt", "normalize"], ["checkpoint"])
 """The kinds of system that have a setting."""
 
 
@@ -50,6 +52,9 @@ class System(Settings):
     variant: str = ""  # one of the profile's `variants`
     source: str = ""  # hub name, folder or file of a checkpoint or run
     pooling: Literal["", "cls", "mean"] = ""  # of a checkpoint whose folder does not state it; "" is the profile's
+    query_prompt: str = ""  # of a checkpoint: before every query, in place of the model's own prompt
+    passage_prompt: str = ""  # likewise before every passage
+    normalize: bool = False  # of a checkpoint: vectors of unit length, though the model does not say so
     of: tuple[str, ...] = ()  # fused: keys of systems, or bm25; α weighs the first of two
     how: Literal["interpolate", "rrf"] = "interpolate"  # fused
     first: str = ""  # reranked: the key of the system that gives the candidates
@@ -81,7 +86,9 @@ class System(Settings):
             how = self.how if self.of else f"{self.by}{self.depth or ''}"
             return "-".join([self.kind, how, *re.findall(r"[\w.]+", " ".join(self.parts))])
         if self.kind != "trained":
-            return "-".join(filter(None, [self.kind, *re.findall(r"[\w.]+", self.source), self.pooling]))
+            prompts = self.query_prompt + "\0" + self.passage_prompt
+            options = [self.pooling, f"{crc32(prompts.encode()):08x}" * (len(prompts) > 1), "unit" * self.normalize]
+            return "-".join(filter(None, [self.kind, *re.findall(r"[\w.]+", self.source), *options]))
         parts: list[str] = [self.teacher, self.sampling] if self.teacher != "none" else ["labels"]
         if self.teacher == "none" and self.sampling != "random":
             parts.append(self.sampling)
@@ -101,7 +108,7 @@ SAMPLING = {
 """The settings of `Sampling` that a strategy depends on."""
 EXECUTION = {"workers", "cached_chunk", "compile"}
 """Execution settings of a training, which do not affect the result: an interrupted run resumes with others."""
-PIPELINE = {"pooling", "of", "how", "first", "by", "depth"}
+PIPELINE = {"pooling", "query_prompt", "passage_prompt", "normalize", "of", "how", "first", "by", "depth"}
 """What a trained system does not have."""
 
 

@@ -13,7 +13,6 @@ from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection, open_collection
 from tas_lib.data.tokens import load_tokenizer, open_tokens
 from tas_lib.evaluation.metrics import PerQuery
-from tas_lib.models import BertDot
 from tas_lib.records import FloatArray, History, IntArray, Pairs, Ragged, Run
 from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval import pretrained
@@ -161,7 +160,7 @@ class Experiment:
         source = located(system.source) if system.kind == "checkpoint" else str(self.trained(system))
         return BiEncoder(self.profile, self.collection, system, source)
 
-    def load(self, system: System) -> BertDot:
+    def load(self, system: System) -> torch.nn.Module:
         """Its model, trained here or published."""
         return self.bi_encoder(system).load()
 
@@ -214,7 +213,7 @@ class Experiment:
         listed = {key: self.listed[key] for key in keys if key in self.listed}
         for system in listed.values():
             if system.kind == "checkpoint":  # a wrong name fails before the others' long work
-                pretrained.load_config(located(system.source))
+                self.bi_encoder(system)
         sets = [test.name for test in self.profile.evaluation.sets]
         runnable = {key: system for key, system in listed.items() if self.can_run(system)}
         return {key: {n: self.evaluate(runnable[key], n) for n in sets} if key in runnable else {} for key in keys}

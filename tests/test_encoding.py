@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,9 @@ def write(folder: Path | str, numbers: range | None = None) -> bytes:
     """All vectors in one file, byte for byte; or only some shards."""
     Path(folder).mkdir(exist_ok=True)
     if numbers is not None:
-        encoding.write_shards(*model_and_texts(), Path(folder), numbers)
+        encoding.write_shards(partial(encoding.encode, *model_and_texts()), 80, Path(folder), numbers)
         return b""
-    encoding.write_vectors(*model_and_texts(), Path(folder))
+    encoding.write_vectors(partial(encoding.encode, *model_and_texts()), 80, Path(folder))
     assert [path.name for path in Path(folder).glob("*.npy")] == ["vectors.npy"]
     return Path(folder, "vectors.npy").read_bytes()
 
@@ -150,7 +151,7 @@ def test_vectors_are_mapped_and_are_what_encode_returns(tmp_path: Path):
 
 def test_a_single_shard_is_one_file_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(encoding, "SHARD", 100)
-    encoding.write_vectors(*model_and_texts(), tmp_path)
+    encoding.write_vectors(partial(encoding.encode, *model_and_texts()), 80, tmp_path)
     assert os.listdir(tmp_path) == ["00000.npy"]
     assert encoding.read_vectors(tmp_path).shape == (80, 16)
     assert encoding.missing(tmp_path, 80) == []

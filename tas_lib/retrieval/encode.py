@@ -8,8 +8,9 @@ threads).
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,15 +21,17 @@ from tas_lib.config import Profile, System
 from tas_lib.data import store
 from tas_lib.data.collection import Collection
 from tas_lib.data.tokens import open_tokens, tokenise, tokenizer_digest
-from tas_lib.models import BertDot
 from tas_lib.records import FloatArray, IntArray, Ragged
 from tas_lib.retrieval import dense, pretrained
+from tas_lib.retrieval.sentence import SentenceEncoder
 
 log = logging.getLogger(__name__)
 SHARD = 100_000  # texts in a shard
 JOINED = "vectors.npy"
 TextSearch = Callable[[Sequence[str], int], tuple[IntArray, FloatArray]]
 """(texts of queries, depth) → passage indices and scores, both (Q, depth)"""
+Encode = Callable[[IntArray], FloatArray]
+"""Indices of texts (N,) → their fp32 vectors (N, D)"""
 
 
 def device() -> torch.device:
@@ -37,7 +40,7 @@ def device() -> torch.device:
 
 
 @torch.inference_mode()
-def encode(model: BertDot, tokens: Ragged, rows: IntArray | None = None, chunk: int = 64) -> FloatArray:
+def encode(model: torch.nn.Module, tokens: Ragged, rows: IntArray | None = None, chunk: int = 64) -> FloatArray:
     """fp32 vectors (N, D) of the texts at `rows` (N,), of all by default."""
     rows = np.arange(len(tokens.lengths)) if rows is None else rows
     return models.encode_rows(model.eval(), tokens, rows, chunk).float().cpu().numpy()
@@ -48,12 +51,12 @@ def shards(n: int) -> list[range]:
     return [range(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
 
 
-def write_shards(model: BertDot, tokens: Ragged, folder: Path, numbers: Sequence[int]) -> None:
+def write_shards(vectors_of: Encode, n: int, folder: Path, numbers: Sequence[int]) -> None:
     """Those of the shards `numbers` that are missing, as `00000.npy`, `00001.npy`, ...: fp16 vectors (SHARD, D)."""
-    rows = shards(len(tokens.lengths))
-    for number in missing(folder, len(tokens.lengths)):
+    rows = shards(n)
+    for number in missing(folder, n):
         if number in numbers:
-            vecs = encode(model, tokens, np.asarray(rows[number]))
+            vecs = vectors_of(np.asarray(rows[number]))
             store.save_arrays(folder, **{f"{number:05d}": vecs.astype(np.float16)})
             log.info("encoded shard %d of 0 to %d", number, len(rows) - 1)
 
@@ -77,11 +80,11 @@ def _complete(path: Path, n: int) -> bool:
     return True
 
 
-def write_vectors(model: BertDot, tokens: Ragged, folder: Path) -> None:
-    """Every text's vector (N, D) in fp16, in one file: the shards that are missing, then all of them joined."""
-    n = len(shards(len(tokens.lengths)))
-    write_shards(model, tokens, folder, range(n))
-    join(folder, n)
+def write_vectors(vectors_of: Encode, n: int, folder: Path) -> None:
+    """The vectors (n, D) of n texts in fp16, in one file: the shards that are missing, then all of them joined."""
+    numbers = range(len(shards(n)))
+    write_shards(vectors_of, n, folder, numbers)
+    join(folder, len(numbers))
 
 
 def join(folder: Path, n: int) -> None:
@@ -112,22 +115,30 @@ class BiEncoder:
     """A model trained here, which reads with the profile's tokenizer, or a published one, which brings its own."""
 
     def __init__(self, profile: Profile, collection: Collection, system: System, source: str) -> None:
-        """source: the model's folder or hub name."""
+        """source: the model's folder or hub name. Raises ValueError if it has no vector per text."""
         self.profile, self.collection, self.system, self.source = profile, collection, system, source
         self.published = system.kind == "checkpoint"
         self.pooling = system.pooling or profile.pooling
+        if self.published and (kind := pretrained.another_kind(source)):
+            raise ValueError(f"{source!r}: this is {kind}; a checkpoint has one encoder, and one vector per text")
+        self.in_modules = self.published and bool(pretrained.read_json(source, pretrained.MODULES))
         self.store = store.Store(profile.folder)
 
-    def load(self) -> BertDot:
-        """The model, on the GPU if there is one."""
+    def load(self) -> torch.nn.Module:
+        """The model, on the GPU if there is one: from ids and mask (N, T) to vectors (N, D)."""
+        if self.in_modules:
+            return SentenceEncoder(self.source, device()).eval()
         return pretrained.load_dot(self.source, self.pooling).to(device()).eval()
 
     def inputs(self) -> dict[str, str]:
         """Digests of what its vectors depend on besides the collection."""
         if not self.published:
             return {"model": store.digest_of(Path(self.source))}
-        tokenizer = tokenizer_digest(self.tokenizer)
-        return {"model": store.folder_digest(Path(self.source)), "tokenizer": tokenizer, "pooling": self.pooling}
+        stated = self.system.model_dump(include={"query_prompt", "passage_prompt", "normalize"}, exclude_defaults=True)
+        inputs = {"model": store.folder_digest(Path(self.source))} | {key: str(value) for key, value in stated.items()}
+        if self.in_modules:
+            return inputs
+        return inputs | {"tokenizer": tokenizer_digest(self.tokenizer), "pooling": self.pooling}
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -142,7 +153,7 @@ class BiEncoder:
         """(P, D) fp16 vectors of the whole collection, memory-mapped; shards that are already there are used."""
 
         def make(folder: Path) -> None:
-            write_vectors(self.load(), self.passages(), folder)
+            write_vectors(self.passage_encoder(), len(self.collection.passages.ids), folder)
 
         name, parameters, inputs = self.artefact
         return read_vectors(self.store.artefact(name, parameters, inputs, make))
@@ -153,8 +164,9 @@ class BiEncoder:
         Returns their folder, and the numbers of the shards that are still missing there.
         """
         with self.store.parts(*self.artefact) as folder:
-            write_shards(self.load(), self.passages(), folder, numbers)
-            return folder, missing(folder, len(self.collection.passages.ids))
+            n = len(self.collection.passages.ids)
+            write_shards(self.passage_encoder(), n, folder, numbers)
+            return folder, missing(folder, n)
 
     @property
     def artefact(self) -> tuple[str, dict[str, int], dict[str, str]]:
@@ -162,12 +174,29 @@ class BiEncoder:
         inputs = {**self.inputs(), "collection": self.collection.digest}
         return f"vectors/{self.system.name}", self.profile.tokens.model_dump(), inputs
 
+    def text_encoder(self, side: Literal["query", "passage"]) -> Callable[[Sequence[str]], FloatArray]:
+        """From texts to vectors (N, D), with everything loaded; a row's prompt is not counted in the maximum length."""
+        model, cap = self.load(), getattr(self.profile.tokens, side)
+        prompt, normalize = getattr(self.system, f"{side}_prompt"), self.system.normalize
+        if isinstance(model, SentenceEncoder):
+            return partial(model.encode, side=side, prompt=prompt, normalize=normalize)
+        tokenizer = self.tokenizer
+        cap += len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else 0
+
+        def encode_texts(texts: Sequence[str]) -> FloatArray:
+            vecs = encode(model, tokenise(tokenizer, [prompt + text for text in texts], cap))
+            return vecs / np.linalg.norm(vecs, axis=1, keepdims=True).clip(1e-12) if normalize else vecs
+
+        return encode_texts
+
+    def passage_encoder(self) -> Encode:
+        """From indices of passages to vectors (N, D), with everything loaded; stored token ids are used if they can."""
+        if not self.in_modules and not self.system.passage_prompt and not self.system.normalize:
+            return partial(encode, self.load(), self.passages())
+        encode_texts, texts = self.text_encoder("passage"), self.collection.passages.texts
+        return lambda indices: encode_texts([texts[i] for i in indices])
+
     def searcher(self) -> TextSearch:
         """Exact search for the texts of any queries, with everything loaded."""
-        model, tokenizer, search_all = self.load(), self.tokenizer, dense.searcher(self.vectors())
-
-        def search(texts: Sequence[str], depth: int) -> tuple[IntArray, FloatArray]:
-            vecs = encode(model, tokenise(tokenizer, texts, self.profile.tokens.query))
-            return search_all(torch.from_numpy(vecs), depth)
-
-        return search
+        encode_texts, search_all = self.text_encoder("query"), dense.searcher(self.vectors())
+        return lambda texts, depth: search_all(torch.from_numpy(encode_texts(texts)), depth)

@@ -6,7 +6,7 @@ Every `load_*` takes a folder or a hub name and raises a one-line ValueError tha
 import inspect
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as SEQ2SEQ
 from transformers.utils import cached_file
 
 from tas_lib.config import Profile
@@ -32,54 +33,90 @@ from tas_lib.data.tokens import load_tokenizer
 from tas_lib.models import BertCat, BertDot, Classifier, ColBert
 
 INSIDE = "bert_model"  # teachers published with the public code: their config's name of the encoder, and its prefix
+MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"  # of sentence-transformers
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def _one_line(what: str, name: str) -> Iterator[None]:
+def one_line(what: str, name: str) -> Iterator[None]:
     """Turn what safetensors and the hub raise, each their own kinds, into one ValueError of one line."""
     try:
         yield
     except Exception as error:
         where = "folder" if Path(name).exists() else "hub name (no such folder here, and the hub gave nothing)"
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        first, *others = str(error).strip().splitlines() or [type(error).__name__]
+        reason = f"{first} {others[0].strip()}" if others and first.endswith(":") else first
         raise ValueError(f"no {what} in the {where} {name!r}: {reason}") from error
 
 
 def load_config(name: str) -> dict[str, Any]:
     """The contents of `config.json`."""
-    with _one_line("encoder", name):
+    with one_line("encoder", name):
         config: dict[str, Any] = PretrainedConfig.get_config_dict(name)[0]
         if not config:
             raise OSError("there is no config.json")
         return config
 
 
+def read_json(name: str, file: str) -> Any:
+    """The contents of a JSON file of a folder or hub name; {} if it has no such file."""
+    with one_line(file, name):
+        path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+        return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+
+
+def another_kind(name: str) -> str:
+    """What a model is if it is not an encoder with one vector per text, else ""."""
+    settings, modules = read_json(name, SETTINGS), read_json(name, MODULES)
+    config = read_json(name, "config.json") if modules else load_config(name)
+    kind, architectures = settings.get("model_type", "SentenceTransformer"), str(config.get("architectures"))
+    if kind == "ColBERT" or any("pylate" in module["type"] for module in modules):
+        return "a PyLate model: a ColBERT, with a vector per token"
+    if kind != "SentenceTransformer":
+        return f"a {kind} of sentence-transformers"
+    if "HF_ColBERT" in architectures:
+        return "a ColBERT in Stanford's form, with a vector per token"
+    if config.get("model_type") == "dpr":
+        return "one half of a DPR pair, whose queries and passages have different encoders"
+    if not modules and config.get("model_type") in SEQ2SEQ:
+        return f"a {config['model_type']}, which needs {MODULES} of sentence-transformers to have one vector per text"
+    return "" if modules or "ForSequenceClassification" not in architectures else "a cross-encoder"
+
+
+def refuse_missing(weights: Iterable[str]) -> None:
+    """An error that names the first of the weights that a checkpoint lacks, if any."""
+    if missing := sorted(weights):
+        raise OSError(f"it lacks weights, such as {missing[0]}")
+
+
 def load_encoder(name: str) -> PreTrainedModel:
     """An encoder of `transformers`; of a teacher published with the public code, the encoder inside."""
     inside = load_config(name).get(INSIDE)
-    with _one_line("encoder", name):
+    with one_line("encoder", name):
         config = AutoConfig.from_pretrained(inside or name)
         options: dict[str, Any] = {"dtype": torch.float32}
         kind: Any = MODEL_MAPPING[type(config)]
         if "add_pooling_layer" in inspect.signature(kind).parameters:
             options["add_pooling_layer"] = False  # Eq. 4 has no such layer
         if not inside:
-            return AutoModel.from_pretrained(name, config=config, **options)
+            return _complete(AutoModel, name, config=config, **options)
         encoder = AutoModel.from_config(config, **options)
-        missing = encoder.load_state_dict(_weights(name, INSIDE), strict=False).missing_keys
-        if missing:
-            raise OSError(f"{missing[0]} is missing")
+        refuse_missing(encoder.load_state_dict(_weights(name, INSIDE), strict=False).missing_keys)
         return encoder.eval()
 
 
 def load_dot(name: str, pooling: str = "cls") -> BertDot:
-    """A BERT_DOT. pooling: used unless the folder says which pooling it was trained with."""
-    path = Path(name) / "1_Pooling" / "config.json"
-    if path.exists():
-        config = json.loads(path.read_text(encoding="utf-8"))
-        mode = config.get("pooling_mode")  # sentence-transformers 6; older versions have one flag per mode
-        pooling = mode or ("cls" if config.get("pooling_mode_cls_token") else "mean")
+    """A BERT_DOT: an encoder without modules beyond pooling. pooling: used unless `modules.json` names another."""
+    for module in read_json(name, MODULES):
+        kind = module["type"].rpartition(".")[2]
+        if kind == "Pooling":  # its version 6 names the mode, older ones have a flag for each
+            config = read_json(name, f"{module['path']}/config.json")
+            flags = [key.split("_")[2] for key, on in config.items() if key.startswith("pooling_mode_") and on]
+            pooling = config.get("pooling_mode") or ", ".join(flags) or "mean"
+            if pooling not in ("cls", "mean"):
+                raise ValueError(f"{name!r}: its pooling is {pooling}, and a student's is cls or mean")
+        elif kind != "Transformer":
+            log.warning("%s: a student starts from its encoder and pooling, without %s", name, kind)
     return BertDot(load_encoder(name), pooling)
 
 
@@ -95,9 +132,12 @@ def load_cat(name: str) -> BertCat:
 
 def load_colbert(name: str) -> ColBert:
     """A trained ColBERT: ours, or one published with the public code (D10)."""
+    if kind := another_kind(name):
+        raise ValueError(f"{name!r}: this is {kind}; an in-batch teacher is a ColBERT of ours or the public code")
     encoder, head = load_encoder(name), _head(name, "compressor")
     model = ColBert(encoder, len(head["weight"]))
-    model.head.load_state_dict(head)
+    with one_line("ColBERT", name):
+        model.head.load_state_dict(head)
     return model.eval()
 
 
@@ -105,7 +145,11 @@ def load_cross_encoder(name: str) -> BertCat | Classifier:
     """Any model that reads query and passage together: a BERT_CAT, or a sequence classifier with one label."""
     if (Path(name) / "head.safetensors").exists() or load_config(name).get(INSIDE):
         return load_cat(name)
-    model = _complete(AutoModelForSequenceClassification, "cross-encoder", name)
+    settings, modules = read_json(name, SETTINGS), read_json(name, MODULES)
+    if any(settings.get("prompts", {}).values()) or len(modules) > 1:
+        raise ValueError(f"{name!r} reads query and passage in a template, not as CLS query SEP passage SEP")
+    with one_line("cross-encoder", name):
+        model = _complete(AutoModelForSequenceClassification, name, dtype=torch.float32)
     if model.config.num_labels != 1:
         raise ValueError(f"{name!r} is no cross-encoder: it has {model.config.num_labels} labels where a score is one")
     return Classifier(model).eval()
@@ -113,18 +157,17 @@ def load_cross_encoder(name: str) -> BertCat | Classifier:
 
 def load_seq2seq(name: str, device: torch.device | str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence-to-sequence model and its tokenizer."""
-    model = _complete(AutoModelForSeq2SeqLM, "sequence-to-sequence model", name)
+    with one_line("sequence-to-sequence model", name):
+        model = _complete(AutoModelForSeq2SeqLM, name, dtype=torch.float32)
     torch.nn.Module.to(model, device)
     return model, load_tokenizer(name)
 
 
-def _complete(kind: Any, what: str, name: str) -> PreTrainedModel:
+def _complete(kind: Any, name: str, **options: Any) -> PreTrainedModel:
     """A model of one of the auto classes of `transformers`, refused if it would get random weights."""
-    with _one_line(what, name):
-        model, info = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-        if info["missing_keys"]:
-            raise OSError(f"it lacks weights, such as {min(info['missing_keys'])}")
-        return model.eval()
+    model, info = kind.from_pretrained(name, output_loading_info=True, **options)
+    refuse_missing(info["missing_keys"])
+    return model.eval()
 
 
 def tokenizer_of(profile: Profile, name: str) -> PreTrainedTokenizerBase:
@@ -150,10 +193,11 @@ def _weights(name: str, prefix: str) -> dict[str, Tensor]:
 def _head(name: str, prefix: str) -> dict[str, Tensor]:
     """The last layer: `head.safetensors` of ours, the weights under a prefix of a published teacher."""
     if load_config(name).get(INSIDE):
-        if head := _weights(name, prefix):
-            return head
-        raise ValueError(f"{name!r} is another kind of model: it has no {prefix}")
-    with _one_line("head.safetensors", name):
+        head = _weights(name, prefix)
+        if "weight" not in head:
+            raise ValueError(f"{name!r} is another kind of model: it has no {prefix}.weight")
+        return head
+    with one_line("head.safetensors", name):
         return {k: v.float() for k, v in load_file(Path(name) / "head.safetensors").items()}
 
 
