@@ -34,7 +34,7 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
 
 def frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """One line per comparison, and one for a claim without any."""
-    empty = [None] * len(Comparison._fields)
+    empty: list[object] = [None] * len(Comparison._fields)
     lines: list[tuple[object, ...]] = []
     for v in verdicts:
         claim = (v.claim.key, v.claim.section, v.claim.words, v.claim.rule, v.verdict, v.evidence)
