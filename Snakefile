@@ -12,7 +12,8 @@ sys.path.insert(0, workflow.basedir)
 from tas_lib import config as profiles
 from tools import graph
 
-PROFILE = profiles.load(config.get("profile", "docs"))
+PROFILE = profiles.load(str(config.get("profile", "docs")))
+WORDS = [workflow.basedir, sys.executable, PROFILE.name]
 JOBS, TARGETS = graph.jobs(PROFILE), graph.targets(PROFILE)
 PROFILE.folder.mkdir(parents=True, exist_ok=True)
 
@@ -52,4 +53,4 @@ for job in JOBS.values():
         threads: int(config.get("threads", os.cpu_count() or 1))  # one job at a time on one machine, with all its cores
         priority: job.early  # figures and the first table before the many trainings
         shell:
-            f"cd {shlex.quote(workflow.basedir)}; {shlex.quote(sys.executable)} -m tools.execute {PROFILE.name} {{rule}}"
+            "cd {}; {} -m tools.execute {} {{rule}}".format(*map(shlex.quote, WORDS))

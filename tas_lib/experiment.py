@@ -14,8 +14,8 @@ from tas_lib.data.collection import Collection, open_collection
 from tas_lib.data.tokens import load_tokenizer, open_tokens
 from tas_lib.evaluation.metrics import PerQuery
 from tas_lib.records import FloatArray, History, IntArray, Pairs, Ragged, Run
+from tas_lib.retrieval import checks, pretrained
 from tas_lib.retrieval import encode as encoding
-from tas_lib.retrieval import pretrained
 from tas_lib.retrieval.bm25 import Bm25Index
 from tas_lib.retrieval.encode import BiEncoder
 from tas_lib.retrieval.runs import Runs, known
@@ -48,6 +48,12 @@ class Experiment:
             known(test.name, collection.sets)
         if "train" in collection.sets:  # without it, rows can still be BM25, checkpoints and run files
             self.profile.check_sizes(len(collection.sets["train"].queries.ids))
+
+        def check(folder: Path) -> None:
+            store.write_json(folder / "models.json", checks.check(self.profile, self.listed, collection))
+
+        settings = self.profile.model_dump(include=checks.SETTINGS)
+        self.store.artefact("checked", settings, {"collection": collection.digest}, check)
         return collection
 
     @cached_property

@@ -17,7 +17,7 @@ from tas_lib import config
 from tas_lib.config import Profile
 from tas_lib.report import cost
 from tas_lib.report.latency import Roofline
-from tools import estimate, graph, notebooks
+from tools import estimate, execute, graph, notebooks, progress
 from tools import run as runner
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +59,7 @@ BASELINE, DUAL = "06_training-pairwise-random", "06_training-dual-tas_balanced"
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of the tools and the library, with tiny notebooks and the profiles docs and small."""
+    tmp_path = tmp_path / "a folder"
     for folder in ("tools", "tas_lib", "benchmarks", "data/paper"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     for name in ("Snakefile", "requirements.txt", "run_all.sh"):
@@ -170,22 +171,74 @@ def test_a_job_that_does_not_write_its_figure_fails(tree: Path):
     assert message.startswith("05_sampling ran to its last cell but did not write figure2.png")
 
 
-def test_a_killed_run_resumes_and_a_second_run_is_refused(tree: Path):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_run_ends_at_once_and_resumes_and_a_second_run_is_refused(tree: Path, sent: signal.Signals):
     begin = "import os, time\nfrom pathlib import Path\n\nPath('{0}/began').write_text(str(os.getpid()))\n"
     wait = "while not Path('{0}/go').exists():\n    time.sleep(0.1)"
     write(tree, "04_clustering", (begin + wait).format(tree))
-    first = subprocess.Popen(command("small", "figure1"), cwd=tree, env=environment(), stdout=subprocess.DEVNULL)
+    pipe = subprocess.PIPE
+    first = subprocess.Popen(command("small", "figure1"), cwd=tree, env=environment(), stdout=pipe, stderr=pipe)
     until(lambda: (tree / "began").exists())
-    for target in ("figure1", "benchmarks"):
+    for target in ("figure1", "benchmarks") if sent == signal.SIGKILL else ():
         refused = run(tree, "small", target)
         assert refused.stdout == "another run of profile small is in progress; wait for it or stop it\n"
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    until(lambda: ended(int((tree / "began").read_text())))  # nothing continues in the background
+    first.send_signal(sent)
+    _, said = first.communicate(timeout=10)
+    if sent != signal.SIGKILL:
+        assert first.returncode == 128 + sent
+        assert said.decode().endswith("Interrupted. Run the same command again to resume.\n")
+    until(lambda: ended(int((tree / "began").read_text())), 10)  # nothing continues in the background
     (tree / "go").touch()
     second = run(tree, "small", "figure1")
     assert second.returncode == 0, second.stdout
     assert second.stdout.startswith("[1/1] 04_clustering: ")
+
+
+def test_a_terminated_job_ends_its_kernel(tree: Path):
+    write(
+        tree,
+        "04_clustering",
+        f"import os, time, pathlib\npathlib.Path({str(tree)!r}, 'began').write_text(str(os.getpid()))\ntime.sleep(99)",
+    )
+    job = subprocess.Popen(
+        [sys.executable, "-m", "tools.execute", "small", "04_clustering"], cwd=tree, env=environment()
+    )
+    until(lambda: (tree / "began").exists())
+    job.terminate()
+    assert job.wait(10) == 143
+    until(lambda: ended(int((tree / "began").read_text())), 10)
+
+
+def test_the_kernel_is_this_python_and_the_profile_may_have_a_space(tree: Path, monkeypatch: pytest.MonkeyPatch):
+    kernel = tree / "jupyter" / "kernels" / "python3" / "kernel.json"  # of an environment that has gone
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text('{"argv": ["/no/python", "{connection_file}"], "display_name": "Python 3", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tree / "jupyter"))
+    (tree / "profiles" / "my own.yaml").write_text(PROFILE)
+    write(tree, "01_collection", "import sys\nprint(sys.executable)")
+    built = run(tree, "my own", "collection")
+    assert built.returncode == 0, built.stdout
+    assert sys.executable in (tree / "runs" / "my own" / "notebooks" / "01_collection.ipynb").read_text()
+
+
+def test_a_job_is_never_silent_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    log, naps = tmp_path / "log", iter(["", "pairs\n", "pairs\n"])
+    assert execute.SHOW_EVERY_S <= 10
+    monkeypatch.setattr("time.sleep", lambda _: log.write_text(next(naps)))
+    with pytest.raises(StopIteration):
+        execute._show_last_line(log)
+    assert capsys.readouterr().out.split("\n") == ["      0 s so far", "      pairs", "      0 s so far", ""]
+
+
+def test_the_time_left_is_learnt_from_this_run(small: Profile, monkeypatch: pytest.MonkeyPatch):
+    jobs = graph.jobs(small)
+    monkeypatch.setattr(progress, "JOBS", jobs)
+    handler = object.__new__(progress.LogHandler)
+    handler.rates, handler.waiting = {"01_collection": 2.0}, ["06_training-labels", "04_clustering"]
+    assert handler._left() == ""  # no training has run yet
+    handler.rates["06_training"] = 40.0
+    seconds = 40 * jobs["06_training-labels"].seconds + 21 * jobs["04_clustering"].seconds
+    assert handler._left() == f"; about {progress.duration(seconds)} left"
 
 
 def ended(pid: int) -> bool:

@@ -1,16 +1,18 @@
 """Run one job, a notebook, with papermill. The Snakefile calls it: python -m tools.execute PROFILE JOB.
 
 In the profile's folder: `notebooks/<job>.partial.ipynb` is the copy while it runs, `logs/<job>.log` what tas_lib logs
-(its last line is shown every 20 seconds), `logs/<job>.stderr` warnings. If the job fails, the partial copy stays and
+(its last line is shown every few seconds), `logs/<job>.stderr` warnings. If the job fails, the partial copy stays and
 `failed.txt` says in one line what happened in which cell.
 """
 
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -18,13 +20,16 @@ from typing import NoReturn
 import nbformat
 import papermill
 import psutil
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 from papermill.exceptions import PapermillExecutionError
 
 from tas_lib import config
 from tas_lib.config import Profile
-from tools import graph, notebooks
+from tools import graph, notebooks, progress
 
-SHOW_EVERY_S = 20
+SHOW_EVERY_S = 8
 
 
 def main(profile_name: str, job_name: str) -> None:
@@ -50,7 +55,8 @@ def main(profile_name: str, job_name: str) -> None:
     }
     start = time.time()
     try:
-        _run(job, partial)
+        with ThreadPoolExecutor(1) as pool:  # not here: in the main thread, nbclient would take over SIGTERM
+            pool.submit(_run, job, partial).result()
     except PapermillExecutionError as error:
         print(re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)), flush=True)
         _fail(profile, f"{job.name} failed{_last_cell(partial)}: {error.ename}: {error.evalue}", partial)
@@ -66,13 +72,28 @@ def main(profile_name: str, job_name: str) -> None:
     partial.unlink()
 
 
+class ThisPython(AsyncKernelManager):
+    """A kernel of the Python that runs this, whatever else Jupyter finds under the name python3."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """ipykernel's own."""
+        return KernelSpec(**get_kernel_dict())
+
+
 def _run(job: graph.Job, copy: Path) -> None:
     notebook = notebooks.read(job.source)
     if unknown := set(job.parameters) - set(notebooks.defaults(notebook)):
         raise ValueError(f"{job.source.name} has no parameter {min(unknown)}")
     logging.getLogger("papermill").setLevel(logging.ERROR)
     papermill.execute_notebook(
-        notebook, copy, job.parameters, kernel_name="python3", progress_bar=False, cwd=notebooks.FOLDER
+        notebook,
+        copy,
+        job.parameters,
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=notebooks.FOLDER,
+        kernel_manager_class=ThisPython,
     )
 
 
@@ -97,13 +118,12 @@ def _fail(profile: Profile, message: str, partial: Path) -> NoReturn:
 
 
 def _show_last_line(log: Path) -> None:
-    """Print the library's last log line when it is new."""
-    shown = ""
+    """Print the library's last log line when it is new, else how long the job has run."""
+    shown, start = "", time.monotonic()
     while True:
         time.sleep(SHOW_EVERY_S)
         last = log.read_text(encoding="utf-8").rpartition("\n")[0].rpartition("\n")[2]
-        if last != shown:
-            print(f"      {last}", flush=True)
+        print(f"      {last if last != shown else f'{progress.duration(time.monotonic() - start)} so far'}", flush=True)
         shown = last
 
 
@@ -111,10 +131,17 @@ def _end_with(runner: int) -> NoReturn:
     """End this process and its kernel once the runner is gone (kill -9)."""
     with suppress(psutil.NoSuchProcess):
         psutil.Process(runner).wait()
+    _end(1)
+
+
+def _end(status: int) -> NoReturn:
     for child in psutil.Process().children(recursive=True):
-        child.kill()
-    os._exit(1)
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    os._exit(status)
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: _end(128 + number))
     main(*sys.argv[1:])

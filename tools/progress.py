@@ -23,7 +23,7 @@ class LogHandler(LogHandlerBase):
         self.started: dict[int, tuple[str, float]] = {}  # Snakemake's job number → name, seconds
         self.waiting: list[str] = []
         self.total = 0
-        self.spent = self.expected = 0.0
+        self.rates: dict[str, float] = {}  # notebook → its time in this run, as a multiple of `Job.seconds`
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print what a reader needs to know of an event."""
@@ -45,10 +45,17 @@ class LogHandler(LogHandlerBase):
     def _end(self, name: str, start: float) -> None:
         seconds = time.monotonic() - start
         self.waiting.remove(name)
-        self.spent += seconds
-        self.expected += JOBS[name].seconds
-        left = sum(JOBS[other].seconds for other in self.waiting) * self.spent / self.expected
-        print(f"      done in {duration(seconds)}" + (f"; about {duration(left)} left" if left else ""), flush=True)
+        self.rates[JOBS[name].notebook] = seconds / JOBS[name].seconds
+        print(f"      done in {duration(seconds)}{self._left()}", flush=True)
+
+    def _left(self) -> str:
+        """The time left, at this run's own rates; unknown until one of several trainings has run."""
+        waiting = [JOBS[name] for name in self.waiting]
+        if not waiting or any(job.trains and job.notebook not in self.rates for job in waiting):
+            return ""
+        overall = sum(self.rates.values()) / len(self.rates)
+        left = sum(job.seconds * self.rates.get(job.notebook, overall) for job in waiting)
+        return f"; about {duration(left)} left"
 
 
 def duration(seconds: float) -> str:

@@ -7,12 +7,16 @@ was built, or in the last line what went wrong.
 import argparse
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
+import psutil
 from snakemake import cli
+from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
 from tas_lib import config
@@ -26,7 +30,7 @@ RESUME = "Run the same command again to resume."
 
 
 def main(words: list[str]) -> int:
-    """The exit status: 0 built, 1 a notebook failed, 2 unknown request, 130 interrupted."""
+    """The exit status: 0 built, 1 a notebook failed, 2 unknown request; of an interrupted run 130 or 143 (SIGTERM)."""
     parser = argparse.ArgumentParser("./run_all.sh", usage="see ./run_all.sh --help", add_help=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--dry-run", "-n", action="store_true")
@@ -44,6 +48,9 @@ def build(words: list[str], dry_run: bool) -> int:
     for folder in {"TAS_RUNS", "TAS_FIGURES", "TAS_PROFILES"} & set(os.environ):
         os.environ[folder] = os.path.abspath(os.environ[folder])  # Snakemake and kernels work in other folders
     profile, targets = request(words)
+    for folder in map(str, (ROOT, profile.folder, profile.figures)):
+        if "{" in folder or "}" in folder:
+            raise ValueError(f"{folder}: Snakemake takes braces in a path for placeholders; rename this folder")
     notebooks.refuse_edited()
     if dry_run:
         if isinstance(profile.source, MsMarcoSource):
@@ -107,6 +114,7 @@ def snakemake(profile: Profile, targets: list[str], *options: str) -> int:
     """Run Snakemake in this process, so that the two end together; its exit status."""
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_progress", progress)
     progress.JOBS.update(graph.jobs(profile))
+    JobScheduler.exit_gracefully = staticmethod(interrupted)  # its SIGTERM handler; its own waits for the running job
     profile.folder.mkdir(parents=True, exist_ok=True)
     fixed = "--cores all --scheduler greedy --rerun-incomplete --nolock --logger progress"
     triggers = "--rerun-triggers mtime params input"
@@ -133,6 +141,15 @@ def publish(profile: Profile, targets: list[str]) -> None:
     print("", *files, f"Executed notebooks: {progress.short(str(executed))}/", sep="\n", flush=True)
 
 
+def interrupted(number: int, _: object = None) -> NoReturn:
+    """Handle SIGINT and SIGTERM: end the job with all its processes, then this one. Files are whole at any moment."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    os.write(2, f"Interrupted. {RESUME}\n".encode())  # a signal may arrive in the middle of a print
+    os._exit(128 + number)
+
+
 def last_line(message: str, status: int) -> int:
     """Print the message on standard error, after everything else."""
     sys.stdout.flush()
@@ -141,4 +158,6 @@ def last_line(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted)
     sys.exit(main(sys.argv[1:]))

@@ -117,8 +117,6 @@ def write_run(path: Path, run: Run, tag: str) -> None:
 
     Queries are in the order of their ids, passages by falling score, then id.
     """
-    if not any(run.values()):
-        raise ValueError(f"{path.name}: an empty run is not written, since it could not be read back")
     one_word(tag, *run)
     with atomic_write(path, "wb") as f:
         if path.suffix == ".gz":  # without a date and a name in its header, equal texts give equal bytes

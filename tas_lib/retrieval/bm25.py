@@ -20,13 +20,14 @@ class Bm25Index:
         """passages: (P,) texts; search returns their indices."""
         self._stemmer = Stemmer.Stemmer("english")
         self._bm25 = bm25s.BM25(method="lucene", k1=settings.k1, b=settings.b)
-        vocabulary: dict[str, int] = {}
+        self._vocabulary: dict[str, int] = {}
         ids = [  # arrays, since lists of numbers would fill 24 GB with 8.8 million passages
-            array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in words])
+            array("i", [self._vocabulary.setdefault(word, len(self._vocabulary)) for word in words])
             for start in range(0, len(passages), BLOCK)
             for words in self._words(passages[start : start + BLOCK])
         ]
-        self._bm25.index((ids, vocabulary), show_progress=False)
+        if self._vocabulary:  # else all passages are empty or stop words, and no query finds anything
+            self._bm25.index((ids, self._vocabulary), show_progress=False)
         self.size = len(passages)
 
     def _words(self, texts: Sequence[str]) -> list[list[str]]:
@@ -45,7 +46,7 @@ class Bm25Index:
         passages = np.full((len(queries), depth), -1, np.int64)
         scores = np.zeros((len(queries), depth), np.float32)
         for i, words in enumerate(self._words(queries)):
-            if known := [word for word in words if word in self._bm25.vocab_dict]:
+            if known := [word for word in words if word in self._vocabulary]:
                 passages[i], scores[i] = top(self._bm25.get_scores(known), depth)
                 passages[i, scores[i] <= 0] = -1
         return passages, scores

@@ -1,7 +1,6 @@
 """Scores of (query, passage) pairs by a model that reads both together: BERT_CAT, or any published cross-encoder."""
 
 import logging
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,24 +10,34 @@ from transformers import PreTrainedTokenizerBase
 
 from tas_lib import models
 from tas_lib.config import Tokens
+from tas_lib.data.progress import Progress
 from tas_lib.data.tokens import tokenise
 from tas_lib.models import BertCat, Classifier
 from tas_lib.records import FloatArray, IntArray, Ragged
 
 log = logging.getLogger(__name__)
-STRETCH = 16_384  # pairs between two lines of the log
+STRETCH = 16_384  # pairs sorted by length together
 
 
 def cat_scores(
-    model: BertCat | Classifier, queries: Ragged, passages: Ragged, q: IntArray, p: IntArray, chunk: int
+    model: BertCat | Classifier,
+    queries: Ragged,
+    passages: Ragged,
+    q: IntArray,
+    p: IntArray,
+    chunk: int,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Scores (N,) of N pairs of a query and a passage, given by their indices q and p (N,), in length-sorted chunks."""
     device = next(model.parameters()).device
-    chunks = models.length_chunks(queries.lengths_of(q) + passages.lengths_of(p), chunk)
-    parts = [
-        model(*models.cat_inputs([queries.row(i) for i in q[some]], [passages.row(i) for i in p[some]], device))
-        for some in chunks
-    ]
+    lengths = queries.lengths_of(q) + passages.lengths_of(p)
+    chunks = models.length_chunks(lengths, chunk)
+    parts = []
+    for some in chunks:
+        pair = [queries.row(i) for i in q[some]], [passages.row(i) for i in p[some]]
+        parts.append(model(*models.cat_inputs(*pair, device)))
+        if progress is not None:
+            progress.add(lengths[some].sum())
     return models.original_order(parts, chunks)
 
 
@@ -36,11 +45,11 @@ def score_all(
     model: BertCat | Classifier, queries: Ragged, passages: Ragged, q: IntArray, p: IntArray, chunk: int
 ) -> FloatArray:
     """`cat_scores` of many pairs; logs its progress. chunk: half of what is scored at a time."""
-    scores, start = [], time.monotonic()
+    n_tokens = int(queries.lengths_of(q).sum() + passages.lengths_of(p).sum())  # time goes with these, not with pairs
+    scores, progress = [], Progress(log, f"scoring {len(q):,} pairs", n_tokens)
     for s in range(0, len(q), STRETCH):
-        part = cat_scores(model, queries, passages, q[s : s + STRETCH], p[s : s + STRETCH], 2 * chunk)
+        part = cat_scores(model, queries, passages, q[s : s + STRETCH], p[s : s + STRETCH], 2 * chunk, progress)
         scores.append(part.cpu().numpy())
-        log.info("pairs scored: %d of %d, %.0f s", min(s + STRETCH, len(q)), len(q), time.monotonic() - start)
     return np.concatenate(scores)
 
 

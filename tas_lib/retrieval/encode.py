@@ -57,8 +57,17 @@ def write_shards(vectors_of: Encode, n: int, folder: Path, numbers: Sequence[int
     for number in missing(folder, n):
         if number in numbers:
             vecs = vectors_of(np.asarray(rows[number]))
-            store.save_arrays(folder, **{f"{number:05d}": vecs.astype(np.float16)})
+            key = f"systems: {folder.name.strip('.').removesuffix('.draft')}"
+            store.save_arrays(folder, **{f"{number:05d}": finite(vecs.astype(np.float16), key)})
             log.info("encoded shard %d of 0 to %d", number, len(rows) - 1)
+
+
+def finite(vecs: FloatArray, key: str) -> FloatArray:
+    """The same fp16 vectors, or ValueError. key: of the profile, names the model."""
+    if np.isfinite(vecs).all():
+        return vecs
+    why = "are not numbers: its weights are damaged" if np.isnan(vecs).any() else "exceed 65,504, the largest of fp16"
+    raise ValueError(f"{key}: vectors of this model {why}; name another model, or one that normalises its vectors")
 
 
 def missing(folder: Path, n: int) -> list[int]:

@@ -75,7 +75,10 @@ class Runs:
 
     def run(self, system: System, name: str) -> Run:
         """A system's run on a query set."""
-        return formats.read_run(self.file(system, name), self.collection.sets[name].queries.ids)
+        path = self.file(system, name)
+        if system.kind != "run" and next(formats.lines(path), None) is None:  # stop words alone: BM25 finds nothing
+            return {}
+        return formats.read_run(path, self.collection.sets[name].queries.ids)
 
     def file(self, system: System, name: str) -> Path:
         """The run file, made now if it is not there."""

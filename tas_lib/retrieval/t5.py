@@ -4,7 +4,6 @@ Sources: Nogueira et al. 2020 (monoT5); Pradeep, Nogueira and Lin 2021 [33] (duo
 """
 
 import logging
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tas_lib import models
+from tas_lib.data.progress import Progress
 from tas_lib.records import FloatArray, IntArray
 
 log = logging.getLogger(__name__)
@@ -47,14 +47,14 @@ class T5Scorer(NamedTuple):
     @torch.inference_mode()
     def _log_p_true(self, labels: Sequence[str], *shown: tuple[Sequence[str], IntArray]) -> FloatArray:
         """log P(true) (N,) against `false`, of prompts that show these texts; logs its progress."""
-        n, start = len(shown[0][1]), time.monotonic()
+        n = len(shown[0][1])
+        progress = Progress(log, f"scoring {n:,} prompts", n)
         scores = np.empty(n, np.float32)
         for s in range(0, n, STRETCH):
             columns = [[texts[i] for i in indices[s : s + STRETCH].tolist()] for texts, indices in shown]
             made = prompts(self.tokenizer, labels, list(zip(*columns, strict=True)), self.cap)
-            logits = answers(self.model.eval(), self.tokenizer, made, self.chunk, self.words)
+            logits = answers(self.model.eval(), self.tokenizer, made, self.chunk, self.words, progress)
             scores[s : s + STRETCH] = logits.log_softmax(-1)[:, 0].cpu().numpy()
-            log.info("prompts scored: %d of %d, %.0f s", s + len(made), n, time.monotonic() - start)
         return scores
 
 
@@ -64,11 +64,15 @@ def answers(
     prompts: Sequence[IntArray],
     chunk: int = 32,
     words: tuple[str, str] = WORDS[0],
+    progress: Progress | None = None,
 ) -> Tensor:
     """fp32 logits (N, 2) of two words as the first of the answer, in length-sorted chunks."""
     indices = [_one_token(tokenizer, word) for word in words]
-    chunks = models.length_chunks([len(prompt) for prompt in prompts], chunk)
-    parts = [_first_word(model, [prompts[i] for i in some])[:, indices].float() for some in chunks]
+    chunks, parts = models.length_chunks([len(prompt) for prompt in prompts], chunk), []
+    for some in chunks:
+        parts.append(_first_word(model, [prompts[i] for i in some])[:, indices].float())
+        if progress is not None:
+            progress.add(len(some))
     return models.original_order(parts, chunks)
 
 

@@ -26,6 +26,8 @@ class Candidates:
     def ndcg(self, student: BertDot, tokens: dict[str, Ragged]) -> float:
         """nDCG@10 of these candidates in the student's order."""
         distinct = np.unique(self.rows[self.rows >= 0])
+        if not len(distinct):
+            return 0.0
         q = encoding.encode(student, tokens["stop"], self.queries)  # (Q, D)
         p = encoding.encode(student, tokens["passages"], distinct)  # (P, D)
         column = np.searchsorted(distinct, self.rows).clip(max=len(distinct) - 1)
@@ -52,6 +54,6 @@ def with_relevant(rows: IntArray, relevant: Sequence[IntArray]) -> IntArray:
            [ 3,  5, -1]])
     """
     missing = [np.setdiff1d(gold, row) for gold, row in zip(relevant, rows, strict=True)]
-    width = max(map(len, missing))
+    width = max(map(len, missing), default=0)
     extra = np.array([np.pad(m, (0, width - len(m)), constant_values=-1) for m in missing], np.int64)
     return np.concatenate([rows, extra.reshape(len(rows), width)], axis=1)

@@ -187,6 +187,12 @@ def train(
         scaler.step(adam)
         scaler.update()
         sums += (value.pairwise.item(), value.in_batch.item())
+        if not np.isfinite(sums).all():
+            raise ValueError(
+                f"the loss of step {step + 1} is {value.total.item()}; the batch has margins from "
+                f"{batch.margins.min():.3g} to {batch.margins.max():.3g}. If these are huge, rescale the scores of the "
+                "training pairs; else lower `training.learning_rate`, or set `training.precision: fp32`"
+            )
         done = step + 1
         if done % settings.validate_every == 0 or done == settings.steps:
             since = done - (history[-1].step if history else 0)

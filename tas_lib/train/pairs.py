@@ -39,6 +39,11 @@ def open_pairs(profile: Profile, collection: Collection, load_scorer: Callable[[
         else:
             query, pos, neg, margins, left_out = read_pairs(path, train.ids, collection.passages.ids)
             log.info("%s: %d pairs; %d more are of queries held out", path.name, len(query), left_out)
+        if not len(query):
+            raise ValueError(
+                "there are no training pairs: for no training query does BM25 find a passage that is not relevant; "
+                "raise `pairing.depth`, or add a file of pairs"
+            )
         if margins is None:
             margins = margins_by(score, query, pos, neg)
         store.save_arrays(folder, **Pairs.sort(len(train.ids), query, pos, neg, margins)._asdict())

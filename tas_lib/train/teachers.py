@@ -1,5 +1,6 @@
 """The in-batch teacher (§2.3): a frozen ColBERT, whose token vectors are kept on disk or made anew for every batch."""
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +12,16 @@ from tas_lib import models
 from tas_lib.config import Profile
 from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection
+from tas_lib.data.progress import Progress
 from tas_lib.data.tokens import open_tokens
 from tas_lib.models import ColBert
 from tas_lib.records import Batch, FloatArray, IntArray, Ragged
 from tas_lib.retrieval import pretrained
 from tas_lib.retrieval.encode import device as find_device
+from tas_lib.retrieval.encode import finite
 from tas_lib.train import distributed
 
+log = logging.getLogger(__name__)
 LARGEST = 2**26
 """Scores of token against token that are held at once: 256 MB; on docs, 128 queries stay below."""
 
@@ -98,8 +102,11 @@ def token_vectors(model: ColBert, tokens: Ragged, chunk: int = 64) -> FloatArray
     """fp16 vectors (all tokens, D) of every text, encoded in length-sorted chunks."""
     device = next(model.parameters()).device
     out = np.empty((tokens.offsets[-1], model.head.out_features), np.float16)
+    progress = Progress(log, f"ColBERT's vectors of {len(tokens.lengths):,} texts", len(out))
     for rows in models.length_chunks(tokens.lengths, chunk):
         ids, mask = models.pad([tokens.row(row) for row in rows], device)
         vecs = model(ids, mask)[mask.bool()].half().cpu().numpy()
-        out[np.concatenate([np.arange(tokens.offsets[row], tokens.offsets[row + 1]) for row in rows])] = vecs
+        where = np.concatenate([np.arange(tokens.offsets[row], tokens.offsets[row + 1]) for row in rows])
+        out[where] = finite(vecs, "colbert")
+        progress.add(len(vecs))
     return out

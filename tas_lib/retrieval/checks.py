@@ -1,0 +1,90 @@
+"""The models of a profile, compared once with its settings, before anything is tokenised, scored or trained."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from transformers import AutoConfig
+
+from tas_lib.config import DocsSource, LocalSource, Profile, System, located
+from tas_lib.data import shipped
+from tas_lib.data.collection import Collection, published_pairs
+from tas_lib.data.pair_files import pair_lines
+from tas_lib.retrieval import pretrained
+
+SETTINGS = {"artefacts", "encoder", "cross_encoder", "colbert", "query_masks", "tokens", "systems", "deviations"}
+SETTINGS |= {"expansion", "reranking"}
+"""What the result of `check` depends on."""
+
+
+class Use(NamedTuple):
+    """A model that some step will need: the profile's key that names it, and how many tokens it reads at once."""
+
+    key: str
+    source: str
+    tokens: int = 0
+
+
+def check(profile: Profile, systems: Mapping[str, System], collection: Collection) -> list[Use]:
+    """Every model that these systems need, or ValueError for the first that is missing or does not fit its texts."""
+    uses = [*needed(profile, systems, "train" in collection.sets)]
+    for use in uses:
+        try:
+            _fits(profile, use)
+        except ValueError as error:
+            raise ValueError(f"`{use.key}` of profile {profile.name!r}: {error}") from None
+    return uses
+
+
+def needed(profile: Profile, systems: Mapping[str, System], trainable: bool) -> Iterator[Use]:
+    """The models of the rows that can be run. trainable: whether there are training queries."""
+    q, p = profile.tokens.query, profile.tokens.passage
+    trained = [system for system in systems.values() if system.kind == "trained" and trainable]
+    pair = q + p - 1  # the passage's CLS is left out
+    if trained or any(system.kind == "checkpoint" for system in systems.values()):
+        yield Use("encoder", shipped.encoder(profile), max(q, p) if trained else 0)
+    if any(system.teacher in ("in_batch", "dual") for system in trained):
+        yield Use("colbert", shipped.model(profile, "colbert"), max(q + profile.query_masks, p))
+    if trained and _pairs_need_scores(profile):
+        yield Use("cross_encoder", shipped.model(profile, "cat"), pair)
+    for key, system in systems.items():
+        role = {"reranked": system.by, "expanded": "expansion"}.get(system.kind)
+        if role and shipped.has(profile, role):
+            yield Use(shipped.ROLES[role][1], shipped.model(profile, role), pair if role == "cat" else 0)
+        if system.kind == "checkpoint":
+            source = located(system.source)
+            cut_by_itself = pretrained.read_json(source, pretrained.MODULES)  # sentence-transformers' own maximum
+            yield Use(f"systems.{key}.source", source, 0 if cut_by_itself else max(q, p))
+
+
+def _pairs_need_scores(profile: Profile) -> bool:
+    """Whether a cross-encoder scores the training pairs: none are shipped, and no file of pairs has them."""
+    if isinstance(profile.source, DocsSource) or (profile.artefacts_folder / "scores").is_dir():
+        return False
+    if not isinstance(profile.source, LocalSource):
+        return profile.source.scores == "none"
+    path = published_pairs(profile)
+    return path is None or math.isnan(next(pair_lines(path))[1][-1])
+
+
+def _fits(profile: Profile, use: Use) -> None:
+    inside = pretrained.load_config(use.source).get(pretrained.INSIDE)
+    try:
+        config = AutoConfig.from_pretrained(inside or use.source)
+    except (OSError, ValueError):
+        return  # of a kind that `transformers` does not know; whoever loads it says so
+    positions = getattr(config, "max_position_embeddings", None) or math.inf
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):  # they count from the padding's id
+        positions -= config.pad_token_id + 1
+    if getattr(config, "position_biased_input", True) and use.tokens > positions:
+        raise ValueError(
+            f"{use.source!r} has positions for {positions} tokens, but reads up to {use.tokens}: "
+            "lower `tokens.query` or `tokens.passage`, or name another model"
+        )
+    vocabulary = pretrained.tokenizer_of(profile, use.source).get_vocab()
+    highest, n = max(vocabulary.values()), getattr(config, "vocab_size", math.inf)
+    if highest >= n:
+        raise ValueError(
+            f"the tokenizer of {use.source!r} has ids up to {highest}, but its embedding has {n} rows: put the "
+            "tokenizer that it was trained with into its folder, or name another model"
+        )
