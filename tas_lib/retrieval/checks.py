@@ -52,9 +52,7 @@ def needed(profile: Profile, systems: Mapping[str, System], trainable: bool) -> 
         if role and shipped.has(profile, role):
             yield Use(shipped.ROLES[role][1], shipped.model(profile, role), pair if role == "cat" else 0)
         if system.kind == "checkpoint":
-            source = located(system.source)
-            cut_by_itself = pretrained.read_json(source, pretrained.MODULES)  # sentence-transformers' own maximum
-            yield Use(f"systems.{key}.source", source, 0 if cut_by_itself else max(q, p))
+            yield Use(f"systems.{key}.source", located(system.source), max(q, p))
 
 
 def _pairs_need_scores(profile: Profile) -> bool:
@@ -76,7 +74,9 @@ def _fits(profile: Profile, use: Use) -> None:
     positions = getattr(config, "max_position_embeddings", None) or math.inf
     if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):  # they count from the padding's id
         positions -= config.pad_token_id + 1
-    if getattr(config, "position_biased_input", True) and use.tokens > positions:
+    # a row in sentence-transformers' format is cut at its own maximum
+    own_cap = use.key.startswith("systems.") and pretrained.read_json(use.source, pretrained.MODULES)
+    if getattr(config, "position_biased_input", True) and use.tokens > positions and not own_cap:
         raise ValueError(
             f"{use.source!r} has positions for {positions} tokens, but reads up to {use.tokens}: "
             "lower `tokens.query` or `tokens.passage`, or name another model"
