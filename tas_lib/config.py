@@ -129,7 +129,8 @@ class Profile(Settings):
     pooling: Literal["cls", "mean"] = "cls"  # Eq. 4
     cross_encoder: str = ""  # hub name or folder of what scores pairs without scores; "" is the shipped BERT_CAT
     colbert: str = ""  # hub name or folder of the in-batch teacher; "" is the shipped one
-    query_masks: int = Field(0, ge=0)  # [MASK]s after ColBERT's query, D10
+    query_masks: int = Field(0, ge=0)  # [MASK]s before the last token of ColBERT's query, D10
+    colbert_mask: Literal["eq3", "public"] = "eq3"  # which padding the in-batch teacher hides, D10
     kept_vectors_gb: NonNegativeFloat = 8.0  # ColBERT's token vectors are kept on disk up to this size
     tokens: Tokens = Tokens()
     bm25: Bm25 = Bm25()  # the row of the tables; k1 and b are chosen on the tune set (CHANGELOG)
@@ -145,6 +146,13 @@ class Profile(Settings):
     variants: dict[Annotated[str, Field(pattern="^[a-z0-9]+$")], Variant] = {}
     systems: dict[str, System]  # the rows, by name (docs/design.md)
     deviations: dict[str, System] = {}  # one per row of DEVIATIONS.md, for the target of that name
+
+    @model_validator(mode="after")
+    def _freezing_fits(self) -> "Profile":
+        trainings = [self.training.model_dump(), *(variant.training for variant in self.variants.values())]
+        if self.pooling != "cls" and any(training.get("frozen_layers") for training in trainings):
+            raise ValueError("training.frozen_layers needs `pooling: cls`: of the last layer, only CLS is trained")
+        return self
 
     @model_validator(mode="after")
     def _systems_fit(self) -> "Profile":
@@ -177,17 +185,20 @@ class Profile(Settings):
 
     def decisive(self, system: System) -> dict[str, Any]:
         """The settings that the result of a training depends on, and no others."""
-        settings = self.of(system)
+        settings, in_batch = self.of(system), system.teacher in ("in_batch", "dual")
+        left_out = (
+            EXECUTION | {"alpha", "list_weights"} | (set() if settings.training.frozen_layers else {"frozen_layers"})
+        )
         return {
             "system": system.model_dump(exclude=PIPELINE),
-            "training": settings.training.model_dump(exclude=EXECUTION | {"alpha", "list_weights"}),
+            "training": settings.training.model_dump(exclude=left_out),
             "weight": settings.training.weight(system.loss) if system.teacher == "dual" else 0,
             "sampling": settings.sampling.model_dump(include=SAMPLING[system.sampling]),
             "stop": self.stop.model_dump(),
             "tokens": self.tokens.model_dump(),
             "pooling": self.pooling,
-            "query_masks": self.query_masks if system.teacher in ("in_batch", "dual") else 0,
-        }
+            "query_masks": self.query_masks if in_batch else 0,
+        } | ({"colbert_mask": self.colbert_mask} if in_batch and self.colbert_mask != "eq3" else {})
 
     def check_sizes(self, n_queries: int) -> None:
         """ValueError if there are too few training queries for the clusters or a batch."""

@@ -20,7 +20,7 @@ from tas_lib.retrieval.bm25 import Bm25Index
 from tas_lib.retrieval.encode import BiEncoder
 from tas_lib.retrieval.runs import Runs, known
 from tas_lib.sampling import Sampler
-from tas_lib.train import checkpoint, distributed, early_stopping, loop, pairs, teachers
+from tas_lib.train import checkpoint, distributed, early_stopping, frozen, loop, pairs, teachers
 from tas_lib.train.early_stopping import Candidates
 from tas_lib.train.teachers import InBatchTeacher
 
@@ -136,6 +136,8 @@ class Experiment:
                 torch.manual_seed(settings.model_seed)
                 student = pretrained.load_dot(encoder, self.profile.pooling).to(encoding.device())
                 texts = self.tokens["train"], self.tokens["passages"]
+                if settings.frozen_layers:
+                    texts = frozen.open_states(self.profile, self.collection, self.tokens, settings.frozen_layers)
             loss = loop.objective(system, settings, teacher)
             history = loop.train(student, sampler, loss, *texts, validate, settings, folder)
             if distributed.is_main():

@@ -68,7 +68,7 @@ class ColBert(nn.Module):
     def __init__(self, encoder: PreTrainedModel, dim: int) -> None:
         """dim: width of the token vectors after the linear projection (with bias, D10)."""
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.dim = encoder, dim
         self.head = nn.Linear(encoder.config.hidden_size, dim)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -79,7 +79,8 @@ class ColBert(nn.Module):
 def late_interaction(queries: Tensor, query_mask: Tensor, passages: Tensor, passage_mask: Tensor) -> Tensor:
     """Eq. 3 for every query and every passage: scores (B, P).
 
-    queries: (B, M, D), query_mask: (B, M). passages: (P, N, D), passage_mask: (P, N). CLS and SEP count (D10).
+    queries: (B, M, D), query_mask: (B, M). passages: (P, N, D), passage_mask: (P, N), or (B, 1, P, N) if
+    it depends on the query. CLS and SEP count (D10).
 
     >>> one = torch.ones(1, 1, dtype=torch.bool)
     >>> late_interaction(torch.tensor([[[2.0]]]), one, torch.tensor([[[3.0], [9.0]]]), torch.tensor([[True, False]]))
@@ -115,9 +116,13 @@ def _has_types(encoder: PreTrainedModel) -> bool:
 
 
 def pad(texts: Sequence[IntArray], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Texts of different lengths as ids and mask, both (N, T); padding has id 0 and mask 0."""
+    """Texts of different lengths as ids and mask, both (N, T); padding has id 0 and mask 0.
+
+    texts: ids (T,) each, or states (T, D); then the first result is (N, T, D) in fp32.
+    """
     lengths = np.array([len(text) for text in texts])
-    ids = np.zeros((len(texts), lengths.max()), np.int64)
+    shape = np.shape(texts[0])[1:]
+    ids = np.zeros((len(texts), lengths.max(), *shape), np.float32 if shape else np.int64)
     mask = np.arange(lengths.max()) < lengths[:, None]
     ids[mask] = np.concatenate(texts)
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask.astype(np.int64)).to(device)

@@ -68,13 +68,15 @@ class Ragged(NamedTuple):
         """(N,) number of tokens of every text, special tokens included."""
         return np.diff(self.offsets)
 
-    def with_suffix(self, token: int, n: int) -> "Ragged":
-        """Each text with `token` appended n times (ColBERT's [MASK]s, D10).
+    def with_suffix(self, token: int, n: int, before: int = 0) -> "Ragged":
+        """Each text with `token` inserted n times, before its last `before` tokens (ColBERT's [MASK]s, D10).
 
         >>> Ragged(np.array([2, 7, 3, 2, 3]), np.array([0, 3, 5])).with_suffix(4, 1).ids
         array([2, 7, 3, 4, 2, 3, 4])
+        >>> Ragged(np.array([2, 7, 3, 2, 3]), np.array([0, 3, 5])).with_suffix(4, 1, before=1).ids
+        array([2, 7, 4, 3, 2, 4, 3])
         """
-        ids = np.insert(self.ids, np.repeat(self.offsets[1:], n), token)
+        ids = np.insert(self.ids, np.repeat(self.offsets[1:] - before, n), token)
         return Ragged(ids, self.offsets + n * np.arange(len(self.offsets)))
 
 

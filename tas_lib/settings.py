@@ -125,8 +125,9 @@ class Training(Settings):
     validate_every: PositiveInt = 4_000  # §4.3
     patience: PositiveInt = 30  # evaluations without a better nDCG@10, §4.3
     learning_rate: PositiveFloat = 7e-6  # §4.2
-    schedule: Literal["constant", "cosine"] = "constant"  # D3
+    schedule: Literal["constant", "cosine", "linear"] = "constant"  # D3; the others fall to 0
     warmup: int = Field(0, ge=0)  # steps until the full learning rate
+    frozen_layers: int = Field(0, ge=0)  # all but the last, or none (train/frozen.py)
     alpha: NonNegativeFloat = 0.75  # of Eq. 8, §4.2
     list_weights: ListWeights = ListWeights()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the encoder, D12

@@ -13,7 +13,7 @@ import tiny
 import torch
 from sentence_transformers import SentenceTransformer
 
-from tas_lib import clustering, models
+from tas_lib import clustering, losses, models
 from tas_lib.config import Bm25, Evaluation, Expansion, Profile, Reranking, Sampling, System, TestSet, Tokens
 from tas_lib.data import shipped, store
 from tas_lib.data.tokens import load_tokenizer, tokenise
@@ -71,6 +71,28 @@ def test_masks_behind_the_query_change_the_in_batch_teacher(lab: Experiment):
     plain, masked = (changed(lab, query_masks=n).in_batch_teacher.scores(batch, torch.device("cpu")) for n in (0, 8))
     assert plain.shape == masked.shape == (6, 12)
     assert not torch.allclose(plain, masked)
+
+
+def test_masks_come_before_the_last_token_of_the_query_as_in_the_public_loader(lab: Experiment):
+    queries = changed(lab, query_masks=8).in_batch_teacher.queries.tokens
+    for row, text in enumerate(lab.collection.sets["train"].queries.texts):
+        expected = f"[CLS] {text} {'[MASK] ' * 8}[SEP]".split()
+        assert tiny.tokenizer().convert_ids_to_tokens(queries.row(row).tolist()) == expected
+
+
+def test_the_public_mask_scores_each_passage_under_the_mask_of_the_querys_own(lab: Experiment):
+    batch, teacher = lab.sampler(DUAL).batch(0), changed(lab, colbert_mask="public").in_batch_teacher
+    rows = np.concatenate([batch.pos, batch.neg])
+    q, p = teacher.queries.rows(batch.queries), teacher.passages.rows(rows)
+    scores = teacher.scores(batch, torch.device("cpu"))
+    for i in range(6):
+        for j in range(12):
+            own = p[1][i if j < 6 else 6 + i]  # positives under the own positive's mask, negatives under the negative's
+            expected = sum((p[0][j][own] @ token).max() for token in q[0][i][q[1][i]])
+            assert scores[i, j].item() == pytest.approx(expected.item(), abs=1e-5)
+    exact = changed(lab, kept_vectors_gb=0).in_batch_teacher.scores(batch, torch.device("cpu"))
+    assert torch.equal(losses.own_margins(scores), losses.own_margins(exact))
+    assert not torch.allclose(scores, exact, atol=0.01)
 
 
 def test_token_vectors_that_would_fill_the_disk_are_made_for_every_batch(lab: Experiment):

@@ -132,12 +132,15 @@ def test_scores_stay_in_fp32_when_the_encoder_is_in_bf16():
     assert not torch.equal(scores, scores.bfloat16().float())
 
 
-def test_rates_are_the_papers_constant_and_the_public_codes_cosine():
+def test_rates_are_the_papers_constant_the_public_codes_cosine_or_linear():
     constant = Training(learning_rate=8.0, steps=100)
     assert [loop.rate(constant, step) for step in (0, 50, 99)] == [8.0, 8.0, 8.0]
     cosine = Training(learning_rate=8.0, steps=100, schedule="cosine")
     # half of 1 + cos(0), cos(π/2), cos(π)
     assert [loop.rate(cosine, step) for step in (0, 50, 100)] == pytest.approx([8.0, 4.0, 0.0])
+    linear = Training(learning_rate=8.0, steps=100, schedule="linear", warmup=1)
+    # half of the first rate by warm-up, then 8 (1 - step / 100)
+    assert [loop.rate(linear, step) for step in (0, 1, 50, 100)] == pytest.approx([4.0, 7.92, 4.0, 0.0])
     warm = Training(learning_rate=8.0, steps=100, warmup=3)
     assert [loop.rate(warm, step) for step in (0, 1, 2, 3, 4)] == [2.0, 4.0, 6.0, 8.0, 8.0]
 

@@ -24,7 +24,7 @@ from tas_lib.losses import Dual
 from tas_lib.models import BertDot
 from tas_lib.records import Batch, History, IntArray, Ragged
 from tas_lib.sampling import Sampler
-from tas_lib.train import checkpoint, distributed
+from tas_lib.train import checkpoint, distributed, frozen
 from tas_lib.train.checkpoint import Progress
 from tas_lib.train.teachers import InBatchTeacher
 
@@ -127,16 +127,19 @@ def _same(batch: Any) -> Any:  # the default would make tensors of the rows
 
 
 def rate(settings: Training, step: int) -> float:
-    """The learning rate of a step: constant as printed, or the public code's cosine (D3); the warm-up is ours."""
-    base = settings.learning_rate * min(1.0, (step + 1) / (settings.warmup + 1))
-    return base if settings.schedule == "constant" else base * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    """The learning rate of a step: constant as printed, the public code's cosine (D3), or linear; with warm-up."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    factor = {"constant": 1.0, "cosine": cosine, "linear": 1 - step / settings.steps}[settings.schedule]
+    return settings.learning_rate * min(1.0, (step + 1) / (settings.warmup + 1)) * factor
 
 
 def forward_pass(
     student: BertDot, loss: Objective, queries: Ragged, passages: Ragged, settings: Training
 ) -> Callable[[Batch, int], Dual]:
     """A function (batch, step) → loss, in the precision, memory and speed that the settings ask for."""
-    encoder = cast(nn.Module, torch.compile(student, dynamic=True)) if settings.compile else student
+    encoder: nn.Module = frozen.LastLayer(student, settings.frozen_layers) if settings.frozen_layers else student
+    if settings.compile:
+        encoder = cast(nn.Module, torch.compile(encoder, dynamic=True))
     if settings.cached_chunk:
         encoder = Cached(encoder)
     kind, precision = next(student.parameters()).device.type, PRECISION[settings.precision]

@@ -1,12 +1,13 @@
 """The in-batch teacher (§2.3): a frozen ColBERT, whose token vectors are kept on disk or made anew for every batch."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tas_lib import models
 from tas_lib.config import Profile
@@ -24,6 +25,16 @@ from tas_lib.train import distributed
 log = logging.getLogger(__name__)
 LARGEST = 2**26
 """Scores of token against token that are held at once: 256 MB; on docs, 128 queries stay below."""
+
+
+class TokenEncoder(Protocol):
+    """ColBERT, or the frozen layers of a student: ids and mask (N, T) to vectors (N, T, D) of all tokens."""
+
+    dim: int  # D
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor: ...  # noqa: D102
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...  # noqa: D102
 
 
 class TokenVectors:
@@ -67,12 +78,33 @@ class InBatchTeacher(NamedTuple):
 
     def scores(self, batch: Batch, device: torch.device) -> Tensor:
         """(B, 2B), columns as in losses.py; as many queries at once as memory allows."""
-        own = batch.queries[distributed.share(len(batch.queries))]
-        vecs, mask = self.queries.rows(own, device)  # (b, M, D), (b, M)
-        passages = self.passages.rows(np.concatenate([batch.pos, batch.neg]), device)
-        n = max(1, LARGEST // (mask.shape[1] * passages[1].numel()))
-        parts = [models.late_interaction(v, m, *passages) for v, m in zip(vecs.split(n), mask.split(n), strict=True)]
+        own = distributed.share(len(batch.queries))
+        vecs, mask = self.queries.rows(batch.queries[own], device)  # (b, M, D), (b, M)
+        passages, real = self.passages.rows(np.concatenate([batch.pos, batch.neg]), device)  # (2B, N, D), (2B, N)
+        n = max(1, LARGEST // (mask.shape[1] * real.numel()))
+        parts = [
+            models.late_interaction(v, m, passages, p)
+            for v, m, p in zip(vecs.split(n), mask.split(n), self.masks(real)[own].split(n), strict=True)
+        ]
         return distributed.gather(torch.cat(parts), len(batch.queries))
+
+    def masks(self, mask: Tensor) -> Tensor:
+        """The masks (B, 1, 2B, N) of passages, by query: each passage's own. mask: (2B, N)."""
+        return mask.expand(len(mask) // 2, 1, *mask.shape)
+
+
+class PublicTeacher(InBatchTeacher):
+    """The public code's in-batch teacher: row i hides in every passage what is padding in query i's own (D10).
+
+    A passage longer than the query's own is cut; of a shorter one, vectors of padding count, so they must be fresh.
+    Only a query's own two passages score as in Eq. 3.
+    Source: matchmaker b52c65e, models/colbert.py, forward_inbatch_aggregation, once for positives, once for negatives.
+    """
+
+    def masks(self, mask: Tensor) -> Tensor:
+        """(B, 1, 2B, N). mask: (2B, N), of positives and then negatives."""
+        pos, neg = (half[:, None].expand(-1, len(half), -1) for half in mask.chunk(2))  # (B, B, N)
+        return torch.cat([pos, neg], dim=1)[:, None]
 
 
 def open_in_batch_teacher(profile: Profile, collection: Collection) -> InBatchTeacher:
@@ -80,12 +112,15 @@ def open_in_batch_teacher(profile: Profile, collection: Collection) -> InBatchTe
     source = shipped.model(profile, "colbert")
     tokenizer = pretrained.tokenizer_of(profile, source)
     texts = open_tokens(profile, collection, tokenizer)
-    queries = texts["train"].with_suffix(tokenizer.mask_token_id, profile.query_masks)
+    queries = texts["train"].with_suffix(tokenizer.mask_token_id, profile.query_masks, before=1)
     tokens = {"train": queries, "passages": texts["passages"]}
     model = pretrained.load_colbert(source).to(find_device())
-    size_gb = 2e-9 * model.head.out_features * sum(int(ragged.offsets[-1]) for ragged in tokens.values())
+    size_gb = 2e-9 * model.dim * sum(int(ragged.offsets[-1]) for ragged in tokens.values())
+    fresh = (FreshVectors(model, ragged) for ragged in tokens.values())
+    if profile.colbert_mask == "public":  # it reads vectors of padding, which are not kept
+        return PublicTeacher(*fresh)
     if size_gb > profile.kept_vectors_gb:
-        return InBatchTeacher(*(FreshVectors(model, ragged) for ragged in tokens.values()))
+        return InBatchTeacher(*fresh)
 
     def make(folder: Path) -> None:
         for name, ragged in tokens.items():
@@ -98,11 +133,11 @@ def open_in_batch_teacher(profile: Profile, collection: Collection) -> InBatchTe
 
 
 @torch.inference_mode()
-def token_vectors(model: ColBert, tokens: Ragged, chunk: int = 64) -> FloatArray:
+def token_vectors(model: TokenEncoder, tokens: Ragged, chunk: int = 64) -> FloatArray:
     """fp16 vectors (all tokens, D) of every text, encoded in length-sorted chunks."""
     device = next(model.parameters()).device
-    out = np.empty((tokens.offsets[-1], model.head.out_features), np.float16)
-    progress = Progress(log, f"ColBERT's vectors of {len(tokens.lengths):,} texts", len(out))
+    out = np.empty((tokens.offsets[-1], model.dim), np.float16)
+    progress = Progress(log, f"token vectors of {len(tokens.lengths):,} texts", len(out))
     for rows in models.length_chunks(tokens.lengths, chunk):
         ids, mask = models.pad([tokens.row(row) for row in rows], device)
         vecs = model(ids, mask)[mask.bool()].half().cpu().numpy()
