@@ -34,11 +34,12 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
 
 def frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """One line per comparison, and one for a claim without any."""
-    empty: list[object] = [None] * len(Comparison._fields)
+    none = [(None,) * len(Comparison._fields)]
     lines: list[tuple[object, ...]] = []
     for v in verdicts:
         claim = (v.claim.key, v.claim.section, v.claim.words, v.claim.rule, v.verdict, v.evidence)
-        lines += [(*claim, *comparison) for comparison in v.comparisons or [empty]]
+        comparisons: Sequence[tuple[object, ...]] = v.comparisons or none
+        lines += [(*claim, *comparison) for comparison in comparisons]
     return pd.DataFrame(lines, columns=[*HEADS, *Comparison._fields])
 
 
