@@ -202,12 +202,12 @@ class Profile(Settings):
 
     def check_sizes(self, n_queries: int) -> None:
         """ValueError if there are too few training queries for the clusters or a batch."""
-        listed = self.systems | self.deviations
-        clusters = max(self.of(system).sampling.clusters for system in [System(), *listed.values()])
+        trained = {key: row for key, row in (self.systems | self.deviations).items() if row.kind == "trained"}
+        clusters = max((self.of(row).sampling.clusters for row in [System(), *trained.values()] if trained), default=0)
         if clusters > n_queries:
             raise ValueError(f"profile {self.name!r}: {clusters} clusters (sampling.clusters) of {n_queries} queries")
-        for key, system in listed.items():
-            if system.kind == "trained" and system.batch_size > n_queries:
+        for key, system in trained.items():
+            if system.batch_size > n_queries:
                 raise ValueError(
                     f"profile {self.name!r}: a batch of system {key} is {system.batch_size} of {n_queries} queries"
                 )

@@ -13,7 +13,7 @@ from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection, open_collection
 from tas_lib.data.tokens import load_tokenizer, open_tokens
 from tas_lib.evaluation.metrics import PerQuery
-from tas_lib.records import FloatArray, History, IntArray, Pairs, Ragged, Run
+from tas_lib.records import FloatArray, History, IntArray, Named, NotRun, Pairs, Ragged, Run
 from tas_lib.retrieval import checks, pretrained
 from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval.bm25 import Bm25Index
@@ -36,7 +36,8 @@ class Experiment:
         """profile: from `config.load`."""
         self.profile = profile
         self.store = store.Store(profile.folder)
-        self.listed = {"bm25": BM25} | profile.systems | profile.deviations
+        self.listed = Named({"bm25": BM25} | profile.systems | profile.deviations, "system")
+        self.notes: dict[str, str] = {}  # of rows, for the column Run: why one was not run, how deep a run file is
 
     # --- what all systems share ----------------------------------------------------------------------------------
 
@@ -64,19 +65,21 @@ class Experiment:
     @cached_property
     def pairs(self) -> Pairs:
         """Training pairs with the pairwise teacher's margins."""
+        self._check_training()
         return pairs.open_pairs(self.profile, self.collection, lambda: self.runs.rerankers.scorer("cat", "train"))
 
     @cached_property
     def in_batch_teacher(self) -> InBatchTeacher:
         """ColBERT, which scores every query of a batch against every passage."""
+        self._check_training()
         return teachers.open_in_batch_teacher(self.profile, self.collection)
 
     def _clusters(self, system: System) -> Path:
         how = self.profile.of(system).sampling
-        model = self.trained(BASELINE)
+        model = self.trained(self.baseline)
 
         def make(folder: Path) -> None:
-            vecs = encoding.encode(self.load(BASELINE), self.tokens["train"])
+            vecs = encoding.encode(self.load(self.baseline), self.tokens["train"])
             clusters = clustering.kmeans(vecs, how.clusters, spherical=how.spherical, iterations=how.iterations)
             store.save_arrays(folder, vecs=vecs, **clusters._asdict())
 
@@ -92,39 +95,56 @@ class Experiment:
     @cached_property
     def clusters(self) -> Clusters:
         """The clusters of all systems without a variant."""
-        return self.clusters_of(BASELINE)
+        return self.clusters_of(self.baseline)
 
     @property
     def clustering_s(self) -> float:
         """Seconds to encode and cluster the training queries, once for all systems without a variant."""
-        return float(store.provenance(self._clusters(BASELINE))["seconds"])
+        return float(store.provenance(self._clusters(self.baseline))["seconds"])
 
     @cached_property
     def query_vecs(self) -> FloatArray:
         """(Q, D) the baseline's vectors of the training queries, as they were clustered."""
-        return store.load_array(self._clusters(BASELINE) / "vecs.npy")
+        return store.load_array(self._clusters(self.baseline) / "vecs.npy")
 
     # --- training ------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def baseline(self) -> System:
+        """The profile's system that is trained with pairs in random batches; `BASELINE` if it lists none."""
+        trained = [system for system in self.listed.values() if system.kind == "trained"]
+        same = (system for system in trained if system.name.startswith("pairwise-random") and not system.variant)
+        smallest = min([BASELINE.batch_size, *(system.batch_size for system in trained)])
+        return next(same, BASELINE.model_copy(update={"batch_size": smallest}))
+
+    def _check_training(self, batch_size: int = 0) -> None:
+        """NotRun if there is no training set, no row of the profile is trained, or a batch is larger than the set."""
+        n_queries = len(self.collection.sets["train"].queries.ids)
+        if self.profile.systems and all(system.kind != "trained" for system in self.listed.values()):
+            raise NotRun("no row of this profile is trained here")
+        if batch_size > n_queries:
+            raise NotRun(f"a batch of {batch_size} queries is larger than the training set, which has {n_queries}")
+
     def sampler(self, system: System) -> Sampler:
         """The batches that a system is trained on."""
+        self._check_training(system.batch_size)
         members = [] if system.sampling == "random" else self.clusters_of(system).members
         settings = self.profile.of(system).sampling.model_copy(update={"batch_size": system.batch_size})
         return sampling.make_sampler(system.sampling, self.pairs, members, settings, system.seed)
 
     def candidates(self, system: System) -> Candidates:
         """The early-stopping set: BM25's candidates for the baseline itself, the baseline's for all others (§4.3)."""
-        first = self.runs.retriever(BM25 if system.name == BASELINE.name else BASELINE)
+        first = self.runs.retriever(BM25 if system.name == self.baseline.name else self.baseline)
         return early_stopping.candidates(self.collection, self.profile.stop, first)
 
     def trained(self, system: System) -> Path:
         """The folder of a trained system: model, tokenizer, `history.json`; trained now if it is not there."""
         if system.kind != "trained":
-            raise ValueError(f"a system of kind {system.kind!r} is not trained here: {system.source or system.name}")
-        if system.name != BASELINE.name:
-            self.trained(BASELINE)
+            raise NotRun(f"a system of kind {system.kind!r} is not trained here: {system.source or system.name}")
+        if system.name != self.baseline.name:
+            self.trained(self.baseline)
         with distributed.main_first():
-            known("train", self.collection.sets)
+            self._check_training()
             encoder, inputs = shipped.encoder(self.profile), self._inputs(system)
         parameters, settings = self.profile.decisive(system), self.profile.of(system).training
 
@@ -151,8 +171,8 @@ class Experiment:
     def _inputs(self, system: System) -> dict[str, str]:
         inputs = {"collection": self.collection.digest, "pairs": store.digest(self.pairs.margins)}
         inputs["encoder"] = store.folder_digest(Path(self.profile.encoder_path))
-        if system.name != BASELINE.name:
-            inputs["baseline"] = store.digest_of(self.trained(BASELINE))
+        if system.name != self.baseline.name:
+            inputs["baseline"] = store.digest_of(self.trained(self.baseline))
         if system.teacher in ("in_batch", "dual"):
             inputs["colbert"] = store.folder_digest(Path(shipped.model(self.profile, "colbert")))
         return inputs
@@ -212,16 +232,28 @@ class Experiment:
         return self.runs.evaluate(system, name)
 
     def can_run(self, system: System) -> bool:
-        """Whether the system has a run here."""
-        return self.runs.can_run(system)
+        """Whether the system has a run on every test set."""
+        return not any(self.runs.why_not(system, test.name) for test in self.profile.evaluation.sets)
+
+    def answers(self, system: System) -> bool:
+        """Whether the system can answer any query: it is no run file, and has none as a part."""
+        return system.kind != "run" and all(self.answers(self.listed[key]) for key in system.parts)
 
     def scores(self, keys: Iterable[str]) -> dict[str, dict[str, PerQuery]]:
-        """`evaluate` on every test set, for rows of a table; {} for one that is not listed or cannot run."""
+        """`evaluate` for rows of a table, on every test set on which they have a run; `notes` says why not on others.
+
+        Run files are read first, so that a wrong one is found before the others' long work.
+        """
         keys = list(keys)
         listed = {key: self.listed[key] for key in keys if key in self.listed}
         for system in listed.values():
             if system.kind == "checkpoint":  # a wrong name fails before the others' long work
                 self.bi_encoder(system)
-        sets = [test.name for test in self.profile.evaluation.sets]
-        runnable = {key: system for key, system in listed.items() if self.can_run(system)}
-        return {key: {n: self.evaluate(runnable[key], n) for n in sets} if key in runnable else {} for key in keys}
+        result = {}
+        for key, system in sorted(listed.items(), key=lambda item: item[1].kind != "run"):
+            reasons = {test.name: self.runs.why_not(system, test.name) for test in self.profile.evaluation.sets}
+            result[key] = {name: self.evaluate(system, name) for name, reason in reasons.items() if not reason}
+            reasons = {"": self.runs.shallow(system)} | reasons
+            if system.kind != "reported" and (notes := dict.fromkeys(filter(None, reasons.values()))):
+                self.notes[key] = "; ".join(notes)
+        return {key: result.get(key, {}) for key in keys}

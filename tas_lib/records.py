@@ -1,7 +1,7 @@
 """Data that modules exchange: named tuples of arrays, and dictionaries for qrels and runs."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,24 @@ Qrels = Mapping[str, Mapping[str, int]]
 """query id → passage id → grade"""
 Run = Mapping[str, Mapping[str, float]]
 """query id → passage id → score"""
+Value = TypeVar("Value")
+
+
+class NotRun(LookupError):
+    """What cannot be made on this profile; the message says why. Notebooks print it and go on."""
+
+
+class Named(dict[str, Value]):
+    """A dictionary whose missing keys are NotRun: not every profile has them."""
+
+    def __init__(self, values: Mapping[str, Value], kind: str) -> None:
+        """kind: what the values are."""
+        super().__init__(values)
+        self.kind = kind
+
+    def __missing__(self, key: str) -> NoReturn:
+        """Say what is missing."""
+        raise NotRun(f"this profile has no {self.kind} {key!r}")
 
 
 class Texts(NamedTuple):

@@ -155,8 +155,14 @@ class TestSet(Settings):
 
     name: str
     label: str
+    paper: Literal["", "TREC-DL'19", "TREC-DL'20", "MSMARCO DEV"] = ""  # the paper's set beside it; "" is by its label
     binarise_at: PositiveInt = 1  # relevant from this grade on, §4.1
     graded: bool = False
+
+    @property
+    def beside(self) -> str:
+        """The paper's set whose figures are printed beside this one's: the one named, or the same; "" for none."""
+        return self.paper or (self.label if self.label in PAPERS_SETS else "")
 
 
 class Evaluation(Settings):

@@ -53,7 +53,7 @@ def test_an_ms_marco_run_has_minus_its_ranks_as_scores(tmp_path):
         ("q Q0 a 1 nan t\n", "line 1: the score is nan"),
         ("q a 1\nq b 1\n", "line 2: rank 1 occurs twice for query q"),
         ("q a 1.5\n", "line 1: invalid literal"),
-        ("x Q0 a 1 1.0 t\n", "line 1: query x is not one of the 1 of this query set"),
+        ("x Q0 a 1 1.0 t\n", r"none of its 1 queries \(x, ...\) is in this query set"),
         ("\n\n", "is empty"),
     ],
 )
@@ -65,6 +65,34 @@ def test_a_broken_run_is_refused_with_file_and_line(tmp_path, text, complaint):
     assert str(path) in str(error.value)
 
 
+def test_topics_of_a_run_that_are_not_judged_are_left_out(tmp_path):
+    (tmp_path / "trec.run").write_text("q1 Q0 a 1 2.0 t\nq2 Q0 b 1 1.0 t\nq1 Q0 b 2 1.0 t\n")
+    assert formats.read_run(tmp_path / "trec.run", ["q1", "q3"]) == {"q1": {"a": 2.0, "b": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("a.tsv", b"1\ta text\n2\tcaf\xe9\n", r"a.tsv, line 2: not UTF-8 .*Latin-1"),
+        ("a.tsv", b"1\ta text\n2\tnu\0l\n", "a.tsv, line 2: a NUL character"),
+        ("a.jsonl", b'{"_id": "1", "text": "nu\\u0000l"}\n', "a.jsonl, line 1: a NUL character"),
+        ("a.jsonl", b'{"_id": "1", "text": "ok \\ud83d\\ude00"}\n{"_id": "2", "text": "\\ud83d"}\n',
+         r"a.jsonl, line 2: half a surrogate pair, '\\ud83d'"),
+    ],
+)  # fmt: skip
+def test_a_text_that_is_no_unicode_is_refused_with_file_and_line(tmp_path, name, content, complaint):
+    for path, data in ((tmp_path / name, content), (tmp_path / f"{name}.gz", gzip.compress(content))):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=complaint.replace(", line", "(.gz)?, line", 1)):
+            list(formats.read_entries(path))
+
+
+@pytest.mark.parametrize("head", ["id\ttext", "pid\tpassage", "qid\tquery"])
+def test_a_head_line_is_no_passage(tmp_path, head):
+    (tmp_path / "collection.tsv").write_text(f"{head}\n1\ta text\n")
+    assert [*formats.read_entries(tmp_path / "collection.tsv")] == [("1", "", "a text")]
+
+
 def test_a_missing_a_truncated_and_a_binary_file_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="there is no file .*none.run"):
         formats.read_run(tmp_path / "none.run")
@@ -72,10 +100,10 @@ def test_a_missing_a_truncated_and_a_binary_file_are_refused_by_name(tmp_path):
     whole = (tmp_path / "cut.run.gz").read_bytes()
     for broken in (whole[: len(whole) // 2], whole[:200] + bytes(50) + whole[250:]):
         (tmp_path / "cut.run.gz").write_bytes(broken)
-        with pytest.raises(ValueError, match="cut.run.gz, after line [0-9]+: cut off"):
+        with pytest.raises(ValueError, match="cut.run.gz, (after )?line [0-9]+: (cut off|not UTF-8|a NUL)"):
             formats.read_run(tmp_path / "cut.run.gz")
     (tmp_path / "binary.run").write_bytes(b"q Q0 a 1 1.0 t\n\xff\xfe\xff\n")
-    with pytest.raises(ValueError, match="binary.run, after line [0-9]: cut off or not text"):
+    with pytest.raises(ValueError, match="binary.run, line 2: not UTF-8"):
         formats.read_run(tmp_path / "binary.run")
 
 

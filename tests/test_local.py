@@ -89,6 +89,20 @@ def test_a_folder_of_either_layout_by_hand(tmp_path, layout):
     assert len(ids) == len(set(ids)) == 10
 
 
+@LAYOUTS
+def test_every_file_may_be_packed(tmp_path, layout):
+    plain, packed = layout(tmp_path / "plain"), layout(tmp_path / "packed")
+    for folder in (plain, packed):
+        (folder / "pairs.tsv").write_text("".join(f"t{i} p{1 + i % 3} p{1 + (i + 1) % 3}\n" for i in range(8)))
+    for path in [path for path in packed.rglob("*") if path.is_file()]:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert read(packed).sets == read(plain).sets and read(packed).report == read(plain).report
+    assert {*local.inputs(LocalSource(folder=str(packed)))} == {
+        f"{name}.gz" for name in local.inputs(LocalSource(folder=str(plain)))
+    }
+
+
 def test_both_layouts_hold_the_same_queries_out_and_another_seed_holds_out_others(tmp_path):
     folders = ms_marco(tmp_path / "a"), beir(tmp_path / "b")
     first, second = ([read(folder, seed=seed).sets["stop"].queries for seed in range(5)] for folder in folders)

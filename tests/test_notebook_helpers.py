@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 
 from tas_lib import losses, sampling
-from tas_lib.report import notebook
+from tas_lib.report import gaps, notebook
 
 
 @pytest.fixture
@@ -76,3 +77,36 @@ def test_answers_agree_if_they_are_equal_but_for_rounding(answer, expected, agre
     except AssertionError:
         assert not agree
     assert ("Right" in capsys.readouterr().out) == agree
+
+
+# --- cells that do not apply -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("profile", "goes_on"), [("docs", False), ("mine", True)])
+def test_a_cell_that_does_not_apply_says_so_and_the_notebook_goes_on(profile: str, goes_on: bool, capsys):
+    shell = InteractiveShell()
+    gaps.Gaps(shell)
+    cells = {
+        f"PROFILE, rows, total, one = '{profile}', [1], [], 1": True,
+        "from tas_lib.records import NotRun": True,
+        "kept = 2\nif kept:\n    raise NotRun('no stop set')\nrows = [2]": True,
+        "total += rows": True,  # rows is of the cell before: it is not the old value
+        "print(kept)": True,
+        "assert one == 2\nprint('goes on')": goes_on,
+        "no_such_name": False,
+        "rows = [3]": True,
+        "print(rows, total)": True,
+    }
+    assert [shell.run_cell(cell).success for cell in cells] == list(cells.values())
+    printed = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(("not run", "Not so", "goes", "2", "["))
+    ]
+    assert printed == [
+        "not run: no stop set",
+        "not run: it needs `rows`, which was not run",
+        "2",
+        *(["Not so on this profile: one == 2", "goes on"] if goes_on else []),
+        "[3] []",
+    ]

@@ -120,9 +120,9 @@ def test_equal_values_as_printed_share_the_bold():
 
 EVALUATION = config.Evaluation(
     sets=(
-        TestSet(name="dev", label="Docs dev"),
-        TestSet(name="graded-a", label="Docs A", binarise_at=2, graded=True),
-        TestSet(name="graded-b", label="Docs B", binarise_at=2, graded=True),
+        TestSet(name="dev", label="Docs dev", paper="MSMARCO DEV"),
+        TestSet(name="graded-a", label="Docs A", paper="TREC-DL'19", binarise_at=2, graded=True),
+        TestSet(name="graded-b", label="Docs B", paper="TREC-DL'20", binarise_at=2, graded=True),
         TestSet(name="graded-c", label="Docs C", binarise_at=2, graded=True),
     ),
     depth=100,
@@ -153,14 +153,14 @@ def by_key(table):
     return {row.key: row for row in table.rows}
 
 
-def test_the_papers_sets_are_beside_ours_by_label_or_else_by_position_among_their_kind():
+def test_the_papers_sets_are_beside_ours_by_label_or_where_the_profile_names_them():
     beside = {column.label: column.paper.rpartition(" ")[0] for column in nine_columns(EVALUATION)}
     assert beside == {"Docs dev": "MSMARCO DEV", "Docs A": "TREC-DL'19", "Docs B": "TREC-DL'20", "Docs C": ""}
     recall = [column for column in nine_columns(EVALUATION) if column.test_set == "graded-b"][2]
     assert recall == ("graded-b", "Docs B", R(rel=2) @ 100, "TREC-DL'20 R@1K")
-    sets = (TestSet(name="x", label="X", graded=True), TestSet(name="y", label="TREC-DL'19", graded=True))
+    sets = (TestSet(name="x", label="X", graded=True), TestSet(name="y", label="TREC-DL'20", graded=True))
     named = nine_columns(config.Evaluation(sets=sets))
-    assert [column.paper for column in named][::3] == ["TREC-DL'20 nDCG@10", "TREC-DL'19 nDCG@10"]
+    assert [column.paper for column in named][::3] == ["", "TREC-DL'20 nDCG@10"]
 
 
 def test_the_short_tables_have_the_papers_six_columns_on_three_sets():

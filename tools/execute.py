@@ -23,10 +23,12 @@ import psutil
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
+from matplotlib.figure import Figure
 from papermill.exceptions import PapermillExecutionError
 
 from tas_lib import config
 from tas_lib.config import Profile
+from tas_lib.report import style
 from tools import graph, notebooks, progress
 
 SHOW_EVERY_S = 8
@@ -62,11 +64,14 @@ def main(profile_name: str, job_name: str) -> None:
         _fail(profile, f"{job.name} failed{_last_cell(partial)}: {error.ename}: {error.evalue}", partial)
     except Exception as error:  # a kernel that died, a full disk: report whatever it is in one line
         _fail(profile, f"{job.name} failed{_last_cell(partial)}: {error or repr(error)}", partial)
+    executed = nbformat.read(partial, as_version=4)
     for file in job.makes:
         path = profile.figures / file
-        if not path.is_file() or path.stat().st_mtime < start - 2:  # some file systems keep whole seconds only
+        if path.is_file() and path.stat().st_mtime >= start - 2:  # some file systems keep whole seconds only
+            continue
+        if not (reason := notebooks.not_run(executed)):
             _fail(profile, f"{job.name} ran to its last cell but did not write {file}", partial)
-    executed = nbformat.read(partial, as_version=4)
+        _leave_out(path, reason)
     print(notebooks.stderr(executed), file=sys.stderr, end="", flush=True)
     notebooks.write(notebooks.clean(executed), partial.with_name(f"{job.name}.ipynb"))
     partial.unlink()
@@ -95,6 +100,18 @@ def _run(job: graph.Job, copy: Path) -> None:
         cwd=notebooks.FOLDER,
         kernel_manager_class=ThisPython,
     )
+
+
+def _leave_out(path: Path, reason: str) -> None:
+    """Write "not run: ..." in place of a figure or table that a notebook could not make."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix in (".svg", ".png"):
+        figure = Figure(figsize=(6.5, 0.6))
+        figure.text(0.02, 0.4, reason)
+        style.save(figure, path.parent, path.stem)
+    else:
+        path.write_text(f"{reason}\n", encoding="utf-8")
+    print(f"      {path.name}: {reason}", flush=True)
 
 
 def _last_cell(partial: Path) -> str:

@@ -71,6 +71,12 @@ def stderr(notebook: NotebookNode) -> str:
     return "".join(output.text for output in outputs if output.get("name") == "stderr")
 
 
+def not_run(notebook: NotebookNode) -> str:
+    """The first "not run: ..." that a cell printed; "" if all were run."""
+    texts = [output.text for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output]
+    return next((line for line in "".join(texts).splitlines() if line.startswith("not run: ")), "")
+
+
 def _tags(cell: NotebookNode) -> list[str]:
     return list(cell.metadata.get("tags", []))
 

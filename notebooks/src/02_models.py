@@ -176,7 +176,7 @@ grid(rows, ["query", "passage", "product"])
 
 # %%
 lab = experiment.Experiment(settings)
-m, n = (round(float(lab.tokens[name].lengths.mean())) for name in ("dev", "passages"))
+m, n = (round(float(lab.tokens[name].lengths.mean())) for name in (settings.evaluation.sets[0].name, "passages"))
 depth, passages = settings.evaluation.depth, len(lab.collection.passages.ids)
 late = models.ColBert(encoder, dim := 64).eval()  # as wide as the shipped one; all three on the profile's encoder
 operations = {}
@@ -228,7 +228,9 @@ assert max(row[1] for row in rows) < 1.05 * min(row[1] for row in rows)
 with tempfile.TemporaryDirectory() as folder:
     pretrained.save(dot, tokenizer, Path(folder))
     files = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
-    theirs = SentenceTransformer(folder, device="cpu").encode(texts, convert_to_tensor=True)
+    loaded = SentenceTransformer(folder, device="cpu")
+    loaded.max_seq_length = settings.tokens.passage
+    theirs = loaded.encode(texts, convert_to_tensor=True)
     raw = AutoModel.from_pretrained(folder).eval()
 torch.testing.assert_close(theirs, vecs, rtol=1e-3, atol=1e-3)
 with torch.inference_mode():

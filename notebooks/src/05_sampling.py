@@ -34,10 +34,9 @@ topic_of, queries = clusters.assignment, experiment.collection.sets["train"].que
 b, h, n = settings.sampling.batch_size, settings.sampling.margin_bins, settings.sampling.clusters_per_batch
 
 # %%
-samplers = {}
-for name in ("random", "tas", "tas_balanced", "hard_margin"):
-    _, system = config.system(PROFILE, seed=SEED, teacher="dual", sampling=name, loss="margin_mse", batch_size=b)
-    samplers[name] = experiment.sampler(system)
+strategies, same = ("random", "tas", "tas_balanced", "hard_margin"), {"loss": "margin_mse", "batch_size": b}
+systems = [config.system(PROFILE, seed=SEED, teacher="dual", sampling=name, **same)[1] for name in strategies]
+samplers = {system.sampling: experiment.sampler(system) for system in systems}
 
 # %% [markdown]
 # ## Random: Equation (9)

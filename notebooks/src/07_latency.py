@@ -48,14 +48,16 @@ print(f"Reads at most {machine.gb_s:,.1f} GB a second, computes at most {machine
 
 # %%
 tokenizer = load_tokenizer(settings.encoder_path)
+chosen = [key for key, s in settings.systems.items() if s.kind in ("trained", "checkpoint") and lab.can_run(s)]
+chosen = next(iter(chosen if "dual/tas_balanced" not in chosen else ()), "dual/tas_balanced")
 if PASSAGES:
     model = latency.paper_encoder(len(tokenizer)).to(device)
     index = latency.unit_vectors(lab.store, PASSAGES, 768).to(device)  # memory-mapped where there is no GPU
 else:
-    model = lab.load(settings.systems["dual/tas_balanced"])
-    index = lab.vectors(settings.systems["dual/tas_balanced"]).to(device)
-queries, cap = lab.collection.sets["train"].queries.texts, settings.tokens.query
-depth = min(settings.evaluation.depth if not PASSAGES else 1_000, len(index))
+    hardware |= {"system": chosen} if chosen != "dual/tas_balanced" else {}
+    model, index = lab.load(lab.listed[chosen]), lab.vectors(lab.listed[chosen]).to(device)
+queries = lab.collection.sets.get("train", lab.collection.sets[settings.evaluation.sets[0].name]).queries.texts
+depth, cap = min(settings.evaluation.depth if not PASSAGES else 1_000, len(index)), settings.tokens.query
 chunk = 64 if device.type == "cpu" else 2_000
 size = f"{len(index):,} vectors of {index.shape[1]} in {str(index.dtype).removeprefix('torch.')}"
 print(f"Index: {size}, {index.nbytes / 1e6:,.1f} MB; first {depth:,} retrieved; encoder in fp32, {chunk} at a time.")
@@ -225,7 +227,7 @@ assert np.allclose(every[rows[0]], scores[0], atol=1e-6) and len(set(rows[0])) =
 # margins are stored, and so are a frozen ColBERT's vectors, which leaves only the scoring.
 
 # %%
-batch = lab.sampler(settings.systems["dual/tas_balanced"]).batch(0)
+batch = lab.sampler(lab.listed[chosen]).batch(0)
 train, passages = lab.tokens["train"], lab.tokens["passages"]
 cat = pretrained.load_cross_encoder(shipped.model(settings, "cat")).to(device)
 colbert = pretrained.load_colbert(shipped.model(settings, "colbert")).to(device)
@@ -245,7 +247,7 @@ grid(price.items(), ["teacher", "ms a sample"])
 # %%
 peaks = {}
 for key in cost.TRAINED.values():
-    if system := settings.systems.get(key):
+    if (system := settings.systems.get(key)) and system.kind == "trained":
         three = settings.training.model_copy(update={"steps": 3, "validate_every": 3, "min_steps": 0, "workers": 0})
         teacher = lab.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
         loss = loop.objective(system, three, teacher)

@@ -100,7 +100,7 @@ print("Share of the gradient behind the first five:", ", ".join(f"{name} {behind
 # which columns should suffer first?
 
 # %%
-table = tables.table3(scores, settings.evaluation, settings.systems)
+table = tables.table3(scores, settings.evaluation, settings.systems).noted(lab.notes)
 tables.write(table, settings.figures, "table3")
 Markdown(render.markdown(table.caption, table.grid))
 

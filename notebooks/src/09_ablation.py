@@ -41,7 +41,7 @@ ran = {key: sets for key, sets in scores.items() if sets}
 # a batch. For which teachers should TAS matter, and for which not?
 
 # %%
-table = tables.table4(scores, settings.evaluation, settings.systems)
+table = tables.table4(scores, settings.evaluation, settings.systems).noted(lab.notes)
 tables.write(table, settings.figures, "table4")
 Markdown(render.markdown(table.caption, table.grid))
 
@@ -133,13 +133,14 @@ grid(rows, ["step", "measures", "up", "down", "of"])
 
 # %%
 judged = {
-    key: [metrics.mean(sets[test.name][Judged @ 10]) for test in settings.evaluation.sets] for key, sets in ran.items()
+    key: [metrics.mean(sets[t.name][Judged @ 10]) if t.name in sets else None for t in settings.evaluation.sets]
+    for key, sets in ran.items()
 }
 grid(
     [[TABLE4[key].label, *values] for key, values in judged.items()],
     ["judged@10", *(test.label for test in settings.evaluation.sets)],
 )
-assert all(0 < share <= 1 for values in judged.values() for share in values)
+assert all(0 < share <= 1 for values in judged.values() for share in values if share is not None)
 
 # %% [markdown]
 # ## Answer

@@ -43,7 +43,8 @@ print(f"Our systems start from: {encoder}, {start.config.num_hidden_layers} laye
 # *Before you look:* which of our rows should be closest to BM25, and in which columns?
 
 # %%
-table = tables.table6(scores, settings.evaluation, settings.systems, encoder, start.config.num_hidden_layers)
+layers = start.config.num_hidden_layers
+table = tables.table6(scores, settings.evaluation, settings.systems, encoder, layers).noted(lab.notes)
 tables.write(table, settings.figures, "table6")
 Markdown(render.markdown(table.caption, table.grid))
 
@@ -110,7 +111,7 @@ assert all(abs(sum(row[3:]) - 1) < 1e-9 for row in wins)
 sizes = {
     key: settings.systems[key].batch_size
     for key in ("dual/tas_balanced", "tas_b", "tas_b/largest")
-    if key in settings.systems
+    if key in settings.systems and settings.systems[key].kind == "trained"
 }
 named = {
     key: f"b {sizes[key]}" if key in sizes else f"system {key}"

@@ -166,7 +166,7 @@ grid(ceiling, ["set", "BM25", "TAS-Balanced", "fused", "all of both"])
 # %%
 scores = lab.scores(rows7(settings, TAS))
 name, ms = graded[0].name, {}
-for key in [key for key, measured in scores.items() if measured and lab.listed[key].kind != "run"]:
+for key in [key for key, measured in scores.items() if name in measured and lab.answers(lab.listed[key])]:
     queries, answer = cycle(lab.collection.sets[name].queries.ids), lab.answerer(lab.listed[key], name)
     ms[key] = latency.time_boxed(lambda q=queries, a=answer: a(next(q)), warm_up=2, seconds=2, most=200).mean
 
@@ -177,7 +177,7 @@ for key in [key for key, measured in scores.items() if measured and lab.listed[k
 
 # %%
 added = {key: system for key, system in settings.systems.items() if system.kind == "run" and key not in scores}
-table = tables.table7(scores | lab.scores(added), settings, TAS, ms)
+table = tables.table7(scores | lab.scores(added), settings, TAS, ms).noted(lab.notes)
 tables.write(table, settings.figures, "table7")
 Markdown(render.markdown(table.caption, table.grid))
 
@@ -194,6 +194,7 @@ steps = {"BM25 → docT5query": ("bm25", "d2q"), "BM25 → with TAS-B": ("bm25",
 steps |= {
     f"{shown[key][0]}, by {model}": (key, f"{key}{rerankers}")
     for key in ("bm25", TAS)
+    if key in shown
     for model, rerankers in (("duo", ">duo"), ("mono and duo", ">mono>duo"), ("BERT_CAT", ">cat"))
 }
 moved = tables.differences(table, steps)

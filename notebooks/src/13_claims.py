@@ -40,7 +40,7 @@ from tas_lib.train import loop, teachers
 
 # %%
 settings = config.load(PROFILE)
-lab = experiment.Experiment(settings)
+lab, measured = experiment.Experiment(settings), {}
 grid([[c.words, f"§{c.section}", c.rule] for c in claims.paper_claims()], ["claim", "paper", "rule"])
 
 # %% [markdown]
@@ -67,7 +67,7 @@ show(claims.strength, claims.of_difference, claims.of_no_difference)
 # %%
 asked = np.concatenate([lab.tokens[name].lengths for name in lab.collection.sets])
 at_cap = [np.mean(asked >= settings.tokens.query), np.mean(lab.tokens["passages"].lengths >= settings.tokens.passage)]
-measured = {
+measured |= {
     "share of training pairs with a margin above 0": float(np.mean(np.asarray(lab.pairs.margins) > 0)),
     "share of texts at the cap, of queries or of passages": float(max(at_cap)),
 }
@@ -200,7 +200,7 @@ grid(shares.items(), ["measured", "value"])
 from tas_lib.data import shipped, tokens
 from tas_lib.retrieval import cross_encoder, dense, encode, fusion, pretrained
 
-baseline, depth, device = experiment.BASELINE, settings.evaluation.depth, encode.device()
+baseline, depth, device = lab.baseline, settings.evaluation.depth, encode.device()
 model, tokenizer = lab.load(baseline), tokens.load_tokenizer(settings.encoder_path)
 find = partial(dense.dense, passages=lab.vectors(baseline).to(device), depth=depth)
 answer = partial(latency.answering, model, tokenizer, settings.tokens.query, find, 64)

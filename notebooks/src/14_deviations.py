@@ -33,7 +33,7 @@ scores = lab.scores(DEVIATIONS)
 # Adam does not mind the size of a loss. What does it mind?
 
 # %%
-table = tables.deviations(scores, settings.evaluation, settings.systems | settings.deviations)
+table = tables.deviations(scores, settings.evaluation, settings.systems | settings.deviations).noted(lab.notes)
 tables.write(table, settings.figures, "deviations")
 Markdown(render.markdown(table.caption, table.grid))
 
@@ -69,6 +69,7 @@ assert len(far) <= len(found)
 
 # %%
 run = {key: (settings.systems | settings.deviations)[key] for key, sets in scores.items() if sets}
+run = {key: system for key, system in run.items() if system.kind == "trained"}
 best = {key: max(lab.history(system), key=lambda h: h.ndcg) for key, system in run.items()}
 grid([(key, h.step, h.ndcg) for key, h in best.items()], ["row", "step kept", "nDCG@10, early stopping"])
 

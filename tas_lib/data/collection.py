@@ -13,7 +13,7 @@ from tas_lib.config import ROOT, DocsSource, LocalSource, Profile
 from tas_lib.data import store, versions
 from tas_lib.data.sources import docs, local, msmarco
 from tas_lib.data.texts import PASSAGES, Rows, open_passages, write_passages
-from tas_lib.records import IntArray, QuerySet, Source, Texts
+from tas_lib.records import IntArray, Named, QuerySet, Source, Texts
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,8 @@ class Collection:
         self.folder = folder
         self.digest = store.digest_of(folder)
         self.passages, self.titles = open_passages(folder / PASSAGES)
-        self.sets = {path.stem: _read_set(path) for path in sorted((folder / "queries").glob("*.parquet"))}
+        paths = sorted((folder / "queries").glob("*.parquet"))
+        self.sets = Named({path.stem: _read_set(path) for path in paths}, "query set")
         self.barred: IntArray = np.array(store.load_array(folder / "barred.npy"))
         self.report: dict[str, dict[str, int]] = store.read_json(folder / "report.json")
 

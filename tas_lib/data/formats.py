@@ -9,6 +9,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -30,13 +31,17 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         with open(path, "rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            file = gzip.GzipFile(fileobj=raw) if packed else raw
-            for line, text in enumerate(io.TextIOWrapper(file, "utf-8-sig", newline="\n"), 1):
+            for line, raw_text in enumerate(io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw, 1):
+                text = raw_text.decode("utf-8-sig" if line == 1 else "utf-8")
+                if "\0" in text:
+                    raise ValueError(f"{path}, line {line}: a NUL character; is this a text file?")
                 if text.strip():
                     yield line, text.rstrip("\r\n")
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}, line {line}: not UTF-8 ({error}); is it Latin-1, or no text?") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}, after line {line}: cut off or not text ({error})") from None
 
 
@@ -83,11 +88,12 @@ def read_run(path: Path, queries: Collection[str] | None = None) -> Run:
     """A run from a TREC file (query Q0 passage rank score tag) or an MS MARCO file (query passage rank).
 
     The score of an MS MARCO line is minus its rank. TREC's rank column is ignored: the score decides.
-    queries: the ids that may occur; another one is an error.
+    queries: the ids whose lines are kept, since TREC's runs also have topics without judgements; none is an error.
     """
     split = splitter({6: "query Q0 passage rank score tag", 3: "query passage rank"})
     known = None if queries is None else frozenset(queries)
     run: dict[str, dict[str, float]] = {}
+    others: dict[str, dict[str, float]] = {}
     ranks: set[tuple[str, float]] = set()
 
     def add(text: str) -> None:
@@ -103,12 +109,13 @@ def read_run(path: Path, queries: Collection[str] | None = None) -> Run:
             ranks.add((query, score))
         if not math.isfinite(score):
             raise ValueError(f"the score is {value}")
-        if known is not None and query not in known:
-            raise ValueError(f"query {query} is not one of the {len(known)} of this query set")
-        _put(run, query, passage, score)
+        _put(run if known is None or query in known else others, query, passage, score)
 
     for _ in parsed(path, add):
         pass
+    if not run:
+        some = ", ".join([*others][:3])
+        raise ValueError(f"{path}: none of its {len(others)} queries ({some}, ...) is in this query set")
     return run
 
 
@@ -175,6 +182,10 @@ def _ranked_lines(query: str, passages: Mapping[str, float], tag: str) -> bytes:
 # --- passages and queries ----------------------------------------------------------------------------------------
 
 
+HEADS = {*product(("id", "_id", "pid", "qid", "docid", "query_id", "passage_id"), ("text", "passage", "query"))}
+"""Names of two columns: a line of them is the head of a file, and no passage or query."""
+
+
 class Entry(NamedTuple):
     """A passage or a query; `title` is empty if the format has none."""
 
@@ -189,17 +200,24 @@ def read_entries(path: Path) -> Iterator[Entry]:
     BEIR's objects have `_id` and `text`, and may have a `title`.
     """
     parse = _from_json if ".jsonl" in path.suffixes else _from_columns
-    seen = set()
+    seen = set[str]()
 
     def checked(line: str) -> Entry:
         entry = parse(line)
         one_word(entry.id)
+        try:
+            "".join(entry).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"half a surrogate pair, {error.object[error.start]!r}, is no character") from None
+        if "\0" in "".join(entry):
+            raise ValueError("a NUL character in a text")
         if entry.id in seen:
             raise ValueError(f"{entry.id} occurs twice")
         seen.add(entry.id)
         return entry
 
-    return (entry for _, entry in parsed(path, checked))
+    entries = (entry for _, entry in parsed(path, checked))
+    return (entry for entry in entries if (entry.id.lower(), entry.text.lower()) not in HEADS)
 
 
 def read_set(name: str, queries: Path, qrels: Path) -> QuerySet:

@@ -257,6 +257,8 @@ def judge(scores: Scores, measured: Mapping[str, float], evaluation: Evaluation)
 
     measured: the numbers that do not follow from scores, by the claim's `subject`; a missing one was not run.
     """
+    whole = {test.name for test in evaluation.sets}  # a system that was run on some sets only is not judged
+    scores = {key: sets if whole <= sets.keys() else {} for key, sets in scores.items()}
     numbers = from_scores(scores, evaluation) | dict(measured)
     if unknown := numbers.keys() - {claim.subject for claim in paper_claims() if not claim.pairs}:
         raise ValueError(f"no claim is about {min(unknown)!r}")

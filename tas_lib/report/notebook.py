@@ -14,6 +14,8 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 from torch import Tensor
 
+from tas_lib.report import gaps  # noqa: F401 - its import sets what happens where a cell does not apply
+
 PAPER = (
     "background:#f6f8fa; color:#24292f; padding:.6em .8em; overflow-x:auto; white-space:pre; font:.85em/1.4 monospace"
 )

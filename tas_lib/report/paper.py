@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ir_measures import Measure
 
-from tas_lib.config import PAPERS_SETS, ROOT, Evaluation, Profile, System
+from tas_lib.config import ROOT, Evaluation, Profile, System
 from tas_lib.evaluation.metrics import PerQuery, paper_measures, printed_name
 
 FOLDER = ROOT / "data" / "paper"
@@ -72,20 +72,15 @@ class Column(NamedTuple):
 
 
 def nine_columns(evaluation: Evaluation) -> list[Column]:
-    """Tables 4 and 6: nDCG@10, MRR@10 and recall on every test set.
+    """Tables 4 and 6: nDCG@10, MRR@10 and recall on every test set, each beside the paper's set of the same label.
 
-    A set with a label of the paper's is compared with that set. Of the others the first graded set is compared with
-    TREC-DL'19, the second with TREC-DL'20, and the first without grades with MSMARCO DEV.
+    A profile can name the paper's set for a label of its own (`paper`); other sets have no figures beside them.
     """
-    labels = {test.label for test in evaluation.sets}
-    *free, dev = ("" if name in labels else name for name in PAPERS_SETS)
-    graded, sparse = iter(filter(None, free)), iter(filter(None, [dev]))
     columns = []
     for test in evaluation.sets:
-        theirs = test.label if test.label in PAPERS_SETS else next(graded if test.graded else sparse, "")
         for measure in paper_measures(test.binarise_at, evaluation.depth)[:3]:
             name = "R@1K" if measure.NAME == "R" else printed_name(measure)
-            columns.append(Column(test.name, test.label, measure, f"{theirs} {name}" if theirs else ""))
+            columns.append(Column(test.name, test.label, measure, f"{test.beside} {name}" if test.beside else ""))
     return columns
 
 

@@ -57,6 +57,11 @@ class Table(NamedTuple):
         ]
         return pd.DataFrame(lines, columns=FIELDS)
 
+    def noted(self, notes: Mapping[str, str]) -> "Table":
+        """The table with `Experiment.notes` in the column Run: why a row was not run, how deep its run file is."""
+        rows = [r._replace(origin=f"{r.origin}: {notes[r.key]}") if r.key in notes else r for r in self.rows]
+        return self._replace(rows=rows)
+
     def with_others(self) -> "Table":
         """The table with others' figures beside it: none where no test set is the paper's."""
         return self._replace(beside=compared.figures(self.rows, self.columns, self.cells))
@@ -69,9 +74,6 @@ def write(table: Table, folder: Path, name: str) -> list[Path]:
         caption = compared.caption(table.caption.partition(":")[0], table.beside)
         paths += render.write(folder, f"{name}-compared", caption, [compared.grid(table.beside)], table.beside)
     return paths
-
-
-# --- composing -----------------------------------------------------------------------------------------------------
 
 
 def compose(
@@ -180,8 +182,8 @@ def table5(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System]
     for name, summary in (("Avg.", fmean), ("StdDev", stdev)):
         cells = []
         for column in columns:
-            means = [mean(row.values(column)) for row in rows if row.scores]
-            value = summary(means) if n > 1 else None
+            means = [mean(values) for row in rows if (values := row.values(column))]
+            value = summary(means) if len(means) > 1 else None
             text = NOT_RUN if value is None else decimals(value)
             cells.append(Cell(value, text, paper=printed.get((name, column.paper))))
         table.rows.append(Row((name,), paper=name, origin=f"over {n} instances" if n > 1 else NOT_RUN))
@@ -293,6 +295,6 @@ def spread(scores: Scores, columns: Iterable[Column]) -> pd.Series:
     """The standard deviation (n - 1) of the means of the systems that were run, by column; NaN for less than two."""
     result = {}
     for column in columns:
-        means = [mean(sets[column.test_set][column.measure]) for sets in scores.values() if sets]
+        means = [mean(sets[column.test_set][column.measure]) for sets in scores.values() if column.test_set in sets]
         result[column.heading] = stdev(means) if len(means) > 1 else math.nan
     return pd.Series(result, dtype=float)

@@ -5,12 +5,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tas_lib.config import Profile, System
+from tas_lib.config import ROOT, Profile, System
 from tas_lib.data import formats, shipped, store
 from tas_lib.data.collection import Collection
 from tas_lib.evaluation import metrics
 from tas_lib.evaluation.metrics import PerQuery
-from tas_lib.records import Run, as_run
+from tas_lib.records import NotRun, Run, as_run
 from tas_lib.retrieval import doc2query, fusion
 from tas_lib.retrieval.bm25 import Bm25Index
 from tas_lib.retrieval.encode import BiEncoder, TextSearch
@@ -43,6 +43,7 @@ class Runs:
         """systems: by key. bi_encoder: of a trained system or a checkpoint."""
         self.profile, self.systems, self.collection, self.bi_encoder = profile, systems, collection, bi_encoder
         self.rerankers = Rerankers(profile, collection)
+        self.deepest: dict[str, int] = {}  # passages of a query, at most, in the runs read so far
 
     # --- first stages --------------------------------------------------------------------------------------------
 
@@ -74,16 +75,20 @@ class Runs:
     # --- runs ----------------------------------------------------------------------------------------------------
 
     def run(self, system: System, name: str) -> Run:
-        """A system's run on a query set."""
+        """A system's run on a query set; NotRun if it has none."""
+        if reason := self.why_not(system, name):
+            raise NotRun(f"{system.name}: {reason}")
         path = self.file(system, name)
         if system.kind != "run" and next(formats.lines(path), None) is None:  # stop words alone: BM25 finds nothing
             return {}
-        return formats.read_run(path, self.collection.sets[name].queries.ids)
+        run = formats.read_run(path, self.collection.sets[name].queries.ids)
+        self.deepest[system.name] = max(self.deepest.get(system.name, 0), *map(len, run.values()))
+        return run
 
     def file(self, system: System, name: str) -> Path:
         """The run file, made now if it is not there."""
         if system.kind == "run":
-            return Path(system.source.format(set=name))
+            return ROOT / Path(system.source.format(set=name)).expanduser()
         parameters: dict[str, Any] = {"depth": self.profile.evaluation.depth}
         inputs = {key: store.file_digest(self.file(self.systems[key], name)) for key in system.parts}
         inputs["collection"] = self.collection.digest
@@ -148,12 +153,28 @@ class Runs:
         measures = metrics.paper_measures(test.binarise_at, self.profile.evaluation.depth)
         return metrics.evaluate(self.run(system, name), qrels, measures)
 
-    def can_run(self, system: System) -> bool:
-        """Whether it has a run: it is not reported only, and the models that it needs are named or shipped."""
+    def why_not(self, system: System, name: str) -> str:
+        """Why a system has no run on a query set; "" if it has one or can be run."""
         role = {"reranked": system.by, "expanded": "expansion"}.get(system.kind)
         if role and not shipped.has(self.profile, role):
-            return False
-        trainable = "train" in self.collection.sets
-        if system.kind == "reported" or (system.kind == "trained" and not trainable):
-            return False
-        return all(self.can_run(self.systems[key]) for key in system.parts)
+            return f"the profile has no model `{role}`"
+        if system.kind == "reported":
+            return "reported only"
+        if system.kind == "trained" and "train" not in self.collection.sets:
+            return "there are no training queries"
+        if system.kind == "run" and not self.file(system, name).is_file():
+            return f"there is no file {system.source.format(set=name)}"
+        names = [name]
+        if system.kind == "fused" and system.how == "interpolate":
+            if "stop" not in self.collection.sets:
+                return "there is no set `stop` to choose α on"
+            names.append("stop")
+        reasons = (self.why_not(self.systems[key], n) for key in system.parts for n in names)
+        return next(filter(None, reasons), "")
+
+    def shallow(self, system: System) -> str:
+        """A sentence if a run file that was read is less deep than the cutoff of recall; else ""."""
+        depth, deepest = self.profile.evaluation.depth, self.deepest.get(system.name, 0)
+        if system.kind != "run" or not 0 < deepest < min(depth, len(self.collection.passages.ids)):
+            return ""
+        return f"{deepest} deep, so R@{depth} is R@{deepest}"

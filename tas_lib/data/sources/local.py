@@ -7,11 +7,14 @@
 | judgements | `qrels.<set>.tsv` or `.txt` | `qrels/<set>.tsv` |
 | training pairs (optional) | `pairs.tsv` | `pairs.tsv` |
 
+Each file may be packed: `collection.tsv.gz`.
+
 The set `train` is for training, `stop` for early stopping, `tune` for choosing settings; the latter two are sets of the
 folder, or training queries held out. Every other set with judgements can be a test set of the profile.
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -50,24 +53,28 @@ def files(settings: LocalSource) -> Files:
     folder = settings.place
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: put a collection there, in {LAYOUTS}")
-    beir = folder / "corpus.jsonl"
-    passages = [path for path in (folder / "collection.tsv", beir) if path.is_file()]
+    beir = _plain_or_gz(folder / "corpus.jsonl")
+    passages = [path for path in (_plain_or_gz(folder / "collection.tsv"), beir) if path.is_file()]
     if len(passages) != 1:
         raise ValueError(f"{folder} holds {'both' if passages else 'neither'} of two layouts; expected {LAYOUTS}")
-    if passages[0] == beir:
-        qrels = {path.stem: path for path in sorted((folder / "qrels").glob("*.tsv"))}
-        queries = dict.fromkeys([*qrels, "train"], folder / "queries.jsonl")
-    else:
-        qrels = {}
-        for path in sorted(folder.glob("qrels.*")):
-            name = path.stem.removeprefix("qrels.")
-            if path.suffix not in (".tsv", ".txt") or qrels.setdefault(name, path) != path:
-                raise ValueError(f"{path} is neither qrels.<set>.tsv nor .txt, or the set has both")
-        queries = {name: folder / f"queries.{name}.tsv" for name in [*qrels, "train"]}
+    qrels: dict[str, Path] = {}
+    for path in sorted((folder / "qrels").glob("*.tsv*") if passages[0] == beir else folder.glob("qrels.*")):
+        name, ending = re.sub(r"\.gz$", "", path.name).removeprefix("qrels.").rpartition(".")[::2]
+        if ending not in ("tsv", "txt") or qrels.setdefault(name, path) != path:
+            raise ValueError(f"{path} is neither qrels.<set>.tsv nor .txt, or the set has two files")
+    names = [*qrels, "train"]
+    texts = {name: "queries.jsonl" if passages[0] == beir else f"queries.{name}.tsv" for name in names}
+    queries = {name: _plain_or_gz(folder / file) for name, file in texts.items()}
     if not qrels:
         raise ValueError(f"{folder} holds no judgements; expected {LAYOUTS}")
-    pairs = folder / "pairs.tsv"
+    pairs = _plain_or_gz(folder / "pairs.tsv")
     return Files(passages[0], queries, qrels, pairs if pairs.is_file() else None)
+
+
+def _plain_or_gz(path: Path) -> Path:
+    """The file, or where there is none the packed one."""
+    packed = path.with_name(f"{path.name}.gz")
+    return packed if packed.is_file() and not path.is_file() else path
 
 
 def inputs(settings: LocalSource) -> dict[str, str]:
