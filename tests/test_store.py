@@ -107,6 +107,18 @@ def test_an_artefact_is_made_once_and_records_its_origin(tmp_path: Path):
     assert os.listdir(folder.parent) == ["numbers"]
 
 
+def test_a_flipped_bit_is_found_by_the_digest_of_the_file(tmp_path: Path):
+    folder = Store(tmp_path).artefact("numbers", {"n": 3}, {}, numbers(3))
+    assert store.damaged(folder) == []
+    content = bytearray((folder / "numbers.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "numbers.npy").write_bytes(content)
+    assert Store(tmp_path).artefact("numbers", {"n": 3}, {}, unused) == folder  # the size is the same
+    assert store.damaged(folder) == ["numbers.npy has changed"]
+    (folder / "numbers.npy").unlink()
+    assert store.damaged(folder) == ["numbers.npy is missing"]
+
+
 def test_equal_content_has_an_equal_digest_whatever_time_it_took(tmp_path: Path):
     def make(name: str, number: int, seconds: float) -> str:
         def fill(folder: Path) -> None:

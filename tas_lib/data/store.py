@@ -247,6 +247,7 @@ def _fill(draft: Path, origin: Mapping[str, Any], make: Callable[[Path], None], 
         **origin,
         "digest": digest({name: of_file for name, of_file in files.items() if name not in timed}),
         "files": {name: (draft / name).stat().st_size for name in files},
+        "sha256": files,
         "versions": versions(),
         "seconds": round(time.monotonic() - start, 2),
     }
@@ -267,6 +268,17 @@ def _disk_is_full(error: BaseException | None) -> bool:
 def provenance(folder: Path) -> dict[str, Any]:
     """What an artefact was made from, with which versions, in how many seconds."""
     return dict(read_json(folder / "provenance.json"))
+
+
+def damaged(folder: Path) -> list[str]:
+    """The files of an artefact that are not as they were written, each with what is wrong; reads every byte."""
+    try:
+        digests: dict[str, str] = provenance(folder).get("sha256", {})
+    except (ValueError, AttributeError):
+        return ["provenance.json cannot be read"]
+    missing = [f"{name} is missing" for name in digests if not (folder / name).is_file()]
+    there = {name: digest for name, digest in digests.items() if (folder / name).is_file()}
+    return missing + [f"{name} has changed" for name, digest in there.items() if file_digest(folder / name) != digest]
 
 
 def digest_of(folder: Path) -> str:
