@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerBase
 
 from tas_lib import models
-from tas_lib.data.store import Store
+from tas_lib.data.store import Store, atomic_write
 from tas_lib.data.tokens import tokenise
 from tas_lib.models import BertDot
 from tas_lib.retrieval.encode import read_vectors
@@ -168,10 +168,12 @@ def unit_vectors(store: Store, n: int, width: int, seed: int = 0, shard: int = 6
     """n random vectors of length 1, (n, width) in fp16, memory-mapped; made once. 8,841,823 × 768 are 13.6 GB."""
 
     def make(folder: Path) -> None:
-        out = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float16, (n, width))
-        for number, first in enumerate(range(0, n, shard)):
-            vecs = Generator(Philox(key=[seed, number])).standard_normal((min(shard, n - first), width), np.float32)
-            out[first : first + shard] = vecs / np.linalg.norm(vecs, axis=1, keepdims=True)
+        header = {"descr": "<f2", "fortran_order": False, "shape": (n, width)}
+        with atomic_write(folder / "vectors.npy", "wb") as f:  # on a full disk, writing through a memory map is fatal
+            np.lib.format.write_array_header_1_0(f, header)
+            for number, first in enumerate(range(0, n, shard)):
+                vecs = Generator(Philox(key=[seed, number])).standard_normal((min(shard, n - first), width), np.float32)
+                f.write((vecs / np.linalg.norm(vecs, axis=1, keepdims=True)).astype(np.float16).data)
 
     parameters = {"n": n, "width": width, "seed": seed, "shard": shard}
     return read_vectors(store.artefact(f"synthetic/{n}x{width}", parameters, {}, make))
