@@ -21,6 +21,7 @@ from tas_lib.settings import (  # noqa: F401 - all are imported from here
     ListWeights,
     LocalSource,
     MsMarcoSource,
+    OneValuePerKey,
     Pairing,
     Reranking,
     Sampling,
@@ -254,7 +255,7 @@ Kind = TypeVar("Kind", bound=Settings)
 def read(path: Path, kind: type[Kind], **more: object) -> Kind:
     """The settings in a YAML file; anything wrong with it is one ValueError."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.load(path.read_text(encoding="utf-8"), OneValuePerKey) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -265,14 +266,17 @@ def read(path: Path, kind: type[Kind], **more: object) -> Kind:
         raise ValueError(f"{path.name}: {sentence(error)}") from None
 
 
+def files() -> dict[str, Path]:
+    """The files of all profiles by name; $TAS_PROFILES is another folder."""
+    folder = Path(os.environ.get("TAS_PROFILES", ROOT / "profiles"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml")) if path.is_file()}
+
+
 def load(name: str) -> Profile:
     """The profile `profiles/<name>.yaml`; anything wrong with it is one ValueError, before any work."""
-    folder = Path(os.environ.get("TAS_PROFILES", ROOT / "profiles"))
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise ValueError(f"there is no profile {name!r}; there are: {known}")
-    return read(path, Profile, name=name)
+    if name not in files():
+        raise ValueError(f"there is no profile {name!r}; there are: {', '.join(files())}")
+    return read(files()[name], Profile, name=name)
 
 
 def system(profile: str, **parameters: Any) -> tuple[Profile, System]:

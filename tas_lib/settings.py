@@ -1,8 +1,9 @@
 """The sections of a profile: frozen and strict, each with its defaults, which are the paper's where it gives any."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+import yaml
 from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,6 +15,19 @@ PAPERS_SETS = ("TREC-DL'19", "TREC-DL'20", "MSMARCO DEV")
 
 class Settings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Frozen, and a misspelt key is an error."""
+
+
+class OneValuePerKey(yaml.SafeLoader):
+    """YAML in which a key that occurs twice is an error; the standard loader keeps the last value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} occurs twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 class DocsSource(Settings):
@@ -168,9 +182,16 @@ class TestSet(Settings):
 class Evaluation(Settings):
     """Which sets, at which cutoffs; the paper's are 10 and 1,000."""
 
-    sets: tuple[TestSet, ...]
+    sets: Annotated[tuple[TestSet, ...], Field(min_length=1)]
     depth: PositiveInt = 1_000  # passages per query in a run; the cutoff of recall
     alpha: Share = 0.05  # of the paired t-test
+
+    @model_validator(mode="after")
+    def _each_set_once(self) -> "Evaluation":
+        names = [test.name for test in self.sets]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"the set {twice[0]!r} is listed twice")
+        return self
 
     @property
     def on_the_papers_sets(self) -> bool:
