@@ -21,7 +21,7 @@ from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
 from tas_lib import config
 from tas_lib.config import MsMarcoSource, Profile
-from tools import graph, notebooks, progress
+from tools import graph, notebooks, progress, verify
 from tools.graph import ROOT
 
 DEFAULT = "docs"
@@ -34,8 +34,11 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser("./run_all.sh", usage="see ./run_all.sh --help", add_help=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--dry-run", "-n", action="store_true")
+    parser.add_argument("--verify", action="store_true")
     given = parser.parse_args(words)
     try:
+        if given.verify:
+            return check(given.words)
         return build(given.words, given.dry_run)
     except ValueError as error:
         return last_line(str(error), 2)
@@ -79,15 +82,22 @@ def build(words: list[str], dry_run: bool) -> int:
     return 0
 
 
+def check(words: list[str]) -> int:
+    """Compare what a profile has stored with the digests recorded when it was made."""
+    if len(words) > 1:
+        raise ValueError("--verify takes a profile and nothing else")
+    profile = config.load(*words or [DEFAULT])
+    with locked(profile):
+        return verify.main(profile)
+
+
 def request(words: list[str]) -> tuple[Profile, list[str]]:
     """The requested profile and targets, or ValueError; the profile may be left out."""
     name, *targets = words or [DEFAULT]
-    try:
-        profile = config.load(name)
-    except ValueError:
-        profile, targets = config.load(DEFAULT), words
-        if name not in {*graph.targets(profile), *ALONE}:
-            raise
+    there = config.files()
+    if name not in there and DEFAULT in there and name in {*graph.targets(config.load(DEFAULT)), *ALONE}:
+        name, targets = DEFAULT, words
+    profile = config.load(name)
     known = [*graph.targets(profile), *ALONE]
     if unknown := [target for target in targets if target not in known]:
         raise ValueError(f"no target {unknown[0]!r}; the targets are: {', '.join(known)}")
