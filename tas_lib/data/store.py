@@ -236,8 +236,8 @@ def _fill(draft: Path, origin: Mapping[str, Any], make: Callable[[Path], None], 
     """Make the artefact in `draft`, from what an interrupted run left there, and write its provenance."""
     _begin(draft, origin)
     (draft / "provenance.json").unlink(missing_ok=True)
-    for path in draft.rglob(".*"):  # drafts that `atomic_write` left when it was killed
-        if re.search(r"\.\d+$", path.name) and path.is_file():
+    for path in draft.rglob(".*"):  # drafts that `atomic_write` or safetensors left when they were killed
+        if re.search(r"\.\d+$|^\.tmp", path.name) and path.is_file():
             path.unlink()
     start = time.monotonic()
     make(draft)
