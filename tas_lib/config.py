@@ -30,6 +30,7 @@ from tas_lib.settings import (  # noqa: F401 - all are imported from here
     TestSet,
     Tokens,
     Training,
+    Variant,
 )
 
 Teacher = Literal["none", "pairwise", "in_batch", "dual"]
@@ -111,13 +112,6 @@ EXECUTION = {"workers", "cached_chunk", "compile"}
 """Execution settings of a training, which do not affect the result: an interrupted run resumes with others."""
 PIPELINE = {"pooling", "query_prompt", "passage_prompt", "normalize", "of", "how", "first", "by", "depth"}
 """What a trained system does not have."""
-
-
-class Variant(Settings):
-    """Settings that differ for some systems; all other sections are shared by the systems of a profile."""
-
-    sampling: dict[str, Any] = {}
-    training: dict[str, Any] = {}
 
 
 class Profile(Settings):

@@ -230,3 +230,10 @@ class Reranking(Settings):
     dev_sample: int = Field(0, ge=0)  # queries of a set that is not graded; 0 is all of them
     mono: str = ""  # hub name or folder of a monoT5; "" is the shipped model
     duo: str = ""  # likewise of a duoT5
+
+
+class Variant(Settings):
+    """Settings that differ for some systems; all other sections are shared by the systems of a profile."""
+
+    sampling: dict[str, Any] = {}
+    training: dict[str, Any] = {}
