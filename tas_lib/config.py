@@ -197,15 +197,16 @@ class Profile(Settings):
 
     def check_sizes(self, n_queries: int) -> None:
         """ValueError if there are too few training queries for the clusters or a batch."""
-        trained = {key: row for key, row in (self.systems | self.deviations).items() if row.kind == "trained"}
-        clusters = max((self.of(row).sampling.clusters for row in [System(), *trained.values()] if trained), default=0)
+        listed = self.systems | self.deviations
+        trained = {key: row for key, row in listed.items() if row.kind == "trained"}
+        rows = [System(), *trained.values()] if trained or not listed else []
+        clusters = max((self.of(row).sampling.clusters for row in rows), default=0)
         if clusters > n_queries:
             raise ValueError(f"profile {self.name!r}: {clusters} clusters (sampling.clusters) of {n_queries} queries")
         for key, system in trained.items():
             if system.batch_size > n_queries:
-                raise ValueError(
-                    f"profile {self.name!r}: a batch of system {key} is {system.batch_size} of {n_queries} queries"
-                )
+                batch = f"a batch of system {key} is {system.batch_size}"
+                raise ValueError(f"profile {self.name!r}: {batch} of {n_queries} queries")
 
     def candidates(self, system: System) -> int:
         """How many candidates per query a re-ranked system puts in a new order."""

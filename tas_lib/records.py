@@ -15,7 +15,7 @@ Run = Mapping[str, Mapping[str, float]]
 Value = TypeVar("Value")
 
 
-class NotRun(LookupError):
+class NotRun(ValueError):
     """What cannot be made on this profile; the message says why. Notebooks print it and go on."""
 
 
