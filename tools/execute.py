@@ -147,7 +147,9 @@ def _show_last_line(log: Path) -> None:
 def _end_with(runner: int) -> NoReturn:
     """End this process and its kernel once the runner is gone (kill -9)."""
     with suppress(psutil.NoSuchProcess):
-        psutil.Process(runner).wait()
+        process = psutil.Process(runner)
+        while process.status() != psutil.STATUS_ZOMBIE:  # dead, but nobody has asked for its exit status yet
+            time.sleep(1)
     _end(1)
 
 
