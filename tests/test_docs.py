@@ -199,7 +199,7 @@ def test_shingle_similarity_equals_sets_compared_in_two_loops():
 
 
 def test_near_duplicates_are_merged_into_the_shortest_name():
-    body = "the same words stand in all three of these bodies without any change"
+    body = "the same words are in all three of these bodies without any change"
     entries = [
         docs.Documented("p.sub.module.f", "p", "q", body, ()),
         docs.Documented("p.f", "p", "q", body, ()),

@@ -165,7 +165,7 @@ def test_a_second_evaluation_makes_nothing_again(lab: Experiment, caplog: pytest
     assert caplog.text == ""
 
 
-def made_anew(lab: Experiment, system: System, caplog: pytest.LogCaptureFixture) -> list[str]:
+def remade(lab: Experiment, system: System, caplog: pytest.LogCaptureFixture) -> list[str]:
     caplog.clear()
     with caplog.at_level(logging.INFO, "tas_lib.data.store"):
         lab.trained(system)
@@ -178,11 +178,11 @@ def test_a_changed_setting_makes_those_systems_again_that_depend_on_it(
     random, tas = BASELINE, DUAL
     lab.trained(tas)
     bins = changed(lab, sampling=Sampling(clusters=3, margin_bins=5))
-    assert made_anew(bins, random, caplog) == []
-    assert made_anew(bins, tas, caplog) == [f"systems/{tas.name}: made anew, parameters changed: sampling"]
+    assert remade(bins, random, caplog) == []
+    assert remade(bins, tas, caplog) == [f"systems/{tas.name}: remade, parameters changed: sampling"]
     shorter = changed(lab, tokens=Tokens(query=8, passage=12))
-    assert made_anew(shorter, random, caplog) == [f"systems/{random.name}: made anew, parameters changed: tokens"]
-    assert made_anew(lab, random, caplog) == [f"systems/{random.name}: made anew, parameters changed: tokens"]
+    assert remade(shorter, random, caplog) == [f"systems/{random.name}: remade, parameters changed: tokens"]
+    assert remade(lab, random, caplog) == [f"systems/{random.name}: remade, parameters changed: tokens"]
 
 
 def test_the_baselines_vectors_are_clustered(lab: Experiment):
@@ -563,7 +563,7 @@ def test_a_changed_part_makes_a_fusion_again_and_never_a_training(
     retuned = changed(pipelines, bm25=Bm25(k1=2.0))
     with caplog.at_level(logging.INFO, "tas_lib.data.store"):
         retuned.run(FUSED, "graded")
-    anew = [record.message.split(":")[0] for record in caplog.records if "made anew" in record.message]
-    assert f"retrieved/{FUSED.name}/graded" in anew and not any(place.startswith("systems/") for place in anew)
+    remade = [record.message.split(":")[0] for record in caplog.records if "remade, " in record.message]
+    assert f"retrieved/{FUSED.name}/graded" in remade and not any(place.startswith("systems/") for place in remade)
     kept = store.provenance(pipelines.trained(DUAL))["parameters"]["system"]
     assert kept.keys() == {"kind", "teacher", "sampling", "loss", "batch_size", "seed", "variant", "source"}

@@ -135,8 +135,8 @@ def test_equal_content_has_an_equal_digest_whatever_time_it_took(tmp_path: Path)
 @pytest.mark.parametrize(
     ("parameters", "inputs", "why"),
     [
-        ({"n": 4, "more": 0}, {"texts": "abc"}, "made anew, parameters changed: more, n, seed"),
-        ({"n": 3, "seed": 1}, {"texts": "xyz"}, "made anew, inputs changed: texts"),
+        ({"n": 4, "more": 0}, {"texts": "abc"}, "remade, parameters changed: more, n, seed"),
+        ({"n": 3, "seed": 1}, {"texts": "xyz"}, "remade, inputs changed: texts"),
     ],
 )
 def test_a_changed_origin_makes_it_again_and_the_log_says_why(

@@ -70,7 +70,7 @@ def distilbert(vocabulary: int = 40, width: int = 16, seed: int = 0) -> PreTrain
 
 
 def tokenizer(words: Sequence[str] = (*WORDS, "true", "false"), seps: int = 1) -> PreTrainedTokenizerBase:
-    """Knows these words, with BERT's special tokens; so many SEPs stand between the two texts of a pair."""
+    """Knows these words, with BERT's special tokens; `seps`: SEPs between the two texts of a pair."""
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *dict.fromkeys(words)])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()

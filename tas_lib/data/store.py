@@ -209,14 +209,14 @@ def _stale(folder: Path, origin: Mapping[str, Any]) -> str | None:
     except FileNotFoundError:
         return "not made yet"
     except (ValueError, OSError, KeyError, TypeError):
-        return "made anew, its provenance cannot be read"
+        return "remade, its provenance cannot be read"
     for part in ("parameters", "inputs"):
         old, new = note.get(part, {}), origin[part]
         changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if changed:
-            return f"made anew, {part} changed: {', '.join(changed)}"
+            return f"remade, {part} changed: {', '.join(changed)}"
     broken = [n for n, size in sizes.items() if not (folder / n).exists() or (folder / n).stat().st_size != size]
-    return f"made anew, {broken[0]} is missing or cut off" if broken else None
+    return f"remade, {broken[0]} is missing or cut off" if broken else None
 
 
 def _is_draft_of(origin: Mapping[str, Any], draft: Path) -> bool:

@@ -74,7 +74,7 @@ class Column(NamedTuple):
 def nine_columns(evaluation: Evaluation) -> list[Column]:
     """Tables 4 and 6: nDCG@10, MRR@10 and recall on every test set, each beside the paper's set of the same label.
 
-    A profile can name the paper's set for a label of its own (`paper`); other sets have no figures beside them.
+    A profile can name the paper's set for another label (`paper`); other sets have no figures beside them.
     """
     columns = []
     for test in evaluation.sets:

@@ -1,4 +1,4 @@
-"""The in-batch teacher (§2.3): a frozen ColBERT, whose token vectors are kept on disk or made anew for every batch."""
+"""The in-batch teacher (§2.3): a frozen ColBERT, whose token vectors are kept on disk or computed for every batch."""
 
 import logging
 from collections.abc import Iterator

@@ -100,7 +100,7 @@ def test_damage_to_each_kind_of_artefact_is_found_and_what_was_damaged_is_made_a
         assert said == [f"{name}: {file} has changed" for name, file in sorted(damaged.items())]
     log = campaign.work(more)
     for name, file in damaged.items():
-        assert f"{name}: not made yet" in log or f"{name}: made anew, {file} is missing or cut off" in log
+        assert f"{name}: not made yet" in log or f"{name}: remade, {file} is missing or cut off" in log
     assert contents(tmp_path / "runs") == contents(whole)
 
 

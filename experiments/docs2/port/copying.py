@@ -1,7 +1,7 @@
-"""Expansion words for passages without a decoder: those of its own that a query would repeat, and those that it lacks.
+"""Expansion words for passages without a decoder: its words that a query would repeat, and those that it lacks.
 
 Two ridge regressions on the frozen token states that students start from, fitted on the training queries in seconds:
-(1) token state → does this token stand in the passage's query? The best words are copied (as DeepCT weighs terms);
+(1) token state → is this token in the passage's query? The best words are copied (as DeepCT weighs terms);
 (2) CLS and mean state → the words of the query, over words that at least `least` training queries have. The best that
 the passage lacks are added. Both are appended to the passage before BM25 indexes it, as docT5query's queries are.
 """

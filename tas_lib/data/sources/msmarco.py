@@ -159,7 +159,7 @@ def _file(settings: MsMarcoSource, dataset: str, kind: str) -> Path:
     if missing:
         log.info("MS MARCO is fetched to %s; its terms of use: %s", _home(), TERMS)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # progress bars and log lines of its own
+        with contextlib.redirect_stderr(io.StringIO()):  # its own progress bars and log lines
             path: Callable[[], Path] = getattr(ir_datasets.load(dataset), kind)
             return Path(path())
     except Exception as error:  # requests, tarfile and ir_datasets raise their own kinds
