@@ -31,6 +31,12 @@ def test_margin_mse_by_hand():
     assert losses.margin_mse(STUDENT, torch.tensor([3.0, 1.0])).item() == 2.5
 
 
+def test_margin_mse_equals_the_loop_over_queries():
+    student, teacher = scores(5)
+    expected = sum(pair(student, teacher, i, 5 + i) for i in range(5)) / 5
+    torch.testing.assert_close(losses.margin_mse(student, losses.own_margins(teacher)), expected)
+
+
 def test_in_batch_by_hand():
     # others of query 0: columns 1 and 3, errors 2-1=1 and 3-3=0; of query 1: columns 0 and 2, errors 3-1=2, 4-1=3
     # mean of the squares 1, 0, 4, 9
@@ -61,6 +67,16 @@ def test_in_batch_as_printed_equals_the_double_sum():
     torch.testing.assert_close(losses.in_batch_margin_mse_as_printed(student, teacher), expected)
 
 
+def test_the_printed_form_is_31_times_the_mean_at_32_and_half_of_eq_6():
+    student, teacher = scores(32)
+    mean, printed = (
+        losses.in_batch_margin_mse(student, teacher),
+        losses.in_batch_margin_mse_as_printed(student, teacher),
+    )
+    own = losses.margin_mse(student, losses.own_margins(teacher)) / 2  # (sum over the own pairs) / 2|Q|
+    torch.testing.assert_close(printed, 31 * mean + own)
+
+
 def test_the_own_negative_has_no_in_batch_gradient():
     student, teacher = scores(3)
     student.requires_grad_()
@@ -89,6 +105,12 @@ def test_ranknet_by_hand():
     # margins 1 and 2: the mean of log(1 + e^-1) and log(1 + e^-2)
     expected = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-2))) / 2
     assert losses.ranknet(STUDENT).item() == pytest.approx(expected)
+
+
+def test_ranknet_equals_the_cross_entropy_loop():
+    student, _ = scores(5)
+    expected = sum(-torch.log(torch.sigmoid(student[i, i] - student[i, 5 + i])) for i in range(5)) / 5
+    torch.testing.assert_close(losses.ranknet(student), expected)
 
 
 def test_ranknet_is_finite_for_scores_far_apart():
