@@ -6,13 +6,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tiny
 import torch
 from numpy.random import Philox
 from tiny import t5
 from tiny import t5_tokenizer as tokenizer
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
+from tas_lib import models
 from tas_lib.config import Expansion
 from tas_lib.data.store import Store, provenance
 from tas_lib.retrieval import doc2query
@@ -43,6 +45,30 @@ def test_sampling_is_that_of_transformers_whatever_the_models_own_settings():
         model.generation_config = GenerationConfig(**{**model.generation_config.to_dict(), **config})
         ids = doc2query.sample(model, rows(PASSAGES[:5]), HOW.model_copy(update=dict(seed=7)), number=40)
         assert ids.shape == (15, 7) and ids.tolist() == expected.tolist()
+
+
+@torch.inference_mode()
+def literally(model: PreTrainedModel, passages: list[np.ndarray], how: Expansion, seed: int) -> torch.Tensor:
+    """Token by token: sampled from the top-k tokens; `</s>` (1) ends a query, padding (0) follows it."""
+    torch.manual_seed(seed)
+    ids, mask = (part.repeat_interleave(how.queries, 0) for part in models.pad(passages))
+    written = torch.zeros(len(ids), 1, dtype=torch.long)
+    for _ in range(how.longest):
+        logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=written, use_cache=False).logits[:, -1]
+        kept = logits >= logits.topk(how.top_k).values[:, -1:]
+        drawn = torch.multinomial(logits.masked_fill(~kept, -torch.inf).softmax(-1), 1)
+        ended = (written[:, 1:] == 1).any(1, keepdim=True)
+        written = torch.cat([written, drawn.masked_fill(ended, 0)], dim=1)
+        if (written[:, 1:] == 1).any(1).all():
+            break
+    return written
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 10])
+def test_sampling_equals_the_literal_loop(top_k: int):
+    how = HOW.model_copy(update=dict(top_k=top_k, longest=9))
+    expected = literally(t5(), rows(PASSAGES[:5]), how, int(Philox(key=[0, 3]).random_raw()))
+    assert doc2query.sample(t5(), rows(PASSAGES[:5]), how, number=3).tolist() == expected.tolist()
 
 
 def test_draws_depend_on_seed_and_number_alone_and_leave_torchs_generator_unchanged():

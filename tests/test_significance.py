@@ -1,6 +1,7 @@
 """Significance: cases worked by hand."""
 
 import math
+import random
 
 import pytest
 from scipy.stats import t as t_distribution
@@ -48,3 +49,15 @@ def test_holm_by_hand():
     assert significance.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert significance.holm([0.6, 0.7]) == [1, 1]
     assert significance.holm([]) == []
+
+
+def test_holm_rejects_what_stepping_down_rejects():
+    rng = random.Random(1)
+    for _ in range(50):
+        p_values = [rng.random() ** 4 for _ in range(8)]
+        rejected = set()
+        for step, p in enumerate(sorted(p_values)):  # the textbook's loop
+            if p >= 0.05 / (len(p_values) - step):
+                break
+            rejected.add(p)
+        assert {p for p, q in zip(p_values, significance.holm(p_values), strict=True) if q < 0.05} == rejected

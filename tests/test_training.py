@@ -312,7 +312,8 @@ def make_slowly(folder: Path) -> None:
     Store(folder).artefact("trained", settings.model_dump(), {}, make)
 
 
-def test_a_real_sigkill_three_times_over_changes_no_bit(tmp_path: Path):
+@pytest.mark.parametrize("seed", [7, pytest.param(8, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.slow)])
+def test_a_real_sigkill_three_times_over_changes_no_bit(tmp_path: Path, seed: int):
     fresh = multiprocessing.get_context("forkserver")
     fresh.set_forkserver_preload([__name__])
 
@@ -325,7 +326,7 @@ def test_a_real_sigkill_three_times_over_changes_no_bit(tmp_path: Path):
         return max((int(path.stem[-9:]) // 4 for path in draft.glob("checkpoint-*")), default=0)
 
     start("whole").join()
-    rng, draft = random.Random(7), tmp_path / "killed" / ".trained.draft"
+    rng, draft = random.Random(seed), tmp_path / "killed" / ".trained.draft"
     for goal in (rng.randint(1, 7), rng.randint(9, 15), rng.randint(17, 23)):  # of thirty evaluations
         tiny.kill(start("killed"), lambda goal=goal: evaluated() >= goal, rng.uniform(0, 0.1))
     last = start("killed")
