@@ -157,7 +157,7 @@ class Runs:
         """Why a system has no run on a query set; "" if it has one or can be run."""
         role = {"reranked": system.by, "expanded": "expansion"}.get(system.kind)
         if role and not shipped.has(self.profile, role):
-            return f"the profile has no model `{role}`"
+            return f"the profile names no `{shipped.ROLES[role][1]}`, and none is shipped for it"
         if system.kind == "reported":
             return "reported only"
         if system.kind == "trained" and "train" not in self.collection.sets:
