@@ -35,21 +35,25 @@ class DocsSource(Settings):
 
     kind: Literal["docs"] = "docs"
     packages: tuple[str, ...]
-    package_cap: PositiveInt = 1_400  # entries per package, so that none dominates
-    query_words: tuple[PositiveInt, PositiveInt] = (3, 30)
-    min_body_words: PositiveInt = 15
-    max_passage_words: PositiveInt = 32  # a passage is the beginning of a body
+    package_cap: PositiveInt = 3_000  # entries per package, so that none dominates
+    query_words: tuple[PositiveInt, PositiveInt] = (4, 24)
+    min_content_words: PositiveInt = 3  # of a query; common words and words of every summary do not count
+    min_body_words: PositiveInt = 10
+    max_passage_words: PositiveInt = 40  # a passage is the beginning of a body
     same: Share = 0.8  # from this shingle similarity on, two passages are one
     akin: Share = 0.5  # from this on, they stay on one side of every split
     largest_family: PositiveInt = 60  # a larger one (entries joined by links) stays in training whole
     largest_group: PositiveInt = 10  # likewise for the sparse sets (entries joined by similarity)
     min_links: PositiveInt = 2  # of a graded query
-    boilerplate: PositiveInt = 3  # a summary shared by this many entries is no query
+    boilerplate: PositiveInt = 2  # a summary shared by this many entries is no query
+    template: PositiveInt = 4  # nor are this many summaries that differ in one stretch of up to three words
+    opening: PositiveInt = 40  # nor this many with the same first three words
     graded_queries: PositiveInt = 320  # per graded set
     dev_queries: PositiveInt = 1_000
-    stop_queries: PositiveInt = 200  # early stopping, §4.3
-    tune_queries: PositiveInt = 400
-    seed: int = 2021
+    stop_queries: PositiveInt = 400  # early stopping, §4.3
+    tune_queries: PositiveInt = 800
+    opened: str = ""  # a file of names, one per line: queries of earlier test sets, which no new test set may hold
+    seed: int = 2026
 
 
 class LocalSource(Settings):

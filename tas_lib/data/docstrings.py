@@ -6,11 +6,41 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SKIPPED_FOLDERS = {"tests", "test", "testing", "conftest.py", "_vendor", "vendored", "externals", "third_party"}
-SECTION = re.compile(r"^(?P<indent>[ \t]*)(?P<title>[A-Z][A-Za-z ]{2,40})[ \t]*\n[ \t]*[-=~]{3,}[ \t]*$", re.M)
+SECTION = re.compile(
+    # numpy's, then Google's
+    r"^(?P<indent>[ \t]*)(?P<title>[A-Z][A-Za-z ]{2,40})[ \t]*\n[ \t]*[-=~]{3,}[ \t]*$"
+    r"|^(?P<indent2>[ \t]*)(?P<title2>Args|Arguments|Parameters|Params|Kwargs|Keyword Args|Keyword Arguments|Inputs?"
+    r"|Outputs?|Returns?|Yields|Raises|Attributes|Examples?|Usage|Notes?|References?|See Also|Shape):?:?[ \t]*$",
+    re.M,
+)
+FIELD = re.compile(
+    r"^[ \t]*:(?P<kind>param|parameter|arg|keyword|type|rtype|returns?|raises?|yields?)\b(?P<name>[^:\n]*):", re.M
+)
+NUMPY_ARGUMENT = re.compile(r"^[ \t]*(?P<names>\*{0,2}[A-Za-z_]\w*(?:, ?\*{0,2}\w+)*)[ \t]?:[ \t].*$")
+GOOGLE_ARGUMENT = re.compile(
+    r"^[ \t]*(?:[-*][ \t]+)?`{0,2}(?P<name>\*{0,2}[A-Za-z_][\w.]*)`{0,2}[ \t]*\([^\n]*?\)[ \t]*:(?=[ \t]|$)"
+)
 TEMPLATE = re.compile(r"%\(\w+\)s|%s|\{\{?\w+\}?\}|<\w+ description>")
 ROLE = re.compile(r":[\w:+-]+:`~?\.?([^`<]*?)(?:\s*<[^>`]*>)?`")
 NAME = re.compile(r"[A-Za-z_][\w.]*$")
-DROPPED_SECTIONS = {"see also", "references", "bibliography"}
+DROPPED_SECTIONS = {"see also", "references", "reference", "bibliography", "raises", "warns", "shape", "methods"}
+VALUES = {"returns", "return", "yields", "output", "outputs"}
+ARGUMENTS = {
+    "args",
+    "arguments",
+    "parameters",
+    "params",
+    "kwargs",
+    "keyword args",
+    "keyword arguments",
+    "other parameters",
+    "input",
+    "inputs",
+    "attributes",
+}
+CODE = {"examples", "example", "usage"}
+ORDER = ("prose", "values", "arguments", "code")  # of a passage's parts
+SENTENCE = re.compile(r"(?<=[a-z0-9)`'\"])\.\s+(?=[A-Z])")
 
 
 def docstrings(root: Path, package: str) -> Iterator[tuple[str, str]]:
@@ -49,20 +79,80 @@ def _documented(node: ast.AST, prefix: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def split_docstring(text: str) -> tuple[str, str, tuple[str, ...]]:
-    """(summary, body, names under "See Also") of a docstring, as plain words."""
+    """(query, passage, names under "See Also") of a docstring, as plain words.
+
+    The query is the summary's first sentence. The passage begins with prose (the rest of the summary, the text below
+    it, notes and explanations); what is returned, the arguments' descriptions and the code of examples follow.
+    """
     summary, _, rest = text.partition("\n\n")
-    body, linked = [], []
+    if head := SECTION.search(summary) or FIELD.search(summary):  # no blank line above the arguments
+        summary, rest = summary[: head.start()], f"{summary[head.start() :]}\n\n{rest}"
+    query, after = (SENTENCE.split(to_words(summary), maxsplit=1) + [""])[:2]
+    parts: dict[str, list[str]] = {kind: [] for kind in ORDER}
+    linked: list[str] = []
     heads = list(SECTION.finditer(rest))
     bounds = [0, *(head.start() for head in heads), len(rest)]
-    body.append(rest[: bounds[1]])
-    for head, end in zip(heads, bounds[2:], strict=True):
-        content = rest[head.end() : end]
-        if head["title"].strip().lower() == "see also":
+    contents = [("", rest[: bounds[1]])]
+    contents += [
+        ((head["title"] or head["title2"]).strip().lower(), rest[head.end() : end])
+        for head, end in zip(heads, bounds[2:], strict=True)
+    ]
+    for title, content in contents:
+        if title == "see also":
             linked += _names_in_section(content)
-        if head["title"].strip().lower() not in DROPPED_SECTIONS:
-            body += [head["title"].strip() + ".", content]
-    plain, more = _without_seealso_directives("\n".join(body))
-    return to_words(summary), to_words(without_doctest_output(plain)), tuple(dict.fromkeys(linked + more))
+        if title not in DROPPED_SECTIONS:
+            plain, more = _without_seealso_directives(content)
+            linked += more
+            own = kind_of(title)
+            for kind, piece in _without_fields(plain).items():
+                parts[own if kind == "prose" else kind].append(piece)
+    words = [after]
+    for kind in ORDER:
+        words += [to_words(_cleaned(kind, piece)) for piece in parts[kind]]
+    return query, " ".join(filter(None, words)), tuple(dict.fromkeys(linked))
+
+
+def kind_of(title: str) -> str:
+    """What a section of this title, lower-cased, holds: one of ORDER."""
+    if title in CODE:
+        return "code"
+    return "arguments" if title in ARGUMENTS else "values" if title in VALUES else "prose"
+
+
+def _cleaned(kind: str, text: str) -> str:
+    """A part without types of arguments, import lines and the output of examples."""
+    text = without_doctest_output(text)
+    lines = text.splitlines()
+    if kind == "values" and lines:  # a type alone, its description indented below it
+        below = [*lines[1:], ""]
+        lines = [
+            a
+            for a, b in zip(lines, below, strict=True)
+            if not (a.strip() and _indent(b) > _indent(a) and len(a.split()) < 7)
+        ]
+    if kind in ("arguments", "values"):
+        lines = [NUMPY_ARGUMENT.sub(r"\g<names>:", GOOGLE_ARGUMENT.sub(r"\g<name>:", line)) for line in lines]
+    return "\n".join(line for line in lines if not re.match(r"\s*(from [\w.]+ )?import ", line))
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip()) if line.strip() else -1
+
+
+def _without_fields(text: str) -> dict[str, str]:
+    """Sphinx's `:param x: ...` separated from prose: kind → text."""
+    fields = list(FIELD.finditer(text))
+    if not fields:
+        return {"prose": text}
+    ends = [match.start() for match in fields[1:]] + [len(text)]
+    parts = {"prose": text[: fields[0].start()], "arguments": "", "values": ""}
+    for match, end in zip(fields, ends, strict=True):
+        content = text[match.end() : end]
+        if match["kind"] in ("param", "parameter", "arg", "keyword"):
+            parts["arguments"] += f"{match['name'].split()[-1] if match['name'].split() else ''}: {content}\n"
+        elif match["kind"].startswith(("return", "yield")):
+            parts["values"] += content + "\n"
+    return parts
 
 
 def _names_in_section(content: str) -> list[str]:
