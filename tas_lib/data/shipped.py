@@ -100,6 +100,24 @@ def read_scores(path: Path) -> Callable[[Keys, Keys], FloatArray]:
     return look_up
 
 
+def scored_pairs(path: Path, queries: Keys, passages: Keys) -> tuple[IntArray, IntArray]:
+    """The pairs of a file of scores whose texts are among these: indices (N,) of queries and passages, by query."""
+    table = pq.read_table(path, columns=["query", "passage"])
+    query, passage = (
+        _index(keys, table[name].to_numpy()) for name, keys in (("query", queries), ("passage", passages))
+    )
+    here = np.flatnonzero((query >= 0) & (passage >= 0))
+    order = here[np.argsort(query[here], kind="stable")]
+    return query[order], passage[order]
+
+
+def _index(keys: Keys, wanted: Keys) -> IntArray:
+    """Where each wanted key is among the keys, -1 if it is not there."""
+    order = np.argsort(keys, kind="stable")
+    place = order[np.searchsorted(keys, wanted, sorter=order).clip(max=len(keys) - 1)]
+    return np.where(keys[place] == wanted, place, -1)
+
+
 def write_expansions(path: Path, passage: Keys, queries: Sequence[Sequence[str]]) -> None:
     """Write the queries of each passage as parquet, one row per distinct passage, by its text key."""
     kept, first = np.unique(passage, return_index=True)

@@ -34,6 +34,8 @@ from tas_lib.models import BertCat, BertDot, Classifier, ColBert
 
 INSIDE = "bert_model"  # teachers published with the public code: their config's name of the encoder, and its prefix
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"  # of sentence-transformers
+SHARED, WORDS = "word_embeddings_of", "embeddings.word_embeddings.weight"
+"""A shipped teacher's config names the folder, beside its own, that has its word embeddings; and their name there."""
 log = logging.getLogger(__name__)
 
 
@@ -98,6 +100,10 @@ def load_encoder(name: str) -> PreTrainedModel:
         kind: Any = MODEL_MAPPING[type(config)]
         if "add_pooling_layer" in inspect.signature(kind).parameters:
             options["add_pooling_layer"] = False  # Eq. 4 has no such layer
+        if words := load_config(name).get(SHARED):
+            weights = load_file(Path(name, "model.safetensors"))
+            weights[WORDS] = load_file(Path(name, words, "model.safetensors"))[WORDS]
+            return _complete(AutoModel, None, config=config, state_dict=weights, **options)
         if not inside:
             return _complete(AutoModel, name, config=config, **options)
         encoder = AutoModel.from_config(config, **options)
@@ -163,7 +169,7 @@ def load_seq2seq(name: str, device: torch.device | str = "cpu") -> tuple[PreTrai
     return model, load_tokenizer(name)
 
 
-def _complete(kind: Any, name: str, **options: Any) -> PreTrainedModel:
+def _complete(kind: Any, name: str | None, **options: Any) -> PreTrainedModel:
     """A model of one of the auto classes of `transformers`, refused if it would get random weights."""
     model, info = kind.from_pretrained(name, output_loading_info=True, **options)
     refuse_missing(info["missing_keys"])

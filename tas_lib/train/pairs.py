@@ -1,4 +1,4 @@
-"""Training pairs: every query's relevant passages against BM25's negatives, with the pairwise teacher's margins."""
+"""Training pairs: every query's relevant passages against negatives, with the pairwise teacher's margins."""
 
 import logging
 import math
@@ -67,26 +67,42 @@ def open_bm25(profile: Profile, collection: Collection) -> Bm25Index:
 
 
 def negatives(profile: Profile, collection: Collection) -> list[IntArray]:
-    """For each training query, non-relevant passages sampled without replacement from BM25's top ones.
+    """For each training query, non-relevant passages: those of the shipped scores, else some of BM25's top ones.
 
-    Passages that answer a held-out query are left out: training would see them as negatives only.
+    BM25's are sampled without replacement, for queries with fewer than `pairing.negatives` shipped ones. Passages that
+    answer a held-out query are left out: training would see them as negatives only.
     """
-    pairing = profile.pairing
-    barred = np.zeros(len(collection.passages.ids), bool)
-    barred[collection.barred] = True
+    pairing, texts = profile.pairing, collection.sets["train"].queries.texts
+    inputs, scores = {"collection": collection.digest}, profile.artefacts_folder / "scores" / "scores.parquet"
+    if scores.is_file():
+        inputs["scores"] = store.digest(scores)
 
     def make(folder: Path) -> None:
-        ranked, _ = open_bm25(profile, collection).search(collection.sets["train"].queries.texts, pairing.depth)
-        sampled = np.full((len(ranked), pairing.negatives), -1, np.int32)
-        for query, (passages, relevant) in enumerate(zip(ranked, collection.relevant("train"), strict=True)):
-            usable = passages[(passages >= 0) & ~barred[passages] & ~np.isin(passages, relevant)]
+        lists = _shipped_negatives(profile, collection) if scores.is_file() else [np.arange(0)] * len(texts)
+        banned = [np.union1d(collection.barred, relevant) for relevant in collection.relevant("train")]
+        lists = [own[~np.isin(own, out)] for own, out in zip(lists, banned, strict=True)]
+        few = [query for query, own in enumerate(lists) if len(own) < pairing.negatives]
+        ranked = open_bm25(profile, collection).search([texts[query] for query in few], pairing.depth)[0] if few else []
+        for query, passages in zip(few, ranked, strict=True):
+            usable = passages[(passages >= 0) & ~np.isin(passages, banned[query])]
             n = min(pairing.negatives, len(usable))
-            sampled[query, :n] = Generator(Philox(key=[0, query])).choice(usable, n, replace=False)
-        store.save_arrays(folder, negatives=sampled)
+            lists[query] = Generator(Philox(key=[0, query])).choice(usable, n, replace=False)
+        table = np.full((len(lists), max(map(len, lists), default=0)), -1, np.int32)
+        for row, own in zip(table, lists, strict=True):
+            row[: len(own)] = own
+        store.save_arrays(folder, negatives=table)
 
     parameters = {**pairing.model_dump(exclude={"positives"}), **profile.negatives.model_dump()}
-    folder = store.Store(profile.folder).artefact("negatives", parameters, {"collection": collection.digest}, make)
+    folder = store.Store(profile.folder).artefact("negatives", parameters, inputs, make)
     return [row[row >= 0].astype(np.int64) for row in store.load_array(folder / "negatives.npy")]
+
+
+def _shipped_negatives(profile: Profile, collection: Collection) -> list[IntArray]:
+    """The passages of every training query that the shipped scores pair it with, its relevant ones among them."""
+    path = shipped.folder(profile, "scores") / "scores.parquet"
+    keys = (shipped.text_keys(texts) for texts in (collection.sets["train"].queries.texts, collection.passages.texts))
+    query, passage = shipped.scored_pairs(path, *keys)
+    return np.split(passage, np.searchsorted(query, np.arange(1, len(collection.sets["train"].queries.ids))))
 
 
 def some(positives: list[IntArray], most: int | None) -> list[IntArray]:

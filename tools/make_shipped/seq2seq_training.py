@@ -1,7 +1,7 @@
-"""One small sequence-to-sequence model for mono, duo and doc2query, trained on BERT_CAT's margins.
+"""One small sequence-to-sequence model for mono and duo, trained on BERT_CAT's margins.
 
-Its prompts are those of the published models (retrieval/t5.py); doc2query has a prompt of ours, since the three share a
-model. A training query's margins come from the BERT_CAT that was not trained on it (teachers.py).
+Its prompts are those of the published models (retrieval/t5.py). A training query's margins come from the BERT_CAT that
+was not trained on it.
 """
 
 from collections.abc import Sequence
@@ -12,32 +12,42 @@ import torch
 from numpy.random import Generator, Philox
 from torch import Tensor, nn
 from torch.optim import AdamW
-from transformers import EncoderDecoderModel, PreTrainedModel, PreTrainedTokenizerBase
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import trange
+from transformers import BertConfig, BertLMHeadModel, EncoderDecoderModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from tas_lib import models
 from tas_lib.records import FloatArray, IntArray, Pairs
-from tas_lib.retrieval import t5
-from tools.make_shipped.pretraining import keep_layers
+from tas_lib.retrieval import pretrained, t5
 from tools.make_shipped.settings import Seq2Seq
-from tools.make_shipped.teachers import fit, up_and_down
 
 
-def small_seq2seq(settings: Seq2Seq, cat: str, small: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """An encoder-decoder: some layers of a BERT_CAT read, and the small encoder, with cross-attention added, writes.
+def small_seq2seq(settings: Seq2Seq, cat: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """An encoder-decoder: the first layers of a BERT_CAT read, and one small layer, random at first, answers.
 
-    cat, small: folders of BERTs with one vocabulary, the tokenizer's. A T5 cannot start from a BERT's layers, and from
-    random ones it had learnt nothing after 600 steps (CHANGELOG).
+    cat: its folder. A T5 cannot start from a BERT's layers, and from random ones it had learnt nothing after 600 steps
+    (CHANGELOG).
     """
-    torch.manual_seed(settings.seed)  # of the cross-attention
-    model: Any = EncoderDecoderModel.from_encoder_decoder_pretrained(
-        cat,
-        small,
-        encoder_attn_implementation="eager",  # as in remake.py
-        encoder_hidden_dropout_prob=0.0,
-        encoder_attention_probs_dropout_prob=0.0,
-        dtype=torch.float32,
+    torch.manual_seed(settings.seed)
+    reader: Any = pretrained.load_encoder(cat)
+    reader.encoder.layer = reader.encoder.layer[: settings.layers]
+    reader.config.num_hidden_layers = settings.layers
+    for module in reader.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.width,
+        num_hidden_layers=1,
+        num_attention_heads=max(1, settings.width // 64),
+        intermediate_size=4 * settings.width,
+        max_position_embeddings=8,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        is_decoder=True,
+        add_cross_attention=True,
     )
-    keep_layers(model.encoder, settings.layers)
+    model: Any = EncoderDecoderModel(encoder=reader, decoder=BertLMHeadModel(config))
     for config in (model.config, model.generation_config):
         config.decoder_start_token_id = tokenizer.cls_token_id
         config.eos_token_id, config.pad_token_id = tokenizer.sep_token_id, tokenizer.pad_token_id
@@ -51,45 +61,53 @@ def train(
     passages: Sequence[str],
     pairs: Pairs,
     settings: Seq2Seq,
-    prompt: str,
 ) -> PreTrainedModel:
-    """Train mono first, then all three tasks at once: started together, none is learnt soon (CHANGELOG).
+    """Train mono first, then both tasks at once: started together, neither is learnt soon (CHANGELOG).
 
     mono: the scores of a query's passages differ as the teacher's do. duo: the logit is the teacher's margin.
-    doc2query: cross-entropy of a query that the passage answers, after `prompt`.
     """
     usable = np.flatnonzero(np.diff(pairs.offsets))
 
     def loss_of(step: int) -> Tensor:
         rng = Generator(Philox(key=[settings.seed, step]))
         q = rng.choice(usable, settings.queries, replace=False)
-        groups = [group(pairs, query, settings.negatives, rng) for query in q]
+        groups = [group(pairs, query, settings, rng) for query in q]
         shown, scores = (np.array(part) for part in zip(*groups, strict=True))  # (Q, 1 + negatives)
         mono = [(queries[row], passages[p]) for row, some in zip(q, shown, strict=True) for p in some]
         two = np.array([rng.choice(shown.shape[1], 2, replace=False) for _ in q])  # (Q, 2)
         both, score = (np.take_along_axis(part, two, axis=1) for part in (shown, scores))
         duo = [(queries[row], passages[a], passages[b]) for row, (a, b) in zip(q, both, strict=True)]
-        read = [f"{prompt} {passages[p]}" for p in shown[:, 0]]
         loss = mono_loss(logits(model, tokenizer, t5.MONO, mono).view(*shown.shape), scores)
         if step < settings.mono_steps:
             return loss
         margins = torch.from_numpy(score[:, 0] - score[:, 1]).to(loss)
-        loss = loss + nn.functional.mse_loss(logits(model, tokenizer, t5.DUO, duo), margins)
-        return loss + settings.expansion_weight * expansion_loss(model, tokenizer, read, [queries[row] for row in q])
+        return loss + nn.functional.mse_loss(logits(model, tokenizer, t5.DUO, duo), margins)
 
     reader = [weight for name, weight in model.named_parameters() if name.startswith("encoder.")]
     writer = [weight for name, weight in model.named_parameters() if not name.startswith("encoder.")]
     adam = AdamW([{"params": reader, "lr": settings.reader_rate}, {"params": writer, "lr": settings.writer_rate}])
-    fit(model, loss_of, adam, up_and_down(adam, settings.steps), settings.steps, settings.bf16)
-    return model
+    steps = settings.steps  # a linear warm-up over a tenth of them, then a linear decay
+    schedule = LambdaLR(adam, lambda s: min(10 * (s + 1) / steps, (steps - s) / (0.9 * steps), 1))
+    device = next(model.parameters()).device
+    model.train()
+    for step in trange(steps, desc="mono and duo"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            loss = loss_of(step)
+        adam.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        schedule.step()
+    return model.eval()
 
 
-def group(pairs: Pairs, query: int, negatives: int, rng: Generator) -> tuple[IntArray, FloatArray]:
-    """A positive of the query, some of its negatives (1 + negatives,), and their scores relative to the first."""
+def group(pairs: Pairs, query: int, settings: Seq2Seq, rng: Generator) -> tuple[IntArray, FloatArray]:
+    """A positive of the query, some of its hardest negatives (1 + negatives,), and their scores relative to the first."""
     rows = np.arange(pairs.offsets[query], pairs.offsets[query + 1])
     first = rng.choice(rows)
     of_positive = rows[pairs.pos[rows] == pairs.pos[first]]
-    drawn = rng.choice(of_positive, negatives, replace=len(of_positive) < negatives)
+    hard = of_positive[np.argsort(pairs.margins[of_positive], kind="stable")[: settings.hardest]]
+    drawn = rng.choice(hard, settings.negatives, replace=len(hard) < settings.negatives)
     return np.append(pairs.pos[first], pairs.neg[drawn]), np.append(0.0, -pairs.margins[drawn])
 
 
@@ -109,17 +127,3 @@ def logits(
     prompts = t5.prompts(tokenizer, labels, texts, cap=512)
     true, false = t5.answers(model, tokenizer, prompts).unbind(1)
     return true - false
-
-
-def expansion_loss(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, passages: Sequence[str], queries: Sequence[str]
-) -> Tensor:
-    """Cross-entropy of the queries' tokens, each given its passage, prompt included, and the tokens before it."""
-    device = next(model.parameters()).device
-    read = tokenizer(list(passages))["input_ids"]
-    written = tokenizer(list(queries))["input_ids"]
-    ids, mask = models.pad([np.array(row) for row in read], device)
-    before, known = models.pad([np.array(row) for row in written], device)  # CLS, its words, SEP
-    after = before[:, 1:].masked_fill(known[:, 1:] == 0, -100)
-    logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=before[:, :-1], use_cache=False).logits
-    return nn.functional.cross_entropy(logits.float().flatten(0, 1), after.flatten())
