@@ -103,7 +103,7 @@ def load_encoder(name: str) -> PreTrainedModel:
         if words := load_config(name).get(SHARED):
             weights = load_file(Path(name, "model.safetensors"))
             weights[WORDS] = load_file(Path(name, words, "model.safetensors"))[WORDS]
-            return _complete(AutoModel, None, config=config, state_dict=weights, **options)
+            return _complete(kind, None, config=config, state_dict=weights, **options)
         if not inside:
             return _complete(AutoModel, name, config=config, **options)
         encoder = AutoModel.from_config(config, **options)

@@ -82,7 +82,7 @@ def negatives(profile: Profile, collection: Collection) -> list[IntArray]:
         banned = [np.union1d(collection.barred, relevant) for relevant in collection.relevant("train")]
         lists = [own[~np.isin(own, out)] for own, out in zip(lists, banned, strict=True)]
         few = [query for query, own in enumerate(lists) if len(own) < pairing.negatives]
-        ranked = open_bm25(profile, collection).search([texts[query] for query in few], pairing.depth)[0] if few else []
+        ranked = open_bm25(profile, collection).search([texts[query] for query in few], pairing.depth)[0]
         for query, passages in zip(few, ranked, strict=True):
             usable = passages[(passages >= 0) & ~np.isin(passages, banned[query])]
             n = min(pairing.negatives, len(usable))

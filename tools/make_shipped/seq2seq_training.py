@@ -102,7 +102,7 @@ def train(
 
 
 def group(pairs: Pairs, query: int, settings: Seq2Seq, rng: Generator) -> tuple[IntArray, FloatArray]:
-    """A positive of the query, some of its hardest negatives (1 + negatives,), and their scores relative to the first."""
+    """A positive of the query, some of its hardest negatives (1 + negatives,), and their scores less the first's."""
     rows = np.arange(pairs.offsets[query], pairs.offsets[query + 1])
     first = rng.choice(rows)
     of_positive = rows[pairs.pos[rows] == pairs.pos[first]]
