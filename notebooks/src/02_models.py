@@ -69,9 +69,9 @@ tokenizer.convert_ids_to_tokens(query_ids[0])
 #
 # $$\text{BERT}_{\text{DOT}}(q_{1:m}, p_{1:n}) = \hat q \cdot \hat p \quad (5)$$
 #
-# The paper represents the whole text by the vector of CLS; a profile may ask for the mean over all tokens instead,
-# which our small encoder was pre-trained to give (D21). *Before you run:* what shape do the vectors of four texts have,
-# and what shape has the matrix of scores of one query and three passages?
+# The whole text is represented by the vector of CLS; a profile may ask for the mean over all tokens instead (D21).
+# *Before you run:* what shape do the vectors of four texts have, and what shape has the matrix of scores of one query
+# and three passages?
 
 # %%
 show(models.BertDot)
@@ -247,7 +247,7 @@ files
 #
 # ## Where we differ
 #
-# A smaller encoder (D20), pooling as the profile says (D21). ColBERT's projection has a bias, keeps CLS and SEP and
+# A smaller encoder, its last layer new (D20). ColBERT's projection has a bias, keeps CLS and SEP and
 # adds no [MASK] to a query (D10); BERT_CAT scores the raw CLS vector (D11). Scores are fp32 whatever the encoder's
 # precision (D12). See [DEVIATIONS](../DEVIATIONS.md).
 #

@@ -57,7 +57,7 @@ show(sampling.random_queries, sampling.any_pairs)
 batch = samplers["random"].batch(0)
 ranges = sampling.bin_numbers(pairs, batch.queries, batch.margins, h) + 1
 rows = zip(topic_of[batch.queries], [fit(queries[q], 260) for q in batch.queries], batch.margins, ranges, strict=True)
-grid(list(rows)[:8], ["topic", "query", "margin", "range"])
+grid(list(rows)[:8], ["cluster", "query", "margin", "range"])
 
 # %% [markdown]
 # Easy, wherever the clusters differ: any model that knows roughly what a query is about can do it. Such combinations of
@@ -76,7 +76,7 @@ grid(list(rows)[:8], ["topic", "query", "margin", "range"])
 batch = samplers["tas"].batch(0)
 ranges = sampling.bin_numbers(pairs, batch.queries, batch.margins, h) + 1
 rows = zip(topic_of[batch.queries], [fit(queries[q], 260) for q in batch.queries], batch.margins, ranges, strict=True)
-grid(list(rows)[:8], ["topic", "query", "margin", "range"])
+grid(list(rows)[:8], ["cluster", "query", "margin", "range"])
 
 # %% [markdown]
 # Now the other queries' passages are about nearly the same thing. Count over many batches: how many of the other
@@ -88,7 +88,7 @@ fellows = {}
 for name in ("random", "tas", "tas_balanced"):
     topics = [topic_of[samplers[name].batch(step).queries] for step in steps]
     fellows[name] = np.mean([(t[:, None] == t).sum() / b - 1 for t in topics])
-grid([[LOOKS[name].label, value, b - 1] for name, value in fellows.items()], ["sampling", "of its topic", "of"])
+grid([[LOOKS[name].label, value, b - 1] for name, value in fellows.items()], ["sampling", "of its cluster", "of"])
 assert fellows["random"] < fellows["tas"] / 2
 
 # %% [markdown]
@@ -106,15 +106,15 @@ sizes = np.array([has_pairs[topic].sum() for topic in clusters.members])
 expected = np.mean(sizes[sizes > 0] < b) if n == 1 else mixed
 assert all(len(np.unique(batch.queries)) == b for batch in batches)
 assert abs(mixed - expected) < 0.1
-f"{mixed:.0%} of the batches are mixed; {expected:.0%} of the topics are smaller than a batch"
+f"{mixed:.0%} of the batches are mixed; {expected:.0%} of the clusters are smaller than a batch"
 
 # %% [markdown]
 # The share of small clusters, up to chance. The larger the batch, the more clusters are too small; with Table 6's $b =
-# 256$ and about 200 queries per cluster, most batches are mixed, and TAS is then less than its equation says.
+# 256$ and the paper's 200 queries per cluster, most batches are mixed, and TAS is then less than its equation says.
 
 # %%
 smaller = {size: float(np.mean(sizes[sizes > 0] < size)) for size in (32, 96, 256)}
-grid(smaller.items(), ["batch size", "share of topics smaller than that"])
+grid(smaller.items(), ["batch size", "share of clusters smaller than that"])
 assert smaller[256] > 0.5
 show(sampling.cluster_queries)
 

@@ -2,7 +2,7 @@
 # # 06 · How is one student trained?
 #
 # *Paper:* §2.3 (Eqs. 6-8), §4.2, §4.3. *Needs:* 01; TAS also needs the baseline, which is trained first.
-# *Time on the default profile:* about two minutes per system on two cores.
+# *Time on the default profile:* two or three minutes per system on one core.
 #
 # One row of the ablation, from the shipped encoder to a searchable collection: what a step sees, what both teachers say
 # about it, when training stops, and what the trained model finds for a question of yours.
@@ -128,10 +128,10 @@ pd.DataFrame(rows).T.round(3)
 #
 # ## Where we differ
 #
-# Adam, the losses and the stopping rule are the paper's; steps, learning rate and patience are the profile's, chosen on
-# the tune set ([CHANGELOG](../CHANGELOG.md)). The student starts from our small encoder instead of DistilBERT, and
-# pools as it was pre-trained to. For the rest see rows D1, D3, D10, D12-D14 and D19-D21 of
-# [DEVIATIONS](../DEVIATIONS.md).
+# Adam, the losses and the stopping rule are the paper's; steps, the learning rate and its decline, α and patience are the
+# profile's, chosen on the tune set ([CHANGELOG](../CHANGELOG.md)). On `docs` only the student's last layer is trained,
+# from random weights, on kept states of the layers below it (D20, D31). For the rest see rows D1, D3, D10, D12-D14, D32
+# and D34 of [DEVIATIONS](../DEVIATIONS.md).
 #
 # ## Exercises
 #

@@ -107,7 +107,7 @@ def cluster_sizes(sizes: Mapping[str, IntArray], batch_size: int) -> Axes:
     ax.axhline(batch_size, color=style.GREY, linewidth=0.8)
     ax.annotate(f"one batch ({batch_size})", (0, batch_size), xycoords=("axes fraction", "data"), xytext=(3, 2),
                 textcoords="offset points", color=style.GREY, fontsize=SMALL)  # fmt: skip
-    ax.set(xlabel="Topic, by falling size (rank)", ylabel="Queries in the topic", ylim=(0, None))
+    ax.set(xlabel="Cluster, by falling size (rank)", ylabel="Queries in the cluster", ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
     return ax
@@ -178,7 +178,7 @@ def _queries_by_cluster(fed: Fed, ax: Axes) -> None:
     ax.bar(np.arange(1, len(counts) + 1), counts, width=0.75, color=LOOKS[fed.strategy].colour)
     topics = "1 topic" if len(counts) == 1 else f"{len(counts)} topics"
     ax.text(0.97, 0.9, f"{b} queries of {topics}", ha="right", va="top", transform=ax.transAxes)
-    ax.set(xlabel="Topic of the batch, by falling size (rank)", ylabel="Queries of the topic")
+    ax.set(xlabel="Cluster of the batch, by falling size (rank)", ylabel="Queries of the cluster")
     ax.set(xlim=(0, b + 1), xticks=_ticks(b), ylim=(0, b + 1), yticks=[0, *_ticks(b)[1:]])
 
 
