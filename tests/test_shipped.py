@@ -79,7 +79,7 @@ def test_what_data_docs_holds_is_what_was_shipped():
     for path in docs.artefacts_folder.rglob("*config.json"):
         assert "_name_or_path" not in path.read_text(), path  # a folder of the machine that made it
     size = sum(path.stat().st_size for path in docs.artefacts_folder.rglob("*") if path.is_file())
-    assert size <= 80e6
+    assert size <= 100e6
 
 
 def test_written_queries_come_back_by_the_text_of_their_passage(tmp_path: Path):
@@ -170,30 +170,35 @@ def test_shipped_scores_give_margins_and_barred_passages_are_in_no_pair(settings
     assert len(pairs.neg) > 2
 
 
-def test_negatives_are_bm25s_and_not_relevant(settings: Profile, tmp_path: Path):
+def test_negatives_are_the_shipped_ones_else_bm25s_and_not_relevant(settings: Profile, tmp_path: Path):
     drawn = mining.negatives(settings, small(PASSAGES, tmp_path))
     # "sum an array" shares words with 1 (sum), 2 and 4 (array); 0 answers it, 5 is barred, depth 4 cuts
     assert set(drawn[0]) <= {1, 2, 4} and set(drawn[1]) == {3}
+    ship_scores(settings)  # every passage with both queries
+    drawn = mining.negatives(settings, small(PASSAGES, tmp_path))
+    assert [sorted(own) for own in drawn] == [[1, 2, 3, 4], [0, 1, 2, 3]]
 
 
-def test_pairs_whose_text_changed_are_scored_by_the_model_and_the_log_says_how_many(
+def test_a_query_with_too_few_shipped_pairs_has_bm25s_and_the_log_says_how_many_are_scored(
     settings: Profile, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     ship_scores(settings)
     changed = [*PASSAGES]
-    changed[3] = "plot a line, in another version"  # a negative of the second query alone
+    changed[2], changed[3] = "a product, in another version", "plot a line, in another version"
     asked: list[tuple[int, int]] = []
 
     def score(query: IntArray, passage: IntArray) -> FloatArray:
         asked.extend(zip(query.tolist(), passage.tolist(), strict=True))
         return np.full(len(query), 100.0, np.float32)
 
+    few = settings.model_copy(update={"pairing": Pairing(depth=4, negatives=2)})
+    assert [{*drawn} for drawn in mining.negatives(few, small(changed, tmp_path))] == [{1, 4}, {0, 1}]  # still shipped
     with caplog.at_level(logging.INFO):
         pairs = mining.open_pairs(settings, small(changed, tmp_path), lambda: score)
-    assert asked == [(1, 3)]
-    assert "1 of " in caplog.text and "pairs are not among the shipped scores, scored now" in caplog.text
-    where = np.flatnonzero(pairs.neg == 3)
-    assert pairs.margins[where].tolist() == [14 - 100]  # 10 · 1 + 4 - 100
+    assert (1, 3) in asked and not {(0, 0), (0, 1), (0, 4), (1, 4)} & {*asked}  # those of PASSAGES are shipped
+    assert "pairs are not among the shipped scores, scored now" in caplog.text
+    own = slice(*pairs.offsets[1:3])
+    assert pairs.margins[own][pairs.neg[own] == 3] == [14 - 100]  # 10 · 1 + 4 - 100
 
 
 def test_a_scores_file_that_is_cut_off_is_noticed_before_any_work(settings: Profile, tmp_path: Path):

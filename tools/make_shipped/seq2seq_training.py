@@ -15,6 +15,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import trange
 from transformers import BertConfig, BertLMHeadModel, EncoderDecoderModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.bert.modeling_bert import BertPooler
 
 from tas_lib.records import FloatArray, IntArray, Pairs
 from tas_lib.retrieval import pretrained, t5
@@ -48,6 +49,7 @@ def small_seq2seq(settings: Seq2Seq, cat: str, tokenizer: PreTrainedTokenizerBas
         add_cross_attention=True,
     )
     model: Any = EncoderDecoderModel(encoder=reader, decoder=BertLMHeadModel(config))
+    reader.pooler = BertPooler(reader.config)  # without a use, but `EncoderDecoderModel` does not load without it
     for config in (model.config, model.generation_config):
         config.decoder_start_token_id = tokenizer.cls_token_id
         config.eos_token_id, config.pad_token_id = tokenizer.sep_token_id, tokenizer.pad_token_id
