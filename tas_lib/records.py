@@ -40,17 +40,23 @@ class Texts(NamedTuple):
 
 
 class QuerySet(NamedTuple):
-    """Queries with judgements: a test set, the tune set, the early-stopping set or the training queries."""
+    """Queries with judgements: a test set, the tune set, the early-stopping set or the training queries.
+
+    families: query id → label; queries of one family are about the same, and chance is counted by family. If it is
+    empty, every query is its own.
+    """
 
     name: str
     queries: Texts
     qrels: Qrels
+    families: Mapping[str, int] = {}
 
     def only(self, ids: Collection[str], name: str = "") -> "QuerySet":
         """The queries among these ids, in the same order; under another name if one is given."""
         texts = {query: text for query, text in zip(*self.queries, strict=True) if query in ids}
         qrels = {query: self.qrels[query] for query in texts}
-        return QuerySet(name or self.name, Texts([*texts], [*texts.values()]), qrels)
+        families = {query: self.families[query] for query in texts} if self.families else {}
+        return QuerySet(name or self.name, Texts([*texts], [*texts.values()]), qrels, families)
 
 
 class Source(NamedTuple):

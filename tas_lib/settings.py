@@ -31,13 +31,13 @@ class OneValuePerKey(yaml.SafeLoader):
 
 
 class DocsSource(Settings):
-    """The installed packages' documentation (sources/docs.py)."""
+    """The installed packages' documentation (sources/docs.py); the content of `opened` counts, not its path."""
 
     kind: Literal["docs"] = "docs"
     packages: tuple[str, ...]
     package_cap: PositiveInt = 3_000  # entries per package, so that none dominates
     query_words: tuple[PositiveInt, PositiveInt] = (4, 24)
-    min_content_words: PositiveInt = 3  # of a query; common words and words of every summary do not count
+    min_content_words: PositiveInt = 3  # of a query; those that any summary may have (questions.COMMON) do not count
     min_body_words: PositiveInt = 10
     max_passage_words: PositiveInt = 40  # a passage is the beginning of a body
     same: Share = 0.8  # from this shingle similarity on, two passages are one
@@ -52,7 +52,7 @@ class DocsSource(Settings):
     dev_queries: PositiveInt = 1_000
     stop_queries: PositiveInt = 400  # early stopping, §4.3
     tune_queries: PositiveInt = 800
-    opened: str = ""  # a file of names, one per line: queries of earlier test sets, which no new test set may hold
+    opened: str = Field("", exclude=True)  # a file of names, queries of earlier test sets: none is in a new one
     seed: int = 2026
 
 

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from tas_lib.config import DocsSource, Evaluation, Pairing, Profile, Sampling, StopSet, TestSet, Tokens, Training
-from tas_lib.data import collection, shipped, store, versions
+from tas_lib.data import collection, shipped, store
 from tas_lib.models import ColBert
 from tas_lib.records import Pairs, QuerySet, Ragged, Source, Texts
 from tas_lib.retrieval import pretrained
@@ -195,7 +195,7 @@ def settings(folder: Path, **changed: object) -> Profile:
 
 def put_collection(profile: Profile, made: Source) -> collection.Collection:
     """Store it as if it had been read from the installed packages."""
-    inputs = {"packages": store.digest(versions.installed(profile.source.packages))}
+    inputs, _ = collection._source(profile)
     place = store.Store(profile.folder)
     place.artefact("collection", profile.source.model_dump(), inputs, lambda folder: collection.write(made, folder))
     return collection.open_collection(profile)

@@ -1,7 +1,7 @@
 """A collection on disk: texts and judgements, made once from a source and memory-mapped from then on."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -72,7 +72,11 @@ def _source(profile: Profile) -> tuple[dict[str, str], Callable[[Path], Source]]
             "model scores what is not among the shipped scores",
             ", ".join(others),
         )
-    return {"packages": store.digest(versions.installed(settings.packages))}, lambda _: docs.read(settings)
+    digests = {
+        "packages": store.digest(versions.installed(settings.packages)),
+        "opened": store.digest(sorted(docs.opened(settings))),
+    }
+    return digests, lambda _: docs.read(settings)
 
 
 def published_pairs(profile: Profile) -> Path | None:
@@ -89,8 +93,10 @@ def write(source: Source, folder: Path) -> None:
     (folder / "queries").mkdir(exist_ok=True)
     for name, queries in source.sets.items():
         qrels = [[{"id": p, "grade": g} for p, g in queries.qrels[q].items()] for q in queries.queries.ids]
-        table = pa.table({"id": queries.queries.ids, "text": queries.queries.texts, "qrels": qrels})
-        pq.write_table(table, folder / "queries" / f"{name}.parquet")
+        columns: dict[str, Sequence] = {"id": queries.queries.ids, "text": queries.queries.texts, "qrels": qrels}
+        if queries.families:
+            columns["family"] = [queries.families[q] for q in queries.queries.ids]
+        pq.write_table(pa.table(columns), folder / "queries" / f"{name}.parquet")
     store.save_arrays(folder, barred=np.asarray(source.barred))
     store.write_json(folder / "report.json", source.report)
 
@@ -100,4 +106,5 @@ def _read_set(path: Path) -> QuerySet:
     ids = table["id"].to_pylist()
     judged = table["qrels"].to_pylist()
     qrels = {query: {j["id"]: j["grade"] for j in grades} for query, grades in zip(ids, judged, strict=True)}
-    return QuerySet(path.stem, Texts(ids, table["text"].to_pylist()), qrels)
+    families = dict(zip(ids, table["family"].to_pylist(), strict=True)) if "family" in table.column_names else {}
+    return QuerySet(path.stem, Texts(ids, table["text"].to_pylist()), qrels, families)

@@ -25,19 +25,8 @@ ROLE = re.compile(r":[\w:+-]+:`~?\.?([^`<]*?)(?:\s*<[^>`]*>)?`")
 NAME = re.compile(r"[A-Za-z_][\w.]*$")
 DROPPED_SECTIONS = {"see also", "references", "reference", "bibliography", "raises", "warns", "shape", "methods"}
 VALUES = {"returns", "return", "yields", "output", "outputs"}
-ARGUMENTS = {
-    "args",
-    "arguments",
-    "parameters",
-    "params",
-    "kwargs",
-    "keyword args",
-    "keyword arguments",
-    "other parameters",
-    "input",
-    "inputs",
-    "attributes",
-}
+ARGUMENTS = {"args", "arguments", "parameters", "params", "other parameters", "kwargs", "keyword args"}
+ARGUMENTS |= {"keyword arguments", "input", "inputs", "attributes"}
 CODE = {"examples", "example", "usage"}
 ORDER = ("prose", "values", "arguments", "code")  # of a passage's parts
 SENTENCE = re.compile(r"(?<=[a-z0-9)`'\"])\.\s+(?=[A-Z])")
@@ -120,7 +109,10 @@ def kind_of(title: str) -> str:
 
 
 def _cleaned(kind: str, text: str) -> str:
-    """A part without types of arguments, import lines and the output of examples."""
+    """A part without types of arguments, import lines and the output of examples.
+
+    What is on the line of an argument's name is taken for its type, so a description there is lost.
+    """
     text = without_doctest_output(text)
     lines = text.splitlines()
     if kind == "values" and lines:  # a type alone, its description indented below it

@@ -1,11 +1,10 @@
 """The default collection: the documentation of the installed scientific Python packages, read and never imported.
 
-A docstring's summary is a query, its body the passage that answers it, its qualified name the title, and its
-"See Also" section, written by people, the source of graded judgements (DESIGN, "The default profile").
+The first sentence of a docstring's summary is a query, the rest of the docstring the passage that answers it, the
+qualified name the title, and the "See Also" section, written by people, the source of graded judgements (D19).
 """
 
 import hashlib
-import re
 import sysconfig
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,8 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.feature_extraction.text import CountVectorizer
 
 from tas_lib.config import ROOT, DocsSource
-from tas_lib.data.docstrings import TEMPLATE, docstrings, split_docstring
+from tas_lib.data.docstrings import docstrings, split_docstring
+from tas_lib.data.sources import questions
 from tas_lib.records import QuerySet, Source, Texts
 
 
@@ -30,187 +30,6 @@ class Documented(NamedTuple):
     query: str
     passage: str
     see_also: tuple[str, ...]
-
-
-# --- queries worth asking ----------------------------------------------------------------------------------------
-
-NO_QUESTION = re.compile(
-    r">>>|->|==|=|\bself\b|Args:|TODO|\w\([^)]*,|^\W*\[?\s*(deprecated|discouraged|please|see\b|note\b|warning|alias|"
-    r"this (method|function|class) (is|was|has)|internal|same as|equivalent to|implements?\b|overrid|helper)|https?:|"
-    r"^\[|\s:\s|^\S+\.\S+ |^\S+_\S+\b|\b(e\.g|for example|as follows)\b|[:,]$|\{\}|\d+ \d+ \d+",
-    re.I,
-)
-WORD = re.compile(r"[a-z][a-z0-9]+(?:[-_][a-z0-9]+)*")
-COMMON = frozenset(  # words of any summary, which tell no function from another
-    [
-        "a",
-        "an",
-        "the",
-        "of",
-        "for",
-        "to",
-        "in",
-        "on",
-        "at",
-        "by",
-        "from",
-        "with",
-        "without",
-        "and",
-        "or",
-        "not",
-        "if",
-        "is",
-        "are",
-        "be",
-        "as",
-        "that",
-        "this",
-        "it",
-        "its",
-        "which",
-        "whether",
-        "when",
-        "where",
-        "than",
-        "then",
-        "into",
-        "over",
-        "under",
-        "between",
-        "each",
-        "all",
-        "any",
-        "some",
-        "no",
-        "one",
-        "two",
-        "new",
-        "given",
-        "other",
-        "using",
-        "used",
-        "use",
-        "uses",
-        "via",
-        "per",
-        "return",
-        "returns",
-        "returned",
-        "returning",
-        "get",
-        "gets",
-        "set",
-        "sets",
-        "compute",
-        "computes",
-        "calculate",
-        "calculates",
-        "create",
-        "creates",
-        "make",
-        "makes",
-        "class",
-        "function",
-        "method",
-        "object",
-        "objects",
-        "instance",
-        "base",
-        "abstract",
-        "value",
-        "values",
-        "result",
-        "results",
-        "self",
-        "true",
-        "false",
-        "none",
-        "name",
-        "names",
-        "number",
-        "numbers",
-        "list",
-        "dict",
-        "tuple",
-        "string",
-        "int",
-        "float",
-        "bool",
-        "type",
-        "types",
-        "whether",
-        "can",
-        "may",
-        "must",
-        "should",
-        "will",
-        "do",
-        "does",
-        "has",
-        "have",
-        "was",
-        "were",
-        "been",
-        "only",
-        "also",
-        "such",
-        "same",
-        "default",
-        "input",
-        "output",
-        "data",
-        "parameter",
-        "parameters",
-        "argument",
-        "arguments",
-        "attribute",
-        "attributes",
-        "property",
-        "wrapper",
-        "apply",
-        "applies",
-        "perform",
-        "performs",
-        "check",
-        "checks",
-    ]  # noqa: SIM905
-)
-
-
-def content_words(query: str) -> list[str]:
-    """The words of a query that distinguish it from others.
-
-    >>> content_words("Return True if the given graph is strongly connected.")
-    ['graph', 'strongly', 'connected']
-    """
-    return [word for word in WORD.findall(query.lower()) if word not in COMMON and len(word) > 2]
-
-
-def templates(queries: Sequence[str], settings: DocsSource) -> np.ndarray:
-    """(Q,) whether a query is one of many from a template: equal but for a few words, or with the same opening.
-
-    Each stretch of one to three words is blanked in turn; two thirds of a query's words must remain. `template`
-    queries with the same rest are a template, and so are `opening` queries with the same first three words.
-    """
-    words = [
-        [re.sub(r"^(return|compute|calculate|check|get|set|test)s$", r"\1", w) for w in re.findall(r"\w+", q.lower())]
-        for q in queries
-    ]
-    rests: dict[tuple[str, ...], set[int]] = defaultdict(set)
-    for i, own in enumerate(words):
-        for width in range(1, min(3, len(own) // 3) + 1):
-            for start in range(len(own) - width + 1):
-                rests[(*own[:start], "", *own[start + width :])].add(i)
-    alike = np.zeros(len(queries), bool)
-    for family in rests.values():
-        if len(family) >= settings.template:
-            alike[list(family)] = True
-    opening = Counter(tuple(own[:3]) for own in words)
-    return alike | np.array([opening[tuple(own[:3])] >= settings.opening for own in words], bool)
-
-
-# --- from entries to a collection --------------------------------------------------------------------------------
 
 
 def read_entries(settings: DocsSource, root: Path) -> tuple[list[Documented], set[str], Counter[str]]:
@@ -227,12 +46,8 @@ def read_entries(settings: DocsSource, root: Path) -> tuple[list[Documented], se
             known.add(name)
             query, body, linked = split_docstring(text)
             words = body.split()
-            if TEMPLATE.search(query):
-                dropped["an unfilled template as summary"] += 1
-            elif not settings.query_words[0] <= len(query.split()) <= settings.query_words[1]:
-                dropped["a summary too short or too long"] += 1
-            elif NO_QUESTION.search(query) or len(content_words(query)) < settings.min_content_words:
-                dropped["a summary that asks nothing: a signature, code, a notice, or common words only"] += 1
+            if why := questions.refused(query, settings):
+                dropped[why] += 1
             elif len(words) < settings.min_body_words:
                 dropped["a body too short"] += 1
             else:
@@ -317,12 +132,11 @@ def read(settings: DocsSource, root: Path | None = None) -> Source:
                 links[here].add(there)
                 links[there].add(here)
 
-    shared = Counter(e.query.lower() for e in kept)
-    asks = np.array([shared[e.query.lower()] < settings.boilerplate for e in kept])
-    dropped["a query dropped as boilerplate, its passage kept"] = int((~asks).sum())
-    family = templates([e.query for e in kept], settings)
-    dropped["a query dropped as one of a template's, its passage kept"] = int((asks & family).sum())
-    asks &= ~family
+    queries = [e.query for e in kept]
+    shared, alike = questions.boilerplate(queries, settings), questions.templates(queries, settings)
+    dropped["a query dropped as boilerplate, its passage kept"] = int(shared.sum())
+    dropped["a query dropped as one of a template's, its passage kept"] = int((alike & ~shared).sum())
+    asks = ~(shared | alike)
     close = similar_pairs([e.passage for e in kept], settings.akin)
     same_query = _equal_pairs([e.query.lower() if asks[i] else f"{i}" for i, e in enumerate(kept)])
     akin = _components(len(kept), [close, same_query])
@@ -334,16 +148,18 @@ def read(settings: DocsSource, root: Path | None = None) -> Source:
             aliases[i].add(j)
             aliases[j].add(i)
 
-    opened = _opened(settings.opened, [e.name for e in kept])
-    split = _split(kept, asks, opened, links, akin, families, settings)
+    seen = opened(settings)
+    split = _split(kept, asks, np.array([e.name in seen for e in kept]), links, akin, families, settings)
     sets = {}
     for name, rows in split.items():
         graded = name.startswith("graded")
+        labels, asked = families if graded else akin, {f"q/{kept[i].name}": i for i in rows}
         qrels = {}
-        for i in rows:
+        for query, i in asked.items():
             grades = _grades(i, links, aliases) if graded else {i: 1}
-            qrels[f"q/{kept[i].name}"] = {kept[j].name: grade for j, grade in sorted(grades.items())}
-        sets[name] = QuerySet(name, Texts([f"q/{kept[i].name}" for i in rows], [kept[i].query for i in rows]), qrels)
+            qrels[query] = {kept[j].name: grade for j, grade in sorted(grades.items())}
+        texts = Texts([*asked], [kept[i].query for i in rows])
+        sets[name] = QuerySet(name, texts, qrels, {query: int(labels[i]) for query, i in asked.items()})
     barred = np.array(sorted(_barred(split, akin, families)), np.int64)
     report = {
         "packages": dict(Counter(e.package for e in kept)),
@@ -419,10 +235,14 @@ def _grades(i: int, links: Sequence[set[int]], aliases: Sequence[set[int]]) -> d
     return grades | dict.fromkeys(links[i], 2) | dict.fromkeys(aliases[i], 3) | {i: 3}
 
 
-def _opened(file: str, names: Sequence[str]) -> np.ndarray:
-    """(N,) whether an entry was a query of an earlier test set, whose results have been seen."""
-    seen = set((ROOT / file).read_text(encoding="utf-8").split()) if file else set()
-    return np.array([name in seen for name in names])
+def opened(settings: DocsSource) -> set[str]:
+    """The names of entries that were queries of an earlier test set, whose results have been seen."""
+    if not settings.opened:
+        return set()
+    try:
+        return set((ROOT / settings.opened).read_text(encoding="utf-8").split())
+    except OSError as error:
+        raise ValueError(f"`source.opened` cannot be read: {error}") from None
 
 
 def _split(
@@ -437,8 +257,8 @@ def _split(
     """Indices of the queries of every set.
 
     Families (connected by links or similarity) fill the two graded sets in turn, groups (connected by similarity) the
-    sparse sets; those that are too large stay in training. So do queries that were in a test set before, except for
-    `stop` and `tune`; a family with one of them goes to no graded set.
+    sparse sets; those that are too large stay in training. No family with a query that was in a test set before
+    (`opened`, (N,)) goes to a graded set, and no such group to dev.
     """
     free = np.ones(len(kept), bool)
     sets: dict[str, list[int]] = {"graded-a": [], "graded-b": []}
