@@ -215,12 +215,11 @@ class Fusion(Settings):
 class Expansion(Settings):
     """How queries are written for passages (§5.3, Table 7). Defaults are docT5query's."""
 
-    model: str = Field("", exclude=True)  # hub name or folder; "" is the shipped model
-    prompt: str = ""  # before the passage; docT5query reads the passage alone
+    model: str = Field("", exclude=True)  # hub name or folder; "" is what is shipped
     queries: PositiveInt = 40  # per passage
     top_k: PositiveInt = 10  # each token is sampled from the top-k tokens
     longest: PositiveInt = 64  # tokens of a query
-    cap: PositiveInt = 512  # tokens of a passage, prompt and special tokens included
+    cap: PositiveInt = 512  # tokens of a passage, special tokens included
     batch: PositiveInt = 32  # passages that share one random stream
     shard: PositiveInt = 2_048  # passages per file
     seed: int = 0

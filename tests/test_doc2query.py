@@ -102,11 +102,10 @@ def test_queries_are_those_of_their_passages():
     assert len({len(row) for row in ids}) > 3 and all(len(queries) == 3 for queries in found)
 
 
-def test_a_prompt_comes_before_the_passage_and_both_are_cut_at_the_cap():
-    def write(passages: list[str], prompt: str = "") -> list[list[str]]:
-        return doc2query.queries_for(t5(), tokenizer(), passages, HOW.model_copy(update=dict(prompt=prompt)))
+def test_passages_are_cut_at_the_cap():
+    def write(passages: list[str]) -> list[list[str]]:
+        return doc2query.queries_for(t5(), tokenizer(), passages, HOW)
 
-    assert write(["mean of"], prompt="sum product") == write(["sum product mean of"]) != write(["mean of"])
     long = "mean " * 11
     assert write([long]) == write([long + "graph plot"])  # 11 words and </s> are 12
     assert len({str(write(["mean " * 10 + word])) for word in tiny.WORDS}) > 1  # the eleventh word counts

@@ -20,7 +20,7 @@ from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.evaluation import metrics
 from tas_lib.experiment import BASELINE, BM25, Experiment
 from tas_lib.records import NotRun, as_run
-from tas_lib.retrieval import bm25, cross_encoder, doc2query, fusion, pretrained
+from tas_lib.retrieval import bm25, checks, cross_encoder, doc2query, fusion, pretrained
 from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval.t5 import T5Scorer
 from tas_lib.train.teachers import FreshVectors
@@ -493,24 +493,25 @@ def test_docT5query_is_bm25_with_the_written_queries_behind_each_passage(with_t5
     assert with_t5.run(with_t5.listed["d2q"], "graded") != with_t5.run(BM25, "graded")
 
 
-def test_shipped_queries_are_taken_and_only_others_written(with_t5: Experiment, tmp_path: Path):
-    texts, p = with_t5.collection.passages.texts, with_t5.profile
-    shutil.copytree(p.expansion.model, tmp_path / "data" / "seq2seq")
-    (tmp_path / "data" / "expansions").mkdir()
-    keys, queries = shipped.text_keys(texts[5:]), [[f"word{row}"] for row in range(5, 80)]
-    shipped.write_expansions(tmp_path / "data" / "expansions" / "queries.parquet", keys, queries)
-    for name in ("seq2seq", "expansions"):
-        tiny.ship(tmp_path / "data" / name)
-    ours = p.model_copy(
-        update={"artefacts": str(tmp_path / "data"), "expansion": p.expansion.model_copy(update={"model": ""})}
-    )
-    queries_of = doc2query.open_queries(ours, with_t5.collection)
-    known = dict(zip(texts[5:], queries, strict=True))  # some passages may be equal
-    assert [queries_of[row] for row in range(80) if texts[row] in known] == [known[t] for t in texts if t in known]
-    others = [row for row in range(5) if texts[row] not in known]
-    assert others and all(len(queries_of[row]) == 2 for row in others)
-    lacking = doc2query.queries_for(tiny.t5(), tiny.t5_tokenizer(), [texts[row] for row in others], p.expansion)
-    assert [queries_of[row] for row in others] == lacking
+def test_without_a_model_shipped_words_are_indexed_and_other_passages_stay_as_they_are(
+    with_t5: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    texts, folder = with_t5.collection.passages.texts, tmp_path / "data" / "expansions"
+    words = [[f"word{row}"] for row in range(5, 80)]
+    folder.mkdir(parents=True)
+    shipped.write_expansions(folder / "queries.parquet", shipped.text_keys(texts[5:]), words)
+    tiny.ship(folder)
+    ours = changed(with_t5, artefacts=str(tmp_path / "data"), expansion=Expansion()).profile
+    known = dict(zip(reversed(texts[5:]), reversed(words), strict=True))  # of equal passages, the first counts
+    lacking = sum(text not in known for text in texts)
+    with caplog.at_level(logging.INFO):
+        assert doc2query.open_queries(ours, with_t5.collection) == [known.get(text, []) for text in texts]
+    assert lacking and f"{lacking} of 80 passages have no shipped words and stay as they are" in caplog.text
+    d2q = {"d2q": System(kind="expanded")}
+    assert checks.check(ours, d2q, with_t5.collection) == []  # no model
+    (folder / "queries.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"expansions/queries\.parquet is not the file that was shipped"):
+        checks.check(ours, d2q, with_t5.collection)
 
 
 def test_mono_then_duo_order_by_the_scores_of_the_model(with_t5: Experiment):

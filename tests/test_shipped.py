@@ -82,7 +82,7 @@ def test_what_data_docs_holds_is_what_was_shipped():
     assert size <= 100e6
 
 
-def test_written_queries_come_back_by_the_text_of_their_passage(tmp_path: Path):
+def test_expansions_come_back_by_the_text_of_their_passage(tmp_path: Path):
     texts = ["a sum", "a mean", "a sum", "a plot"]
     queries = [["add", "total"], [], ["add", "total"], ["draw a line"]]
     shipped.write_expansions(tmp_path / "queries.parquet", shipped.text_keys(texts), queries)

@@ -315,8 +315,9 @@ grid(rows, ["claim", "systems, or the rule", "column", "found"])
 #   query set in particular, or of methods other than ours.
 # - Of Tables 1 and 2 we test ratios, and the milliseconds of §2.2 on our own collection. GPUs, their memory, hours and
 #   the minute for 400K queries belong to another student and other hardware; "× 1-4" counts teachers.
-# - One small model of ours replaces the paper's three T5s ([D28](../DEVIATIONS.md)). Re-ranked systems are compared on
-#   the queries that they re-ranked, a sample for the ungraded set.
+# - One small model of ours replaces the paper's mono and duo, and words chosen by regression replace docT5query's
+#   queries ([D28](../DEVIATIONS.md)). Re-ranked systems are compared on the queries that they re-ranked, a sample for
+#   the ungraded set.
 # - The batch sizes and the numbers of clusters are the profile's (README).
 #
 # ## Exercises

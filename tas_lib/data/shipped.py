@@ -46,13 +46,13 @@ ROLES = {
     "colbert": ("colbert", "colbert"),
     "mono": ("seq2seq", "reranking.mono"),
     "duo": ("seq2seq", "reranking.duo"),
-    "expansion": ("seq2seq", "expansion.model"),
+    "expansion": ("expansions", "expansion.model"),
 }
-"""What a model is for → its shipped folder, and the setting that names another model."""
+"""What a model is for → the folder shipped for it (for `expansion`, of words), and the setting that names another."""
 
 
 def model(profile: Profile, role: str) -> str:
-    """The path or hub name of a model: the one that the profile names, else the shipped one, its files checked."""
+    """The path or hub name of a model: the one that the profile names, else what is shipped, its files checked."""
     shipped, setting = ROLES[role]
     if named := attrgetter(setting)(profile):
         return located(named)
@@ -65,7 +65,7 @@ def model(profile: Profile, role: str) -> str:
 
 
 def has(profile: Profile, role: str) -> bool:
-    """Whether there is a model for it, named or shipped."""
+    """Whether there is a model for it, named or shipped; for `expansion`, or shipped words."""
     shipped, setting = ROLES[role]
     return bool(attrgetter(setting)(profile)) or (profile.artefacts_folder / shipped).is_dir()
 
@@ -119,7 +119,7 @@ def _index(keys: Keys, wanted: Keys) -> IntArray:
 
 
 def write_expansions(path: Path, passage: Keys, queries: Sequence[Sequence[str]]) -> None:
-    """Write the queries of each passage as parquet, one row per distinct passage, by its text key."""
+    """Write what each passage is expanded with as parquet, one row per distinct passage, by its text key."""
     kept, first = np.unique(passage, return_index=True)
     _write(path, {"passage": kept, "queries": pa.array([queries[index] for index in first], pa.list_(pa.string()))})
 
@@ -130,7 +130,7 @@ def _write(path: Path, columns: Mapping[str, Any]) -> None:
 
 
 def read_expansions(path: Path) -> Callable[[Keys], list[list[str] | None]]:
-    """A function passage keys → written queries, None for a passage that is not in the file."""
+    """A function passage keys → what each is expanded with, None for a passage that is not in the file."""
     known = dict(zip(*pq.read_table(path).to_pydict().values(), strict=True))
     return lambda passage: [known.get(key) for key in passage.tolist()]
 

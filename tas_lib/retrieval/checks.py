@@ -50,7 +50,9 @@ def needed(profile: Profile, systems: Mapping[str, System], trainable: bool) -> 
     for key, system in systems.items():
         role = {"reranked": system.by, "expanded": "expansion"}.get(system.kind)
         if role and shipped.has(profile, role):
-            yield Use(shipped.ROLES[role][1], shipped.model(profile, role), pair if role == "cat" else 0)
+            source = shipped.model(profile, role)
+            if system.kind == "reranked" or profile.expansion.model:  # shipped words need no model
+                yield Use(shipped.ROLES[role][1], source, pair if role == "cat" else 0)
         if system.kind == "checkpoint":
             yield Use(f"systems.{key}.source", located(system.source), max(q, p))
 

@@ -1,5 +1,6 @@
 """docT5query (§5.3, Table 7): a sequence-to-sequence model writes queries for each passage, and BM25 indexes both.
 
+A profile that names no model may ship words instead, which are indexed in the same way (DEVIATIONS.md, D28).
 Source: Nogueira and Lin 2019 [31], From doc2query to docTTTTTquery.
 """
 
@@ -27,26 +28,19 @@ log = logging.getLogger(__name__)
 
 
 def open_queries(profile: Profile, collection: Collection) -> list[list[str]]:
-    """The queries of every passage: shipped ones where there are, found by the passages' digests, others written."""
-    texts, how = collection.passages.texts, profile.expansion
-    source = shipped.model(profile, "expansion")
-    queries: list[list[str] | None] = [None] * len(texts)
-    inputs = {"collection": collection.digest, "model": store.folder_digest(Path(source))}
-    if not how.model and (profile.artefacts_folder / "expansions").is_dir():
-        folder = shipped.folder(profile, "expansions")
-        inputs["expansions"] = store.folder_digest(folder)
-        queries = shipped.read_expansions(folder / "queries.parquet")(shipped.text_keys(texts))
-    missing = [i for i, own in enumerate(queries) if own is None]
-    if missing:
-        log.info("%d of %d passages have no shipped queries: writing them", len(missing), len(texts))
+    """The queries of every passage, written by the named model; without one the shipped words, none for a new text."""
+    texts, how, source = collection.passages.texts, profile.expansion, shipped.model(profile, "expansion")
+    if not how.model:
+        words = shipped.read_expansions(Path(source, "queries.parquet"))(shipped.text_keys(texts))
+        if missing := words.count(None):
+            log.info("%d of %d passages have no shipped words and stay as they are", missing, len(texts))
+        return [own or [] for own in words]
 
     def make(folder: Path) -> None:
-        if missing:
-            write_queries(*load_seq2seq(source, device()), [texts[i] for i in missing], folder, how)
+        write_queries(*load_seq2seq(source, device()), texts, folder, how)
 
-    folder = store.Store(profile.folder).artefact("expansions", how.model_dump(), inputs, make)
-    written = iter(read_queries(folder))
-    return [next(written) if own is None else own for own in queries]
+    inputs = {"collection": collection.digest, "model": store.folder_digest(Path(source))}
+    return read_queries(store.Store(profile.folder).artefact("expansions", how.model_dump(), inputs, make))
 
 
 def write_queries(
@@ -77,8 +71,7 @@ def queries_for(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, passages: Sequence[str], how: Expansion, first: int = 0
 ) -> list[list[str]]:
     """Queries for each of these passages, in length-sorted batches. first: index of the first passage."""
-    texts = [f"{how.prompt} {passage}".strip() for passage in passages]
-    tokens = tokenizer(texts, truncation=True, max_length=how.cap)["input_ids"]
+    tokens = tokenizer(list(passages), truncation=True, max_length=how.cap)["input_ids"]
     queries: list[list[str]] = [[] for _ in passages]
     n = how.queries
     for number, some in enumerate(models.length_chunks([len(ids) for ids in tokens], how.batch)):

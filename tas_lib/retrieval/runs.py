@@ -54,7 +54,7 @@ class Runs:
 
     @cached_property
     def written(self) -> list[list[str]]:
-        """The queries that a model wrote for each passage."""
+        """The queries that a model wrote for each passage, or the words shipped in their place."""
         return doc2query.open_queries(self.profile, self.collection)
 
     @cached_property

@@ -1,8 +1,9 @@
 """Make what `data/docs/` ships again, from the installed packages: `./run_all.sh docs teachers`.
 
-The encoder that students start from, and the sequence-to-sequence model; each is an artefact of the store, so that you
-can interrupt it, run it again and it resumes, and is then copied to `data/docs/` with its provenance. BERT_CAT, ColBERT
-and the scores took a GPU: `experiments/docs2/gpu/teach.py` made them.
+The encoder that students start from, the sequence-to-sequence model, and the words that are indexed with every passage;
+each is an artefact of the store, so that you can interrupt it, run it again and it resumes, and is then copied to
+`data/docs/` with its provenance. BERT_CAT, ColBERT and the scores took a GPU; `experiments/docs2/gpu/teach.py` made
+them.
 """
 
 import logging
@@ -23,12 +24,15 @@ from tas_lib.data.tokens import load_tokenizer, open_tokens
 from tas_lib.evaluation import metrics
 from tas_lib.models import BertDot
 from tas_lib.records import IntArray
-from tas_lib.retrieval import dense, pretrained
+from tas_lib.retrieval import dense, doc2query, pretrained
+from tas_lib.retrieval.bm25 import Bm25Index
 from tas_lib.retrieval.encode import device
 from tas_lib.retrieval.rerank import rerank, rerank_pairwise
 from tas_lib.retrieval.t5 import T5Scorer
+from tas_lib.train import frozen
 from tas_lib.train import pairs as mining
-from tools.make_shipped import seq2seq_training, start
+from tools.make_shipped import copying, seq2seq_training, start
+from tools.make_shipped.copying import Answered
 from tools.make_shipped.settings import Recipe
 from tools.make_shipped.shipping import ship
 
@@ -39,7 +43,7 @@ def main(profile: Profile) -> None:
     if profile.artefacts_folder.name != profile.name:
         raise ValueError(f"profile {profile.name!r} reads {profile.artefacts}, which another profile makes")
     lab = Workshop(profile, Recipe())
-    for make in (lab.encoder, lab.seq2seq):
+    for make in (lab.encoder, lab.seq2seq, lab.expansions):
         make()
 
 
@@ -110,6 +114,30 @@ class Workshop:
         )
         origin = f"the reader the first {settings.layers} layers of the shipped BERT_CAT; the writer random"
         ship(made, self.shipped / "seq2seq", {"start": origin} | measured)
+
+    def expansions(self) -> None:
+        """The words that are indexed with every passage, by the passages' digests."""
+        p, settings, encoder = self.profile, self.recipe.copying, shipped.encoder(self.profile)
+        keys = shipped.text_keys(self.passages)
+
+        def choose(folder: Path) -> None:
+            tokens, relevant = open_tokens(p, self.collection), self.collection.relevant("train")
+            _, states = frozen.open_states(p, self.collection, tokens, settings.layers)
+            answered = np.repeat(np.arange(len(relevant)), list(map(len, relevant)))
+            seen = Answered(self.queries, tokens["train"], answered, np.concatenate(relevant))
+            tokenizer = load_tokenizer(encoder)
+            pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+            words = copying.chosen(self.passages, tokens["passages"], states, pieces, seen, settings)
+            shipped.write_expansions(folder / "queries.parquet", keys, words)
+
+        inputs = {"encoder": store.folder_digest(Path(encoder))}
+        made = self.artefact("expansions", settings.model_dump(), inputs, choose)
+        words = shipped.read_expansions(made / "queries.parquet")(keys)
+        ranked = {}
+        for name, own in (("BM25", [[] for _ in words]), ("BM25 with these words", [own or [] for own in words])):
+            index = Bm25Index(doc2query.expanded(self.passages, own), self.profile.bm25)
+            ranked[name], _ = index.search(self.collection.sets["tune"].queries.texts, 100)
+        ship(made, self.shipped / "expansions", self.measured(ranked))
 
     # --- measuring ----------------------------------------------------------------------------------------------
 

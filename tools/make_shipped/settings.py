@@ -27,8 +27,20 @@ class Seq2Seq(Settings):
     seed: int = 0
 
 
+class Copying(Settings):
+    """The words that are indexed with each passage (copying.py); chosen on tune."""
+
+    layers: int = 5  # of the encoder, which give the token states
+    copied: int = 6  # words per passage
+    new: int = 2
+    least: int = 8  # training queries with a word, for it to be a new one
+    copy_ridge: float = 10.0
+    new_ridge: float = 1_000.0
+
+
 class Recipe(Settings):
-    """Both of them."""
+    """All of them."""
 
     start: Start = Start()
     seq2seq: Seq2Seq = Seq2Seq()
+    copying: Copying = Copying()
