@@ -13,7 +13,7 @@ from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection, open_collection
 from tas_lib.data.tokens import load_tokenizer, open_tokens
 from tas_lib.evaluation.metrics import PerQuery
-from tas_lib.records import FloatArray, History, IntArray, Named, NotRun, Pairs, Ragged, Run
+from tas_lib.records import Families, FloatArray, History, IntArray, Named, NotRun, Pairs, Ragged, Run
 from tas_lib.retrieval import checks, pretrained
 from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval.bm25 import Bm25Index
@@ -106,6 +106,11 @@ class Experiment:
     def query_vecs(self) -> FloatArray:
         """(Q, D) the baseline's vectors of the training queries, as they were clustered."""
         return store.load_array(self._clusters(self.baseline) / "vecs.npy")
+
+    @property
+    def families(self) -> Families:
+        """The families of the queries of each test set, for the tests of significance."""
+        return {test.name: self.collection.sets[test.name].families for test in self.profile.evaluation.sets}
 
     # --- training ------------------------------------------------------------------------------------------------
 

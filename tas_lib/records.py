@@ -12,6 +12,10 @@ Qrels = Mapping[str, Mapping[str, int]]
 """query id → passage id → grade"""
 Run = Mapping[str, Mapping[str, float]]
 """query id → passage id → score"""
+Families = Mapping[str, Mapping[str, int]]
+"""test set → query id → family: queries of one family are about the same thing, and not independent"""
+ALONE: Families = {}
+"""No families: every query for itself."""
 Value = TypeVar("Value")
 
 
@@ -42,8 +46,7 @@ class Texts(NamedTuple):
 class QuerySet(NamedTuple):
     """Queries with judgements: a test set, the tune set, the early-stopping set or the training queries.
 
-    families: query id → label; queries of one family are about the same, and chance is counted by family. If it is
-    empty, every query is its own.
+    families: query id → label; queries with one label belong together, and {} is each for itself.
     """
 
     name: str
@@ -55,7 +58,7 @@ class QuerySet(NamedTuple):
         """The queries among these ids, in the same order; under another name if one is given."""
         texts = {query: text for query, text in zip(*self.queries, strict=True) if query in ids}
         qrels = {query: self.qrels[query] for query in texts}
-        families = {query: self.families[query] for query in texts} if self.families else {}
+        families = {query: label for query, label in self.families.items() if query in texts}
         return QuerySet(name or self.name, Texts([*texts], [*texts.values()]), qrels, families)
 
 

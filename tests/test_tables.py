@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 from ir_measures import Measure, R, nDCG
+from scipy.stats import ttest_rel
 
 from tas_lib import config
 from tas_lib.config import System, TestSet
@@ -157,7 +158,7 @@ def test_the_papers_sets_are_beside_ours_by_label_or_where_the_profile_names_the
     beside = {column.label: column.paper.rpartition(" ")[0] for column in nine_columns(EVALUATION)}
     assert beside == {"Docs dev": "MSMARCO DEV", "Docs A": "TREC-DL'19", "Docs B": "TREC-DL'20", "Docs C": ""}
     recall = [column for column in nine_columns(EVALUATION) if column.test_set == "graded-b"][2]
-    assert recall == ("graded-b", "Docs B", R(rel=2) @ 100, "TREC-DL'20 R@1K")
+    assert recall == ("graded-b", "Docs B", R(rel=2) @ 100, "TREC-DL'20 R@1K", {})
     sets = (TestSet(name="x", label="X", graded=True), TestSet(name="y", label="TREC-DL'20", graded=True))
     named = nine_columns(config.Evaluation(sets=sets))
     assert [column.paper for column in named][::3] == ["", "TREC-DL'20 nDCG@10"]
@@ -226,6 +227,22 @@ def test_table_3_has_the_papers_letters_and_says_what_is_lost():
     cells = column_of(table, [c.paper for c in table.columns].index("TREC-DL'19 nDCG@10"))
     assert [cell.letters for cell in cells] == ["", "", "", "kn"]
     assert [cell.paper.value for cell in cells] == [".681", ".687", "lost", ".712"]
+
+
+def test_letters_and_steps_are_tested_by_family_and_the_caption_says_so():
+    # +.1, +.1, -.1 and +.1 to +.5: eight queries are enough; as two families of three and five they are not
+    better = dict(zip(LOW, (0.2, 0.21, 0.02, 0.23, 0.34, 0.45, 0.56, 0.67), strict=True))
+    scores = scores_of({"pairwise/random": LOW, "pairwise/tas": better})
+    families = {"graded-a": {query: i // 3 for i, query in enumerate(LOW)}}
+    table, alone = (tables.table4(scores, EVALUATION, SYSTEMS, some) for some in (families, {}))
+    place = [column.heading for column in table.columns].index("Docs A nDCG@10")
+    letters = [by_key(one)["pairwise/tas"].key and column_of(one, place)[3].letters for one in (table, alone)]
+    assert letters == ["", "r"]
+    assert column_of(table, 0)[3].letters == "r"  # the other sets have no families
+    steps = [tables.differences(one, {"": ("pairwise/random", "pairwise/tas")}) for one in (table, alone)]
+    p, p_alone = (found[found["column"] == "Docs A nDCG@10"].p.iloc[0] for found in steps)
+    assert p > 0.05 > p_alone == ttest_rel([*better.values()], [*LOW.values()]).pvalue
+    assert "(paired t-test by family, p < .05)" in table.caption and "by family" not in alone.caption
 
 
 def test_table_4_compares_the_samplings_of_one_teacher_as_the_paper_does():

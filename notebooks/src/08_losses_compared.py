@@ -100,7 +100,7 @@ print("Share of the gradient behind the first five:", ", ".join(f"{name} {behind
 # which columns should suffer first?
 
 # %%
-table = tables.table3(scores, settings.evaluation, settings.systems).noted(lab.notes)
+table = tables.table3(scores, settings.evaluation, settings.systems, lab.families).noted(lab.notes)
 tables.write(table, settings.figures, "table3")
 Markdown(render.markdown(table.caption, table.grid))
 
@@ -110,7 +110,7 @@ Markdown(render.markdown(table.caption, table.grid))
 #
 # ## The step from each list loss to Margin-MSE
 #
-# The same numbers as differences, with the p of the paired t-test; the paper's step is below.
+# The same numbers as differences, with the p of the paired t-test by family; the paper's step is below.
 
 # %%
 steps = {

@@ -41,7 +41,7 @@ ran = {key: sets for key, sets in scores.items() if sets}
 # a batch. For which teachers should TAS matter, and for which not?
 
 # %%
-table = tables.table4(scores, settings.evaluation, settings.systems).noted(lab.notes)
+table = tables.table4(scores, settings.evaluation, settings.systems, lab.families).noted(lab.notes)
 tables.write(table, settings.figures, "table4")
 Markdown(render.markdown(table.caption, table.grid))
 

@@ -62,7 +62,7 @@ assert all(drawn["A"][0] != drawn[instance][0] for instance in "BCDE")
 
 # %%
 scores = lab.scores(TABLE5)
-table = tables.table5(scores, settings.evaluation, settings.systems).noted(lab.notes)
+table = tables.table5(scores, settings.evaluation, settings.systems, lab.families).noted(lab.notes)
 tables.write(table, settings.figures, "table5")
 Markdown(render.markdown(table.caption, table.grid))
 
@@ -139,7 +139,7 @@ for teacher, name in (("pairwise", "Pairwise"), ("in_batch", "In-batch"), ("dual
     steps[f"{name}: to TAS-B"] = (f"{teacher}/tas", f"{teacher}/tas_balanced")
 nine = nine_columns(settings.evaluation)
 ruler = 2 * tables.spread(scores, nine)
-ablation = tables.table4(lab.scores(TABLE4), settings.evaluation, settings.systems)
+ablation = tables.table4(lab.scores(TABLE4), settings.evaluation, settings.systems, lab.families)
 found = tables.differences(ablation, steps)
 found["two s.d."] = found["column"].map(ruler)
 found["far"] = found.difference.abs() > found["two s.d."]

@@ -44,7 +44,8 @@ print(f"Our systems start from: {encoder}, {start.config.num_hidden_layers} laye
 
 # %%
 layers = start.config.num_hidden_layers
-table = tables.table6(scores, settings.evaluation, settings.systems, encoder, layers).noted(lab.notes)
+table = tables.table6(scores, settings.evaluation, settings.systems, encoder, layers, lab.families)
+table = table.noted(lab.notes)
 tables.write(table, settings.figures, "table6")
 Markdown(render.markdown(table.caption, table.grid))
 

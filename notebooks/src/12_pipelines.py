@@ -179,7 +179,7 @@ for key in [key for key, measured in scores.items() if name in measured and lab.
 
 # %%
 added = {key: system for key, system in settings.systems.items() if system.kind == "run" and key not in scores}
-table = tables.table7(scores | lab.scores(added), settings, TAS, ms).noted(lab.notes)
+table = tables.table7(scores | lab.scores(added), settings, TAS, ms, lab.families).noted(lab.notes)
 tables.write(table, settings.figures, "table7")
 Markdown(render.markdown(table.caption, table.grid))
 

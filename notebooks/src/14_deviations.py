@@ -33,7 +33,8 @@ scores = lab.scores(DEVIATIONS)
 # Adam does not mind the size of a loss. What does it mind?
 
 # %%
-table = tables.deviations(scores, settings.evaluation, settings.systems | settings.deviations).noted(lab.notes)
+table = tables.deviations(scores, settings.evaluation, settings.systems | settings.deviations, lab.families)
+table = table.noted(lab.notes)
 tables.write(table, settings.figures, "deviations")
 Markdown(render.markdown(table.caption, table.grid))
 

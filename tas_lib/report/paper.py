@@ -2,13 +2,17 @@
 
 import csv
 from collections.abc import Mapping
+from string import ascii_lowercase
 from typing import NamedTuple
 
 from ir_measures import Measure
 
 from tas_lib.config import ROOT, Evaluation, Profile, System
 from tas_lib.evaluation.metrics import PerQuery, paper_measures, printed_name
+from tas_lib.records import ALONE, Families
 
+Scores = Mapping[str, Mapping[str, PerQuery]]
+"""system's key → test set → what `evaluate` gave; {} where it was not run"""
 FOLDER = ROOT / "data" / "paper"
 NOT_RUN, REPORTED = "not run", "reported only"
 ORIGIN = {"trained": "trained here", "checkpoint": "checkpoint", "run": "run file", "bm25": "BM25"}
@@ -58,12 +62,16 @@ def paper_table(number: int) -> dict[tuple[str, str], Printed]:
 
 
 class Column(NamedTuple):
-    """A measure on one of our test sets, and the column of the paper that it is compared with ("" for none)."""
+    """A measure on one of our test sets, and the column of the paper that it is compared with ("" for none).
+
+    families: of the set's queries, for the tests.
+    """
 
     test_set: str
     label: str
     measure: Measure
     paper: str = ""
+    families: Mapping[str, int] = {}
 
     @property
     def heading(self) -> str:
@@ -71,7 +79,7 @@ class Column(NamedTuple):
         return f"{self.label} {printed_name(self.measure)}"
 
 
-def nine_columns(evaluation: Evaluation) -> list[Column]:
+def nine_columns(evaluation: Evaluation, families: Families = ALONE) -> list[Column]:
     """Tables 4 and 6: nDCG@10, MRR@10 and recall on every test set, each beside the paper's set of the same label.
 
     A profile can name the paper's set for another label (`paper`); other sets have no figures beside them.
@@ -80,14 +88,15 @@ def nine_columns(evaluation: Evaluation) -> list[Column]:
     for test in evaluation.sets:
         for measure in paper_measures(test.binarise_at, evaluation.depth)[:3]:
             name = "R@1K" if measure.NAME == "R" else printed_name(measure)
-            columns.append(Column(test.name, test.label, measure, f"{test.beside} {name}" if test.beside else ""))
+            beside = f"{test.beside} {name}" if test.beside else ""
+            columns.append(Column(test.name, test.label, measure, beside, families.get(test.name, {})))
     return columns
 
 
-def six_columns(evaluation: Evaluation) -> list[Column]:
+def six_columns(evaluation: Evaluation, families: Families = ALONE) -> list[Column]:
     """Tables 3 and 5: nDCG@10 and recall on graded sets, MRR@10 and recall on the others."""
     shown = {test.name: ("nDCG" if test.graded else "RR", "R") for test in evaluation.sets}
-    return [column for column in nine_columns(evaluation) if column.measure.NAME in shown[column.test_set]]
+    return [column for column in nine_columns(evaluation, families) if column.measure.NAME in shown[column.test_set]]
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------
@@ -141,6 +150,28 @@ ADDED = {key for key, row in (TABLE4 | TABLE6).items() if not row.paper}
 """Rows that others have and the paper does not: shown where the profile lists such a system."""
 LABELS6 = ("Encoder", "L#", "Batch Size")
 LABELS7 = ("Re-ranking Model", "Re-ranking #", "Latency (ms)")
+
+
+def filled(rows: Mapping[str, Row], scores: Scores, systems: Mapping[str, System]) -> list[Row]:
+    """The rows with what was measured and where it comes from. Of `ADDED` only those that the profile lists."""
+    kinds = {"bm25": "bm25"} | {key: system.kind for key, system in systems.items()}
+    result = []
+    for key, row in rows.items():
+        if key in ADDED and key not in systems:
+            continue
+        kind, measured = kinds.get(key, "trained"), scores.get(key, {})
+        missing = REPORTED if kind == "reported" else row.missing
+        origin = ORIGIN[kind] if measured else missing
+        result.append(row._replace(key=key, scores=measured, origin=origin, missing=missing))
+    return result
+
+
+def lettered(rows: Mapping[str, Row], scores: Scores) -> dict[str, Row]:
+    """The rows, where a free letter is given to each that was measured and has none."""
+    free = iter(sorted(set(ascii_lowercase) - {row.letter for row in rows.values()}))
+    return {
+        key: row._replace(letter=next(free)) if scores.get(key) and not row.letter else row for key, row in rows.items()
+    }
 
 
 def rows6(systems: Mapping[str, System], encoder: str, layers: int) -> dict[str, Row]:

@@ -5,20 +5,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from string import ascii_lowercase
 from typing import NamedTuple
 
 import pandas as pd
 
 from tas_lib.config import Evaluation, Profile, System
-from tas_lib.evaluation.metrics import PerQuery, mean, printed_name
+from tas_lib.evaluation.metrics import mean, printed_name
 from tas_lib.evaluation.significance import better_than, paired_t
+from tas_lib.records import ALONE, Families
 from tas_lib.report import compared, paper, render
-from tas_lib.report.paper import NOT_RUN, REPORTED, Cell, Column, Printed, Row
+from tas_lib.report.paper import NOT_RUN, Cell, Column, Printed, Row, Scores
 from tas_lib.report.render import Grid, decimals, signed
 
-Scores = Mapping[str, Mapping[str, PerQuery]]
-"""system's key → test set → what `evaluate` gave; {} where it was not run"""
 FIELDS = ("row", "column", "value", "markers", "origin", "paper_column", "paper_value", "paper_markers")
 
 
@@ -90,8 +88,9 @@ def compose(
     printed: (row, column) → the paper's cell. within: whose rows a row is tested against, in words.
     """
     by_column = [_column(rows, column, printed, alpha) for column in columns]
-    threshold = f"{alpha:g}".removeprefix("0")
-    caption = f"{title} A letter: significantly better than the row so marked{within} (paired t-test, p < {threshold})."
+    test = "paired t-test by family" if any(column.families for column in columns) else "paired t-test"
+    test += f", p < {alpha:g}".replace("0.", ".")
+    caption = f"{title} A letter: significantly better than the row so marked{within} ({test})."
     if paired := [(column, *column.paper.rpartition(" ")[::2]) for column in columns if column.paper]:
         names = [f"{their_set} for {column.label}" for column, their_set, _ in paired]
         measures = [(theirs, printed_name(column.measure)) for column, _, theirs in paired]
@@ -113,7 +112,7 @@ def _column(
             if row.letter in rivals or (rivals and "" in (row.letter, *rivals)):
                 raise ValueError(f"{row.label}: a row needs a letter of its own, not {row.letter!r}")
             rivals[row.letter] = values
-    letters = {block: better_than(rivals, alpha) for block, rivals in blocks.items()}
+    letters = {block: better_than(rivals, column.families, alpha) for block, rivals in blocks.items()}
     highest = decimals(max((value for value in means if value is not None), default=0))
     cells = []
     for row, value in zip(rows, means, strict=True):
@@ -126,57 +125,41 @@ def _column(
     return cells
 
 
-def filled(rows: Mapping[str, Row], scores: Scores, systems: Mapping[str, System]) -> list[Row]:
-    """The rows with what was measured and where it comes from. Of `ADDED` only those that the profile lists."""
-    kinds = {"bm25": "bm25"} | {key: system.kind for key, system in systems.items()}
-    result = []
-    for key, row in rows.items():
-        if key in paper.ADDED and key not in systems:
-            continue
-        kind, measured = kinds.get(key, "trained"), scores.get(key, {})
-        missing = REPORTED if kind == "reported" else row.missing
-        origin = paper.ORIGIN[kind] if measured else missing
-        result.append(row._replace(key=key, scores=measured, origin=origin, missing=missing))
-    return result
-
-
-def lettered(rows: Mapping[str, Row], scores: Scores) -> dict[str, Row]:
-    """The rows, where a free letter is given to each that was measured and has none."""
-    free = iter(sorted(set(ascii_lowercase) - {row.letter for row in rows.values()}))
-    return {
-        key: row._replace(letter=next(free)) if scores.get(key) and not row.letter else row for key, row in rows.items()
-    }
-
-
 # --- the paper's tables --------------------------------------------------------------------------------------------
 
 
-def table3(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:
+def table3(
+    scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}, families: Families = ALONE
+) -> Table:
     """Table 3: losses for the in-batch signal; the pairwise part is Margin-MSE. systems: the profile's."""
     title = "Table 3: losses for the in-batch negatives; TAS-Balanced batches, both teachers."
-    rows, columns = filled(paper.TABLE3, scores, systems), paper.six_columns(evaluation)
+    rows, columns = paper.filled(paper.TABLE3, scores, systems), paper.six_columns(evaluation, families)
     return compose(title, ("Loss",), rows, columns, paper.paper_table(3), evaluation.alpha)
 
 
-def table4(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:
+def table4(
+    scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}, families: Families = ALONE
+) -> Table:
     """Table 4: samplings and teachers; letters compare the samplings of one teacher."""
     bm25 = {key: cell for key, cell in paper.paper_table(7).items() if key[0] == paper.TABLE4["bm25"].paper}
     title = (
         "Table 4: samplings and teachers. BM25 is not in the paper's Table 4; its numbers there are those of Table 7."
     )
-    rows, columns = filled(paper.TABLE4, scores, systems), paper.nine_columns(evaluation)
+    rows, columns = paper.filled(paper.TABLE4, scores, systems), paper.nine_columns(evaluation, families)
     heads, within = ("Teacher", "Sampling"), " of the same teacher"
     return compose(title, heads, rows, columns, paper.paper_table(4) | bm25, evaluation.alpha, within).with_others()
 
 
-def table5(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:
+def table5(
+    scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}, families: Families = ALONE
+) -> Table:
     """Table 5: one configuration with several seeds; mean and standard deviation of the instances that were run.
 
     Reading: the sample's deviation, with n - 1: n gives .004 where the paper has .005.
     """
     printed = paper.paper_table(5)
     title = "Table 5: instances that differ in the order of topics, queries and pairs alone."
-    rows, columns = filled(paper.TABLE5, scores, systems), paper.six_columns(evaluation)
+    rows, columns = paper.filled(paper.TABLE5, scores, systems), paper.six_columns(evaluation, families)
     table = compose(title, ("Inst.",), rows, columns, printed, evaluation.alpha)
     n = sum(bool(row.scores) for row in rows)
     for name, summary in (("Avg.", fmean), ("StdDev", stdev)):
@@ -192,7 +175,12 @@ def table5(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System]
 
 
 def table6(
-    scores: Scores, evaluation: Evaluation, systems: Mapping[str, System], encoder: str = "DistilBERT", layers: int = 6
+    scores: Scores,
+    evaluation: Evaluation,
+    systems: Mapping[str, System],
+    encoder: str = "DistilBERT",
+    layers: int = 6,
+    families: Families = ALONE,
 ) -> Table:
     """Table 6: dense retrieval. The paper's other rows are reported only; further keys of `scores` are rows below.
 
@@ -206,11 +194,18 @@ def table6(
     if moved := [f"{ours} beside {theirs}" for ours, theirs in sizes if str(ours) != theirs]:
         title += f" TAS-Balanced batches stand in the paper's order, under its letters: {', '.join(moved)}."
     heads = ("", "Training Type", *paper.LABELS6)
-    of_rows, columns = filled(lettered(rows, scores), scores, systems), paper.nine_columns(evaluation)
+    of_rows = paper.filled(paper.lettered(rows, scores), scores, systems)
+    columns = paper.nine_columns(evaluation, families)
     return compose(title, heads, of_rows, columns, paper.paper_table(6), evaluation.alpha).with_others()
 
 
-def table7(scores: Scores, settings: Profile, tas: str = "tas_b", latencies: Mapping[str, float] = {}) -> Table:
+def table7(
+    scores: Scores,
+    settings: Profile,
+    tas: str = "tas_b",
+    latencies: Mapping[str, float] = {},
+    families: Families = ALONE,
+) -> Table:
     """Table 7: pipelines. Letters compare first stages under the same re-ranker; `tas` is the TAS-Balanced system.
 
     latencies: key → measured milliseconds per query.
@@ -225,7 +220,8 @@ def table7(scores: Scores, settings: Profile, tas: str = "tas_b", latencies: Map
     if sampled := [f"{label}: {n} of {whole} queries" for label, n, whole in sizes if n < whole]:
         title += f" {', '.join(sampled)}, the same for all rows."
     heads, within = ("", "First stage", "Re-ranker", "#", "ms"), " under the same re-ranker"
-    of_rows, columns = filled(lettered(rows, scores), shared, settings.systems), paper.nine_columns(evaluation)
+    of_rows = paper.filled(paper.lettered(rows, scores), shared, settings.systems)
+    columns = paper.nine_columns(evaluation, families)
     return compose(title, heads, of_rows, columns, paper.paper_table(7), evaluation.alpha, within)
 
 
@@ -246,10 +242,12 @@ def common(scores: Scores) -> tuple[Scores, dict[str, tuple[int, int]]]:
     return shared, {name: (len(kept[name]), len(set.union(*of_systems))) for name, of_systems in queries.items()}
 
 
-def deviations(scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}) -> Table:
+def deviations(
+    scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}, families: Families = ALONE
+) -> Table:
     """What the other choice in some rows of DEVIATIONS.md changes. systems: the profile's."""
-    rows = filled(paper.DEVIATIONS, scores, systems)
-    columns = [column._replace(paper="") for column in paper.nine_columns(evaluation)]
+    rows = paper.filled(paper.DEVIATIONS, scores, systems)
+    columns = [column._replace(paper="") for column in paper.nine_columns(evaluation, families)]
     title = "The effect of choices that DEVIATIONS.md names; both teachers, one order of the batches."
     return compose(title, ("Row", "Choice"), rows, columns, {}, evaluation.alpha)
 
@@ -268,7 +266,7 @@ def differences(table: Table, steps: Mapping[str, tuple[str, str]]) -> pd.DataFr
         (first, cells), (second, others) = by_key[before], by_key[after]
         for column, a, b in zip(table.columns, cells, others, strict=True):
             both = a.value is not None and b.value is not None
-            p = paired_t(second.values(column), first.values(column)) if both else math.nan
+            p = paired_t(second.values(column), first.values(column), column.families) if both else math.nan
             printed = [cell.paper and cell.paper.number for cell in (b, a)]
             lines.append((step, column.heading, _minus(b.value, a.value), p, _minus(*printed)))
     return pd.DataFrame(lines, columns=["step", "column", "difference", "p", "paper"])
