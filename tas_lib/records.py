@@ -154,6 +154,18 @@ class History(NamedTuple):
     seconds: float
 
 
+def ranking(passages: Mapping[str, float]) -> list[str]:
+    """Passage ids as trec_eval ranks them: by falling score in single precision, equal ones by falling id.
+
+    >>> ranking({"a": 1.0, "b": 1.0, "d": 1 + 1e-9, "c": 2.0})
+    ['c', 'd', 'b', 'a']
+    """
+    scores = np.fromiter(passages.values(), np.float32, len(passages))
+    if np.isnan(scores).any():
+        raise ValueError("a score is NaN, and NaN has no rank")
+    return [passage for _, passage in sorted(zip(scores.tolist(), passages, strict=True), reverse=True)]
+
+
 def as_run(query_ids: Sequence[str], passage_ids: Sequence[str], rows: IntArray, scores: FloatArray) -> Run:
     """A run from passage rows and scores, (Q, k) each; -1 means no passage."""
     return {

@@ -30,8 +30,8 @@ def test_a_run_reads_back_to_the_digit_and_equal_runs_give_equal_bytes(tmp_path,
 def test_a_run_file_has_trecs_six_columns_best_first(tmp_path):
     formats.write_run(tmp_path / "run", RUN, "ours")
     assert (tmp_path / "run").read_text().splitlines() == [
-        "q10 Q0 a 1 -1.5 ours",
-        "q10 Q0 b 2 -1.5 ours",
+        "q10 Q0 b 1 -1.5 ours",
+        "q10 Q0 a 2 -1.5 ours",
         "q2 Q0 b 1 2.0 ours",
         "q2 Q0 a 2 0.3333333333333333 ours",
     ]

@@ -30,8 +30,8 @@ def test_interpolation_by_hand():
     # α = ½. b is not in the sparse list, whose lowest is 4: 103.5 + 2; d not in the dense one, lowest 102: 102 + 4
     found = fusion.interpolate(DENSE, SPARSE, 0.5)
     assert found == {"q1": {"c": 102.0 + 6.0, "a": 104.0 + 2.0, "d": 102.0 + 4.0, "b": 103.5 + 2.0}}
-    assert order(found) == {"q1": ["c", "a", "d", "b"]}  # a and d both have 106: by id
-    assert order(fusion.interpolate(DENSE, SPARSE, 0.5, depth=2)) == {"q1": ["c", "a"]}
+    assert order(found) == {"q1": ["c", "d", "a", "b"]}  # a and d both have 106: by falling id
+    assert order(fusion.interpolate(DENSE, SPARSE, 0.5, depth=2)) == {"q1": ["c", "d"]}
     assert fusion.interpolate(DENSE, SPARSE, 0.5, depth=9) == found
 
 
@@ -80,8 +80,8 @@ def test_reciprocal_rank_by_hand():
     # ranks: a 1 and 3, b 2 and -, c 3 and 1, d - and 2
     found = fusion.reciprocal_rank([DENSE, SPARSE])
     assert found == {"q1": {"a": 1 / 61 + 1 / 63, "c": 1 / 61 + 1 / 63, "b": 1 / 62, "d": 1 / 62}}
-    assert order(found) == {"q1": ["a", "c", "b", "d"]}
-    assert order(fusion.reciprocal_rank([DENSE, SPARSE], depth=3)) == {"q1": ["a", "c", "b"]}
+    assert order(found) == {"q1": ["c", "a", "d", "b"]}
+    assert order(fusion.reciprocal_rank([DENSE, SPARSE], depth=3)) == {"q1": ["c", "a", "d"]}
 
 
 def test_runs_of_different_queries_and_empty_lists_are_fused_too():
@@ -90,10 +90,10 @@ def test_runs_of_different_queries_and_empty_lists_are_fused_too():
     assert fusion.reciprocal_rank([]) == {}
 
 
-def test_only_the_order_of_a_run_counts_and_equal_scores_are_ordered_by_id():
+def test_only_the_order_of_a_run_counts_and_equal_scores_are_ordered_by_falling_id():
     stretched = {"q1": {passage: math.exp(score / 10) for passage, score in DENSE["q1"].items()}}
     assert fusion.reciprocal_rank([stretched, SPARSE]) == fusion.reciprocal_rank([DENSE, SPARSE])
-    assert fusion.reciprocal_rank([{"q": {"b": 1.0, "a": 1.0}}]) == {"q": {"a": 1 / 61, "b": 1 / 62}}
+    assert fusion.reciprocal_rank([{"q": {"b": 1.0, "a": 1.0}}]) == {"q": {"b": 1 / 61, "a": 1 / 62}}
 
 
 def test_three_passages_with_the_same_ranks_in_other_runs_tie_to_the_last_digit():
@@ -103,7 +103,7 @@ def test_three_passages_with_the_same_ranks_in_other_runs_tie_to_the_last_digit(
         run["q"] |= {passage: -float(rank) for passage, rank in zip(places, (1, 2, 7), strict=True)}
     for permuted in itertools.permutations(runs):
         found = fusion.reciprocal_rank(permuted, depth=3)
-        assert len(set(found["q"].values())) == 1 and order(found) == {"q": ["a", "b", "c"]}
+        assert len(set(found["q"].values())) == 1 and order(found) == {"q": ["c", "b", "a"]}
 
 
 def test_nan_is_refused():
@@ -123,7 +123,7 @@ def precision(run: Run, qrels: Qrels) -> float:
 
 
 def test_each_alpha_has_the_measure_of_its_fusion():
-    # c passes a from 102 + 12α > 104 + 4α on: α > ¼
+    # c passes a from 102 + 12α = 104 + 4α on: α ≥ ¼
     alphas, qrels = [0.1, 0.25, 0.3, 0.5], {"q1": {"c": 1}}
     values = fusion.qualities(DENSE, SPARSE, qrels, alphas, precision)
-    assert values == {0.1: 0.0, 0.25: 0.0, 0.3: 1.0, 0.5: 1.0}
+    assert values == {0.1: 0.0, 0.25: 1.0, 0.3: 1.0, 0.5: 1.0}

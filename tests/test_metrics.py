@@ -6,8 +6,10 @@ import random
 import ir_measures
 import numpy as np
 import pytest
+import pytrec_eval
 from ir_measures import RR, Judged, R, nDCG
 
+from tas_lib.data import formats
 from tas_lib.evaluation import metrics
 
 QRELS = {"q1": {"a": 3, "b": 1, "c": 2}, "q2": {"a": 2}, "q3": {"d": 0, "e": 1}}
@@ -37,15 +39,34 @@ def test_every_judged_query_counts_and_no_other():
     assert metrics.evaluate({"q1": {}}, QRELS, MEASURES) == metrics.evaluate({}, QRELS, MEASURES)
 
 
-def test_equal_scores_are_ranked_by_id_for_every_measure():
-    # b before c before z whatever the order in the file; trec_eval by itself would put z first
+def test_equal_scores_are_ranked_by_falling_id_for_every_measure():
+    # z before c before b whatever the order in the file
     for passages in (["b", "c", "z"], ["z", "c", "b"], ["c", "z", "b"]):
         run, measures = {"q": dict.fromkeys(passages, 1.0)}, [nDCG @ 10, RR @ 10, R @ 1]
-        assert [v["q"] for v in metrics.evaluate(run, {"q": {"b": 1}}, measures).values()] == [1, 1, 1]
-        last = metrics.evaluate(run, {"q": {"z": 1}}, measures)
+        assert [v["q"] for v in metrics.evaluate(run, {"q": {"z": 1}}, measures).values()] == [1, 1, 1]
+        last = metrics.evaluate(run, {"q": {"b": 1}}, measures)
         assert [v["q"] for v in last.values()] == pytest.approx([1 / math.log2(4), 1 / 3, 0])
-    close = {"q": {"a": 1.0 + 1e-12, "b": 1.0}}  # equal in single precision, where trec_eval would put b first
-    assert [v["q"] for v in metrics.evaluate(close, {"q": {"a": 1}}, [nDCG @ 10, RR @ 10]).values()] == [1, 1]
+
+
+def test_a_run_file_with_ties_has_our_digits_under_trec_eval(tmp_path):
+    rng = random.Random(1)
+    passages, scores = [f"p{i}" for i in range(60)], [0.1, 0.2, 0.3, 0.3 + 1e-12, 0.3 - 1e-12, 0.3 + 1e-6]
+    qrels = {f"q{i}": {p: rng.randrange(4) for p in rng.sample(passages, 20)} for i in range(20)}
+    run = {query: {p: rng.choice(scores) for p in rng.sample(passages, 40)} for query in qrels}
+    formats.write_run(tmp_path / "tied.run", run, "ours")
+    lines = [line.split() for line in (tmp_path / "tied.run").read_text().splitlines()]
+    written: dict[str, dict[str, float]] = {query: {} for query in qrels}
+    for query, _, passage, _, score, _ in lines:
+        written[query][passage] = float(score)
+    names = {nDCG @ 10: "ndcg_cut_10", RR(rel=2): "recip_rank", R(rel=2) @ 15: "recall_15"}
+    ours = metrics.evaluate(run, qrels, [*names])
+    for measure, name in names.items():
+        level = 2 if "rel=2" in str(measure) else 1
+        theirs = pytrec_eval.RelevanceEvaluator(qrels, {name.replace("_1", ".1")}, relevance_level=level)
+        values = {query: found[name] for query, found in theirs.evaluate(written).items()}
+        assert ours[measure] == pytest.approx(values, abs=1e-9), name
+    ranks = {query: [passage for q, _, passage, *_ in lines if q == query] for query in qrels}
+    assert ranks == {query: metrics.ranking(passages) for query, passages in run.items()}
 
 
 def test_without_ties_the_values_are_those_of_ir_measures():

@@ -92,11 +92,11 @@ def indices_of(passages: list[str]) -> np.ndarray:
     return np.array([{"a": 0, "b": 1, "c": 2}.get(passage, -1) for passage in passages], np.int32)
 
 
-def test_candidates_are_a_runs_first_passages_with_ties_by_id():
+def test_candidates_are_a_runs_first_passages_with_ties_by_falling_id():
     run = {"q1": {"b": 1.0, "a": 1.0, "c": 3.0}, "q3": {"c": 1.0}}
     candidates = candidates_of(run, ["q3", "q2", "q1"], indices_of, depth=4)
-    assert candidates.tolist() == [[2, -1, -1, -1], [-1] * 4, [2, 0, 1, -1]]
-    assert candidates_of(run, ["q1"], indices_of, depth=2).tolist() == [[2, 0]]
+    assert candidates.tolist() == [[2, -1, -1, -1], [-1] * 4, [2, 1, 0, -1]]
+    assert candidates_of(run, ["q1"], indices_of, depth=2).tolist() == [[2, 1]]
 
 
 def test_a_passage_outside_the_collection_cannot_be_reranked():

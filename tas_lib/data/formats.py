@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from tas_lib.data.store import atomic_write
-from tas_lib.records import Qrels, QuerySet, Run, Texts
+from tas_lib.records import Qrels, QuerySet, Run, Texts, ranking
 
 BEIR_HEAD = ["query-id", "corpus-id", "score"]
 Number = TypeVar("Number", int, float)
@@ -122,7 +122,7 @@ def read_run(path: Path, queries: Collection[str] | None = None) -> Run:
 def write_run(path: Path, run: Run, tag: str) -> None:
     """Write a TREC run file, gz if the name says so: equal runs give equal bytes, and scores keep every digit.
 
-    Queries are in the order of their ids, passages by falling score, then id.
+    Queries are in the order of their ids, passages in that of `ranking`.
     """
     one_word(tag, *run)
     with atomic_write(path, "wb") as f:
@@ -171,11 +171,11 @@ def _put(table: dict[str, dict[str, Number]], query: str, passage: str, value: N
 def _ranked_lines(query: str, passages: Mapping[str, float], tag: str) -> bytes:
     """The lines of one query, best first."""
     one_word(*passages)
-    ranked = sorted(passages.items(), key=lambda item: (-item[1], item[0]))
-    for passage, score in ranked:
+    for passage, score in passages.items():
         if not math.isfinite(score):
             raise ValueError(f"query {query}, passage {passage}: the score is {score}")
-    lines = (f"{query} Q0 {p} {rank} {float(score)!r} {tag}\n" for rank, (p, score) in enumerate(ranked, 1))
+    ranked = enumerate(ranking(passages), 1)
+    lines = (f"{query} Q0 {p} {rank} {float(passages[p])!r} {tag}\n" for rank, p in ranked)
     return "".join(lines).encode()
 
 

@@ -7,7 +7,7 @@ import ir_measures
 import numpy as np
 from ir_measures import RR, Judged, Measure, R, nDCG
 
-from tas_lib.records import FloatArray, IntArray, Qrels, Run
+from tas_lib.records import FloatArray, IntArray, Qrels, Run, ranking
 
 PerQuery = dict[Measure, dict[str, float]]
 """measure → query id → value"""
@@ -32,23 +32,12 @@ def printed_name(measure: Measure) -> str:
     return f"{'MRR' if measure.NAME == 'RR' else measure.NAME}@{thousands}"
 
 
-def ranking(passages: Mapping[str, float]) -> list[str]:
-    """Passage ids by falling score; equal scores by id.
-
-    >>> ranking({"b": 1.0, "a": 1.0, "c": 2.0})
-    ['c', 'a', 'b']
-    """
-    if any(score != score for score in passages.values()):
-        raise ValueError("a score is NaN, and NaN has no rank")
-    return sorted(passages, key=lambda passage: (-passages[passage], passage))
-
-
 def evaluate(run: Run, qrels: Qrels, measures: Sequence[Measure]) -> PerQuery:
     """Each measure of every judged query, ordered by query id.
 
     A judged query that is missing from the run counts as 0, so that all systems are averaged over the same queries; a
-    query without judgements is ignored. `ranking` orders ties: the providers of ir_measures break them differently, so
-    they get n, n-1, ... as scores.
+    query without judgements is ignored. `ranking` orders ties, for all providers of ir_measures as for trec_eval: they
+    get n, n-1, ... as scores.
     """
     judged = {query: {p: int(grade) for p, grade in qrels[query].items()} for query in sorted(qrels) if qrels[query]}
     if not judged:

@@ -1,14 +1,13 @@
 """Two or more runs fused into one (§5.3, Table 7): interpolation as for TAS-B + docT5query, reciprocal rank fusion.
 
 Functions of runs alone, whatever system made them: a query or a passage may be missing from a run, and lists may be
-empty or of different depths. Fused lists are ordered by falling score, then id.
+empty or of different depths. Fused lists are in the order of `ranking`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from math import fsum
 
-from tas_lib.evaluation.metrics import ranking
-from tas_lib.records import Qrels, Run
+from tas_lib.records import Qrels, Run, ranking
 
 Quality = Callable[[Run, Qrels], float]
 """The mean of some measure; higher is better."""
@@ -21,7 +20,7 @@ def interpolate(dense: Run, sparse: Run, alpha: float, depth: int | None = None)
     Source: Pyserini 1f074ab, search/hybrid/_searcher.py, without normalisation.
 
     >>> interpolate({"q": {"a": 70.0, "b": 68.0}}, {"q": {"b": 9.0, "c": 5.0}}, 0.5)
-    {'q': {'a': 72.5, 'b': 72.5, 'c': 70.5}}
+    {'q': {'b': 72.5, 'a': 72.5, 'c': 70.5}}
     """
     return {
         query: _ranked(_sum(dense.get(query, {}), sparse.get(query, {}), alpha), depth) for query in {**dense, **sparse}

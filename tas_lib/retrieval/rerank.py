@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from tas_lib.config import Profile, System
 from tas_lib.data import shipped
 from tas_lib.data.collection import Collection
-from tas_lib.evaluation import metrics
-from tas_lib.records import FloatArray, IntArray, Run, as_run
+from tas_lib.records import FloatArray, IntArray, Run, as_run, ranking
 from tas_lib.retrieval import cross_encoder, pretrained
 from tas_lib.retrieval.encode import device
 from tas_lib.retrieval.t5 import T5Scorer, answer_words
@@ -145,7 +144,7 @@ def candidates_of(
 
     indices_of: from passage ids to their indices, -1 for an unknown one.
     """
-    first = [metrics.ranking(run.get(query, {}))[:depth] for query in query_ids]
+    first = [ranking(run.get(query, {}))[:depth] for query in query_ids]
     present = np.arange(depth) < np.array([len(passages) for passages in first])[:, None]  # (Q, depth)
     candidates = np.full((len(query_ids), depth), -1, np.int64)
     candidates[present] = indices_of([passage for passages in first for passage in passages])
