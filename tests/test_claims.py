@@ -6,11 +6,13 @@ from statistics import mean, stdev
 
 import pandas as pd
 import pytest
+from scipy.stats import t as t_distribution
 from scipy.stats import ttest_rel
 
 from tas_lib.config import ROOT, Evaluation, TestSet
-from tas_lib.evaluation import claims, metrics
-from tas_lib.evaluation.claims import COLUMNS, ENOUGH, SEEDS
+from tas_lib.evaluation import claims, comparisons, metrics, significance
+from tas_lib.evaluation.claims import ENOUGH
+from tas_lib.evaluation.comparisons import COLUMNS, SEEDS
 from tas_lib.report import claims_page
 from tas_lib.report.paper import paper_table, rows
 
@@ -46,6 +48,8 @@ def test_every_claim_is_complete_and_there_once():
         assert claim.columns in COLUMNS and claim.need in ENOUGH and claim.kind in ("better", "same")
         assert (" = " in claim.subject, " > " in claim.subject) == (claim.kind == "same", claim.kind == "better")
         assert claim.pairs and all(better != worse for better, worse in claim.pairs)
+    groups = {"teachers", "sampling", "losses", "baselines", "sizes", "first stages", "re-ranking"}
+    assert {claim.group for claim in COMPARED} == groups and {claim.group for claim in NUMBERS.values()} == {""}
     assert len({claim.subject for claim in NUMBERS.values()}) == len(NUMBERS)
     assert all(claim.low < claim.high and claim.why and not claim.systems for claim in NUMBERS.values())
 
@@ -88,55 +92,41 @@ def test_the_papers_own_numbers_satisfy_the_claims():
     assert (sum(up), len(up)) == (8, 9) and ENOUGH["all but one"](8, 9)  # claim "fusion"
 
 
-@pytest.mark.parametrize(
-    ("difference", "spread", "p", "adjusted", "expected"),
-    [
-        (0.021, 0.01, 0.001, 0.049, 2),  # beyond .02, and p after Holm below .05
-        (0.021, 0.01, 0.001, 0.051, 1),  # beyond, p only before Holm
-        (0.021, 0.01, 0.9, 1.0, 1),  # beyond, p never
-        (0.019, 0.01, 0.001, 0.001, 1),  # p only
-        (0.0, 0.0, 1.0, 1.0, 0),
-        (-0.019, 0.01, 0.051, 1.0, 0),
-        (-0.019, 0.01, 0.049, 1.0, -1),
-        (-0.021, 0.01, 0.001, 0.049, -2),
-    ],
-)
-def test_a_difference_is_as_strong_as_the_rulers_that_see_it(difference, spread, p, adjusted, expected):
-    assert claims.strength(difference, spread, p, adjusted) == expected
-
-
 BETTER, SAME = claims.of_difference, claims.of_no_difference
 
 
 @pytest.mark.parametrize(
-    ("rule", "strengths", "need", "expected"),
+    ("rule", "strengths", "equal", "need", "expected"),
     [
-        (BETTER, [2, 2, 0], "two thirds", "holds"),
-        (BETTER, [2, 1, 0], "two thirds", "same direction"),
-        (BETTER, [2, 2, 0], "all", "same direction"),
-        (BETTER, [2, 2, 2, 0], "all but one", "holds"),
-        (BETTER, [2, 2, 0, 0], "most", "same direction"),  # half are clear, which is not most
-        (BETTER, [2, 2, 2, -1], "most", "same direction"),  # most are clear, one is down; 3 up less 1 is half of 4
-        (BETTER, [2, 2, -1], "most", "no difference"),  # 2 up less 1 is a third
-        (BETTER, [1, 1, 1], "most", "same direction"),
-        (BETTER, [1, 0, 0], "most", "no difference"),
-        (BETTER, [-1, 0, 0], "most", "no difference"),
-        (BETTER, [-2, -2, 2, -1], "most", "does not hold"),  # 3 down less 1 up is half of 4
-        (SAME, [0, 0, -1], "most", "holds"),
-        (SAME, [0, 0, 1], "all", "does not hold"),
-        (SAME, [0, 0, -2], "most", "same direction"),
-        (SAME, [0, 0, 1, 1], "most", "does not hold"),
+        (BETTER, [2, 2, 0], "...", "two thirds", "holds"),
+        (BETTER, [2, 1, 0], "...", "two thirds", "same direction"),
+        (BETTER, [2, 2, 0], "...", "all", "same direction"),
+        (BETTER, [2, 2, 2, 0], "....", "all but one", "holds"),
+        (BETTER, [2, 2, 0, 0], "....", "most", "same direction"),  # half are clear, which is not most
+        (BETTER, [2, 2, 2, -1], "....", "most", "same direction"),  # one is down; 3 up less 1 is half of 4
+        (BETTER, [2, 2, -1], "...", "most", "undecided"),  # 2 up less 1 is a third
+        (BETTER, [1, 1, 1], "===", "most", "same direction"),  # a small difference is one
+        (BETTER, [1, 0, 0], "...", "most", "undecided"),
+        (BETTER, [1, 0, 0], ".==", "most", "no difference"),
+        (BETTER, [-1, 0, 0], "..=", "most", "undecided"),  # no difference is shown in one of three
+        (BETTER, [-2, -2, 2, -1], "....", "most", "does not hold"),  # 3 down less 1 up is half of 4
+        (SAME, [0, 0, -1], "==.", "most", "holds"),
+        (SAME, [2, 2, 0], "==.", "most", "holds"),  # clear, but shown to be negligible
+        (SAME, [0, 0, 1], "==.", "all", "undecided"),
+        (SAME, [0, 0, 0], "...", "most", "undecided"),  # a difference that is not seen may be there
+        (SAME, [0, 2, -2], "=..", "most", "does not hold"),  # one of three cannot be most
+        (SAME, [0, 0, -2], "=..", "most", "undecided"),  # if the second column turned out equal, it would hold
     ],
 )
-def test_a_comparison_is_judged_by_its_columns(rule, strengths, need, expected):
-    assert rule(strengths, need) == expected
+def test_a_comparison_is_judged_by_its_columns(rule, strengths, equal, need, expected):
+    assert rule(strengths, [mark == "=" for mark in equal], need) == expected
 
 
 def test_columns_are_those_of_every_graded_set_and_of_the_first_other_one():
-    columns = claims.columns_of("the columns of Tables 3 and 5", EVALUATION)
+    columns = comparisons.columns_of("the columns of Tables 3 and 5", EVALUATION)
     names = [f"{test.label} {measure}" for test, measure in columns]
     assert names == ["A nDCG@10", "B nDCG@10", "A R(rel=2)@100", "B R(rel=2)@100", "Dev RR@10", "Dev R@100"]
-    assert len(claims.columns_of("all columns", EVALUATION)) == 9
+    assert len(comparisons.columns_of("all columns", EVALUATION)) == 9
 
 
 # five seeds: deviations 0, .001, -.001, .0005, -.0005; their squares sum to 2.5e-6, over 4 is 6.25e-7
@@ -162,18 +152,32 @@ def scores_of(levels=None, sample=(), evaluation=EVALUATION):
     return scores
 
 
-def judged(scores, measured=None, evaluation=EVALUATION):
-    return {verdict.claim.key: verdict for verdict in claims.judge(scores, measured or {}, evaluation)}
+def judged(scores, measured=None, evaluation=EVALUATION, families=None):
+    verdicts = claims.judge(scores, measured or {}, evaluation, families or {})
+    return {verdict.claim.key: verdict for verdict in verdicts}
 
 
 def test_equal_systems_make_no_difference_and_as_good_as_claims_hold():
     verdicts = judged(scores_of())
     assert {verdicts[c.key].verdict for c in COMPARED if c.kind == "better"} == {"no difference"}
     assert {verdicts[c.key].verdict for c in COMPARED if c.kind == "same"} == {"holds"}
-    assert verdicts["tas-pairwise"].evidence == "pairwise/tas and pairwise/random: unseen in 9 of 9, clear in 0"
+    assert verdicts["tas-pairwise"].evidence == (
+        "pairwise/tas and pairwise/random: up in 0 of 9, clearly 0, down in 0, clearly 0, equal in 9"
+    )
     first = verdicts["best"].comparisons[0]
     assert first[:3] == ("dual/tas_balanced", "pairwise/tas_balanced", "A nDCG@10")
-    assert first[3:5] == (pytest.approx(0, abs=1e-12), pytest.approx(SPREAD))
+    # two seeds are chance: the error is above √2 deviations of five seeds, and has few degrees of freedom
+    assert first.difference == pytest.approx(0, abs=1e-12)
+    assert math.sqrt(2) * SPREAD < first.error < 1.2 * math.sqrt(2) * SPREAD and 4 < first.freedom < 8
+
+
+def test_a_difference_that_is_not_seen_is_no_proof_of_equality():
+    # five seeds between .49 and .51: two of them lie .03 apart by chance, and no column can show equality within .01
+    levels = dict(zip(SEEDS, (0.50, 0.51, 0.49, 0.505, 0.495), strict=True))
+    verdicts = judged(scores_of(levels))
+    trained = [c for c in COMPARED if all(comparisons.trained_apart(*pair) for pair in c.pairs)]
+    assert {verdicts[claim.key].verdict for claim in trained} == {"undecided"}
+    assert verdicts["expanded"].verdict == "no difference"  # docT5query and BM25 have no seeds
 
 
 def test_a_far_better_system_is_clear_in_every_column_and_the_weakest_comparison_counts():
@@ -181,30 +185,81 @@ def test_a_far_better_system_is_clear_in_every_column_and_the_weakest_comparison
     assert {verdicts[key].verdict for key in ("labels", "pairwise", "balanced-labels")} == {"holds"}
     assert verdicts["dense"].verdict == "does not hold"  # labels are below BM25, whatever the others are
     assert verdicts["dense"].evidence.startswith(
-        "labels and bm25: up in 0 of 9, clearly in 0, down in 9; pairwise/random and bm25: up in 0"
+        "labels and bm25: up in 0 of 9, clearly 0, down in 9, clearly 9, equal in 0; pairwise/random and bm25: up in 0"
     )
     assert verdicts["clusters"].verdict == "does not hold"
     assert verdicts["best"].verdict == "no difference"  # clearly better than pairwise, as good as in-batch
     assert [comparison.strength for comparison in verdicts["best"].comparisons] == [2] * 9 + [0] * 9
+    assert [comparison.equal for comparison in verdicts["best"].comparisons] == [False] * 9 + [True] * 9
 
 
-def test_a_sample_is_compared_on_its_own_queries_by_both_rulers():
+def test_a_difference_has_to_exceed_the_chance_of_the_seeds():
+    # .003, the same for all queries, and five seeds that deviate by .00079: 2.78 of them, for a student and BM25, are
+    # .0022, and 3.93, for two students, are .0031
+    scores = scores_of()
+    for key, gain in (("d2q", 0.003), ("in_batch/random", 0.003), ("pairwise/random", 0)):
+        for measure, values in scores["bm25"]["a"].items():
+            scores[key]["a"][measure] = {q: v + gain + 1e-5 * (i % 2) for i, (q, v) in enumerate(values.items())}
+    verdicts = judged(scores)
+    found = {comparison[:3]: comparison for verdict in verdicts.values() for comparison in verdict.comparisons}
+    pairs = ("d2q", "bm25"), ("in_batch/random", "bm25"), ("pairwise/random", "in_batch/random")
+    p = [found[(*pair, "A nDCG@10")].p for pair in pairs]
+    assert p[0] < 1e-6 < p[1] < 0.05 < p[2]
+
+
+def test_families_make_the_error_of_the_queries_larger():
+    families = {"a": {f"q{i}": i // 10 for i in range(40)}}
+    scores = scores_of()
+    for measure, values in scores["d2q"]["a"].items():  # better for one family, worse for another
+        scores["d2q"]["a"][measure] = {q: v + (0.1, -0.1, 0, 0)[int(q[1:]) // 10] for q, v in values.items()}
+    alone, together = (judged(scores, families=some)["expanded"].comparisons for some in ({}, families))
+    ndcg = next(iter(scores["d2q"]["a"]))
+    expected = significance.paired(scores["d2q"]["a"][ndcg], scores["bm25"]["a"][ndcg], families["a"])
+    assert together[0][3:6] == pytest.approx(expected) and together[0].error > 2 * alone[0].error
+    assert together[1] == alone[1]  # the other sets have no families
+
+
+def test_a_sample_is_compared_on_its_own_queries_and_seeds():
     sample = [f"q{i}" for i in range(7, 17)]
     scores, whole = scores_of({"bm25>duo": 0.51}, sample), scores_of({"bm25>duo": 0.51})
     verdicts = judged(scores)
     by_name = {comparison[:3]: comparison for verdict in verdicts.values() for comparison in verdict.comparisons}
-    comparison = by_name["bm25>duo", "bm25", "Dev nDCG@10"]
     ndcg = next(iter(scores["bm25"]["dev"]))
-    values = {key: [scores[key]["dev"][ndcg][query] for query in sample] for key in ("bm25>duo", "bm25", *SEEDS)}
+    keys = ("bm25>duo", "bm25", "d2q+tas_b", *SEEDS)
+    values = {key: [scores[key]["dev"][ndcg][query] for query in sample] for key in keys}
+    comparison = by_name["bm25>duo", "bm25", "Dev nDCG@10"]  # without a trained part: the ordinary t-test
     assert comparison.difference == pytest.approx(mean(values["bm25>duo"]) - mean(values["bm25"]))
     assert comparison.p == pytest.approx(ttest_rel(values["bm25>duo"], values["bm25"]).pvalue)
-    assert comparison.spread == pytest.approx(stdev(mean(values[key]) for key in SEEDS))
-    assert comparison.spread != pytest.approx(SPREAD, rel=1e-3)  # that of all forty queries
+    one = by_name["d2q+tas_b", "bm25>duo", "Dev nDCG@10"]
+    queries = stdev(a - b for a, b in zip(values["d2q+tas_b"], values["bm25>duo"], strict=True)) / math.sqrt(10)
+    seeds = stdev(mean(values[key]) for key in SEEDS)
+    assert one.error == pytest.approx(math.hypot(queries, seeds))
+    assert seeds != pytest.approx(SPREAD, rel=1e-3)  # that of all forty queries
     # whole sets stay whole: both systems, or the column, were not sampled
     same = judged(whole)["low-latency"].comparisons
-    assert [c[:6] for c in verdicts["low-latency"].comparisons] == [c[:6] for c in same]
-    assert by_name["bm25>duo", "bm25", "A nDCG@10"].spread == pytest.approx(SPREAD)
+    assert [c[:7] for c in verdicts["low-latency"].comparisons] == [c[:7] for c in same]
     assert len(verdicts["medium"].comparisons) == 4 * 6  # two samples of the same queries are compared as usual
+
+
+def test_what_a_column_can_see_by_hand():
+    assert comparisons.sight({"bm25": scores_of()["bm25"]}, EVALUATION, {}) == []  # without the seeds nothing is known
+    scores = {key: sets for key, sets in scores_of().items() if key in (*SEEDS, "labels", "bm25", "bm25>duo")}
+    lines = comparisons.sight(scores, EVALUATION, {})
+    assert [line[:2] for line in lines[:3]] == [
+        ("A nDCG@10", "students"),
+        ("A nDCG@10", "BM25"),
+        ("B nDCG@10", "students"),
+    ]
+    assert len(lines) == 2 * 9
+    # one pair of students: seeds other than the first are the same system; two pairs with BM25, and their median
+    column = comparisons.columns_of("nDCG, graded sets", EVALUATION)[0]
+    pairs = ("labels", SEEDS[0]), ("labels", "bm25"), (SEEDS[0], "bm25")
+    one, *others = (comparisons.estimate(scores, pair, column, {}) for pair in pairs)
+    assert lines[0][2:] == pytest.approx((one.smallest(), comparisons.MARGIN - one.reach(0.9)))
+    assert lines[1].smallest == pytest.approx(mean(other.smallest() for other in others))
+    # an effect of that size is found four times in five
+    t_975, t_8 = (t_distribution.ppf(share, one.freedom) for share in (0.975, 0.8))
+    assert one.smallest() == pytest.approx((t_975 + t_8) * one.error)
 
 
 def test_a_sample_of_queries_that_the_other_system_lacks_is_refused():
@@ -214,25 +269,27 @@ def test_a_sample_of_queries_that_the_other_system_lacks_is_refused():
         claims.judge(scores, {}, EVALUATION)
 
 
-def test_holms_correction_is_for_all_comparisons_of_the_table_each_counted_once():
+def test_holms_correction_is_for_the_comparisons_of_a_group_of_claims_each_counted_once():
     scores = scores_of({"labels": 0.4993, "in_batch/tas_balanced": 0.5004})
     frame = claims_page.frame(claims.judge(scores, {}, EVALUATION)).dropna()
-    once = frame.drop_duplicates(["better", "worse", "column"]).sort_values("p")
-    assert len(once) < len(frame)
-    highest = 0.0
-    for rank, (p, adjusted) in enumerate(zip(once.p, once.adjusted, strict=True)):
-        highest = max(highest, p * (len(once) - rank))
-        assert adjusted == pytest.approx(min(1.0, highest))
-    assert (frame.groupby(["better", "worse", "column"]).adjusted.nunique() == 1).all()
+    groups = frame["claim"].map({claim.key: claim.group for claim in CLAIMS})
+    assert groups.nunique() == 7 and frame.groupby(groups)["claim"].nunique().min() > 2
+    for _, part in frame.groupby(groups):
+        once = part.drop_duplicates(["better", "worse", "column"]).sort_values("p")
+        highest = 0.0
+        for rank, (p, adjusted) in enumerate(zip(once.p, once.adjusted, strict=True)):
+            highest = max(highest, p * (len(once) - rank))
+            assert adjusted == pytest.approx(min(1.0, highest))
+        assert (part.groupby(["better", "worse", "column"]).adjusted.nunique() == 1).all()
 
 
 def test_a_system_that_was_not_run_is_named_and_does_not_count_among_the_tests():
-    scores = scores_of({"labels": 0.4993})
+    scores = scores_of({"tas_b/largest": 0.52, "tas_b": 0.51})
     whole, verdicts = judged(scores), judged(scores | {f"dual/tas_balanced/{k}": {} for k in ("fewer", "lambdarank")})
     assert verdicts["clusters"][1:3] == ("not run", "without dual/tas_balanced/fewer")
     not_run = {claim.key for claim in COMPARED if verdicts[claim.key].verdict == "not run"}
     assert not_run == {"clusters", "margin-mse", "margin-mse-recall", "list-losses"}
-    few, all_of_them = (some["pairwise"].comparisons[0] for some in (verdicts, whole))
+    few, all_of_them = (some["batch-dev"].comparisons[0] for some in (verdicts, whole))
     assert few.p == all_of_them.p and few.adjusted < all_of_them.adjusted < 1  # fewer tests, a smaller correction
 
 
@@ -309,9 +366,10 @@ def test_a_number_that_no_claim_is_about_is_refused():
 
 
 def test_the_page_has_every_claim_once_under_its_verdict(tmp_path):
-    verdicts = claims.judge(scores_of({"labels": 0.4}), {NUMBERS["flat"].subject: 1.5}, EVALUATION)
+    scores = scores_of({"labels": 0.4})
+    verdicts = claims.judge(scores, {NUMBERS["flat"].subject: 1.5}, EVALUATION)
     for folder in ("one", "again"):
-        claims_page.write(verdicts, tmp_path / folder)
+        claims_page.write(verdicts, comparisons.sight(scores, EVALUATION, {}), tmp_path / folder)
     for name in ("claims.md", "claims.csv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     text = (tmp_path / "one" / "claims.md").read_text()
@@ -319,6 +377,7 @@ def test_the_page_has_every_claim_once_under_its_verdict(tmp_path):
     assert [head.lower() for head, _ in heads] == list(claims.VERDICTS)
     assert sum(int(n) for _, n in heads) == 67
     assert all(text.count(f"| {claim.words} | §{claim.section} | {claim.rule} |") == 1 for claim in CLAIMS)
+    assert "| A nDCG@10 | .00" in text.split("**What the columns can see**")[1]
     block = text.split("**Holds")[1].split("**Same direction")[0]
     assert "| Labels alone teach less than any teacher | §2.4 | pairwise/random > labels, in_batch/random > " in block
     assert "ranges alike | §3 | chance of the most drawn range over that of the least at most 2 ('uniformly', " in block

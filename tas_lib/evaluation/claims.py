@@ -3,21 +3,19 @@
 import functools
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise, product
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NamedTuple
 
 import pandas as pd
-from ir_measures import Measure
 
-from tas_lib.config import ROOT, Evaluation, TestSet
-from tas_lib.evaluation.metrics import PerQuery, mean, paper_measures, printed_name
-from tas_lib.evaluation.significance import holm, paired_t
+from tas_lib.config import ROOT, Evaluation
+from tas_lib.evaluation.comparisons import SEEDS, Comparison, Scores, Test, columns_of, compare, spread
+from tas_lib.evaluation.metrics import mean
+from tas_lib.records import ALONE, Families
 
-Scores = Mapping[str, Mapping[str, PerQuery]]
-"""system → test set → measure → query → value; {} for a system that was not run"""
-VERDICTS = ("holds", "same direction", "no difference", "does not hold", "not run")
+VERDICTS = ("holds", "same direction", "undecided", "no difference", "does not hold", "not run")
 """From good to bad: a claim with several comparisons is as good as the weakest of them."""
 ENOUGH: dict[str, Callable[[int, int], bool]] = {
     "most": lambda k, n: 2 * k > n,
@@ -25,26 +23,6 @@ ENOUGH: dict[str, Callable[[int, int], bool]] = {
     "all but one": lambda k, n: k >= n - 1,
     "all": lambda k, n: k == n,
 }
-SEEDS = ("dual/tas_balanced", *(f"dual/tas_balanced/seed{n}" for n in range(2, 6)))
-"""Instances A-E of Table 5: one system with five random seeds."""
-GRADED, DEV = ([(sets, measure) for measure in ("nDCG", "RR", "R")] for sets in ("graded", "dev"))
-COLUMNS = {
-    "all columns": GRADED + DEV,
-    "the graded sets": GRADED,
-    "the dev set": DEV,
-    "nDCG and MRR": GRADED[:2] + DEV[:2],
-    "nDCG and MRR, graded sets": GRADED[:2],
-    "nDCG and MRR, dev set": DEV[:2],
-    "recall": GRADED[2:] + DEV[2:],
-    "recall, graded sets": GRADED[2:],
-    "nDCG, graded sets": GRADED[:1],
-    "MRR, graded sets": GRADED[1:2],
-    "nDCG and recall, graded sets": GRADED[::2],
-    "MRR, dev set": DEV[1:2],
-    "MRR and recall, dev set": DEV[1:],
-    "the columns of Tables 3 and 5": GRADED[::2] + DEV[1:],
-}
-"""Where a claim is tested: on all graded sets, or on the first of the others, "dev"."""
 
 
 class Claim(NamedTuple):
@@ -55,6 +33,7 @@ class Claim(NamedTuple):
     words: str
     kind: str
     subject: str
+    group: str = ""
     columns: str = ""
     need: str = ""
     low: float = -math.inf
@@ -97,77 +76,18 @@ def paper_claims() -> tuple[Claim, ...]:
     return tuple(Claim(*line) for line in frame.itertuples(index=False))
 
 
-class Comparison(NamedTuple):
-    """Two systems in one column."""
-
-    better: str
-    worse: str
-    column: str
-    difference: float  # of their means
-    spread: float  # Table 5's standard deviation
-    p: float
-    adjusted: float  # p after Holm's correction
-    strength: int
-
-
-def strength(difference: float, spread: float, p: float, adjusted: float, alpha: float = 0.05) -> int:
-    """2 if both rulers see a difference, 1 if one does, 0 if none does; negative if the difference is.
-
-    The ruler for chance among queries is the paired t-test, that for chance among random seeds two standard deviations
-    of Table 5. Where both agree, p counts after Holm's correction; where only one does, without it.
-
-    >>> strength(0.03, 0.01, 0.001, 0.04), strength(-0.03, 0.01, 0.01, 0.3), strength(0.02, 0.01, 0.05, 1.0)
-    (2, -1, 0)
-    """
-    beyond = abs(difference) > 2 * spread
-    size = 2 if beyond and adjusted < alpha else int(beyond or p < alpha)
-    return size if difference > 0 else -size
-
-
-def columns_of(name: str, evaluation: Evaluation) -> list[tuple[TestSet, Measure]]:
-    """The columns of a key of COLUMNS on a profile's test sets."""
-    graded = [test for test in evaluation.sets if test.graded]
-    kinds = {"graded": graded, "dev": [test for test in evaluation.sets if not test.graded][:1]}
-    return [
-        (test, next(m for m in paper_measures(test.binarise_at, evaluation.depth) if measure == m.NAME))
-        for kind, measure in COLUMNS[name]
-        for test in kinds[kind]
-    ]
-
-
-def spread(scores: Scores, test: TestSet, measure: Measure, queries: Collection[str] = ()) -> float:
-    """Table 5's standard deviation in one column, over five seeds (ddof = 1); of some queries, by default of all."""
-    seeds = [scores[key][test.name][measure] for key in SEEDS]
-    return stdev(fmean(values[query] for query in queries or values) for values in seeds)
-
-
-def paired(scores: Scores, pair: tuple[str, str], test: TestSet, measure: Measure) -> list[dict[str, float]]:
-    """Two systems' values in one column, on the queries of the one with fewer: a re-ranker may have seen a sample."""
-    values = [scores[key][test.name][measure] for key in pair]
-    fewer = min(values, key=len)
-    return [{query: value for query, value in of_one.items() if query in fewer} for of_one in values]
-
-
-def compare(scores: Scores, evaluation: Evaluation) -> dict[str, list[Comparison]]:
-    """The comparisons of every claim whose systems were all run.
-
-    Holm's correction is for all of them together; one that several claims share counts once.
-    """
-    requested = {
-        claim.key: list(product(claim.pairs, columns_of(claim.columns, evaluation)))
-        for claim in paper_claims()
-        if claim.pairs and all(map(scores.get, claim.systems))
-    }
-    values = {test: paired(scores, test[0], *test[1]) for tests in requested.values() for test in tests}
-    p_values = [paired_t(better, worse) for better, worse in values.values()]
-    results = {}
-    for test, p, adjusted in zip(values, p_values, holm(p_values), strict=True):
-        (pair, (test_set, measure)), (better, worse) = test, values[test]
-        difference, deviation = mean(better) - mean(worse), spread(scores, test_set, measure, better)
-        size = strength(difference, deviation, p, adjusted, evaluation.alpha)
-        column = f"{test_set.label} {printed_name(measure)}"
-        results[test] = Comparison(*pair, column, difference, deviation, p, adjusted, size)
-    return {key: [results[test] for test in tests] for key, tests in requested.items()}
+def compared(scores: Scores, evaluation: Evaluation, families: Families) -> dict[str, list[Comparison]]:
+    """The comparisons of every claim whose systems were all run, by its key; Holm's correction is within groups."""
+    tests: dict[str, dict[str, list[Test]]] = {}  # group → claim → tests
+    for claim in paper_claims():
+        if claim.pairs and all(map(scores.get, claim.systems)):
+            of_claim = [*product(claim.pairs, columns_of(claim.columns, evaluation))]
+            tests.setdefault(claim.group, {})[claim.key] = of_claim
+    found: dict[str, list[Comparison]] = {}
+    for of_group in tests.values():
+        results = compare(scores, sum(of_group.values(), []), families, evaluation.alpha)
+        found |= {key: [results[test] for test in of_claim] for key, of_claim in of_group.items()}
+    return found
 
 
 def from_scores(scores: Scores, evaluation: Evaluation) -> dict[str, float]:
@@ -227,32 +147,36 @@ class Verdict(NamedTuple):
     comparisons: Sequence[Comparison] = ()
 
 
-def of_difference(strengths: Sequence[int], need: str) -> str:
-    """The verdict on "A is better than B" from the strengths in the columns.
+def of_difference(strengths: Sequence[int], equal: Sequence[bool], need: str) -> str:
+    """The verdict on "A is better than B" from its columns: `strength`, and whether no difference was shown.
 
     holds: enough columns have strength 2, and none is negative. Else, columns that are positive less those that are
-    negative: half of all or more is the same direction, minus half or less does not hold, between is no difference.
+    negative: half of all or more is the same direction, minus half or less does not hold. Between the two there is no
+    difference if that is shown in enough columns, and otherwise it is undecided.
     """
     n, net = len(strengths), sum((s > 0) - (s < 0) for s in strengths)
     if ENOUGH[need](strengths.count(2), n) and min(strengths) >= 0:
         return "holds"
     if 2 * abs(net) < n:
-        return "no difference"
+        return "no difference" if ENOUGH[need](sum(equal), n) else "undecided"
     return "same direction" if net > 0 else "does not hold"
 
 
-def of_no_difference(strengths: Sequence[int], need: str) -> str:
-    """The verdict on "A is as good as B" from the strengths in the columns.
+def of_no_difference(strengths: Sequence[int], equal: Sequence[bool], need: str) -> str:
+    """The verdict on "A is as good as B" from its columns: `strength`, and whether no difference was shown.
 
-    holds: enough columns have strength 0, and none has 2 or -2. If only the second fails, it is the same direction,
-    else it does not hold. Not to see a difference is no proof that there is none.
+    holds: no difference was shown in enough columns. does not hold: in so many a difference is clear, strength 2 or -2
+    and not shown to be negligible, that what is left is not enough. Else it is undecided.
     """
-    if not ENOUGH[need](strengths.count(0), len(strengths)):
-        return "does not hold"
-    return "holds" if max(map(abs, strengths)) < 2 else "same direction"
+    n, clear = len(strengths), sum(abs(s) == 2 and not e for s, e in zip(strengths, equal, strict=True))
+    if ENOUGH[need](sum(equal), n):
+        return "holds"
+    return "undecided" if ENOUGH[need](n - clear, n) else "does not hold"
 
 
-def judge(scores: Scores, measured: Mapping[str, float], evaluation: Evaluation) -> list[Verdict]:
+def judge(
+    scores: Scores, measured: Mapping[str, float], evaluation: Evaluation, families: Families = ALONE
+) -> list[Verdict]:
     """The verdict on every claim, in the order of the file.
 
     measured: the numbers that do not follow from scores, by the claim's `subject`; a missing one was not run.
@@ -262,33 +186,30 @@ def judge(scores: Scores, measured: Mapping[str, float], evaluation: Evaluation)
     numbers = from_scores(scores, evaluation) | dict(measured)
     if unknown := numbers.keys() - {claim.subject for claim in paper_claims() if not claim.pairs}:
         raise ValueError(f"no claim is about {min(unknown)!r}")
-    comparisons, verdicts = compare(scores, evaluation), []
+    comparisons, verdicts = compared(scores, evaluation, families), []
     for claim in paper_claims():
-        number, compared = numbers.get(claim.subject, math.nan), comparisons.get(claim.key, [])
+        number, of_claim = numbers.get(claim.subject, math.nan), comparisons.get(claim.key, [])
         if missing := [key for key in claim.systems if not scores.get(key)]:
             outcome = ("not run", f"without {', '.join(missing)}")
         elif claim.pairs:
-            outcome = _weakest(claim, compared) if compared else ("not run", "no such column")
+            outcome = _weakest(claim, of_claim) if of_claim else ("not run", "no such column")
         elif math.isnan(number):
             outcome = ("not run", "not measured")
         else:
             outcome = ("holds" if claim.low <= number <= claim.high else "does not hold", f"{number:.3g}")
-        verdicts.append(Verdict(claim, *outcome, compared))
+        verdicts.append(Verdict(claim, *outcome, of_claim))
     return verdicts
 
 
 def _weakest(claim: Claim, comparisons: Sequence[Comparison]) -> tuple[str, str]:
     """The weakest of the verdicts on the claim's pairs, and the evidence for all of them."""
     verdicts, evidence = [], []
+    rule = of_no_difference if claim.kind == "same" else of_difference
     for pair in claim.pairs:
-        strengths = [comparison.strength for comparison in comparisons if comparison[:2] == pair]
-        n, clear = len(strengths), strengths.count(2)
-        if claim.kind == "same":
-            verdicts.append(of_no_difference(strengths, claim.need))
-            seen = f"unseen in {strengths.count(0)} of {n}, clear in {clear + strengths.count(-2)}"
-        else:
-            verdicts.append(of_difference(strengths, claim.need))
-            up, down = sum(s > 0 for s in strengths), sum(s < 0 for s in strengths)
-            seen = f"up in {up} of {n}, clearly in {clear}, down in {down}"
-        evidence.append(f"{pair[0]} and {pair[1]}: {seen}")
+        columns = [comparison for comparison in comparisons if comparison[:2] == pair]
+        strengths, equal = [column.strength for column in columns], [column.equal for column in columns]
+        verdicts.append(rule(strengths, equal, claim.need))
+        up, down = ((sum(s > 0 for s in signs), signs.count(2)) for signs in (strengths, [-s for s in strengths]))
+        seen = f"up in {up[0]} of {len(columns)}, clearly {up[1]}, down in {down[0]}, clearly {down[1]}"
+        evidence.append(f"{pair[0]} and {pair[1]}: {seen}, equal in {sum(equal)}")
     return max(verdicts, key=VERDICTS.index), "; ".join(evidence)
