@@ -48,7 +48,7 @@ def test_a_table_is_written_as_markdown_csv_and_latex(tmp_path):
     paths = tables.write(TABLE, tmp_path, "table0")
     assert [path.name for path in paths] == ["table0.md", "table0.csv", "table0.tex"]
     assert paths[0].read_text().splitlines() == [
-        "A & B. A letter: significantly better than the row so marked (paired t-test, p < .05)."
+        "A & B. A letter marks a row that this one beats significantly (paired t-test, p < .05)."
         " In parentheses the paper's numbers, on MS MARCO: TREC-DL'19 for Set A, R@1K for R@100.",
         "",
         "|  | Teacher | Sampling | Set A<br>nDCG@10 | Set A<br>R@100 | Run |",
@@ -64,7 +64,7 @@ def test_a_table_is_written_as_markdown_csv_and_latex(tmp_path):
     assert lines[6] == "ANCE,Set A R@100,reported,,reported,TREC-DL'19 R@1K,lost,k"
     latex = paths[2].read_text().splitlines()
     assert latex[1].startswith(
-        r"\caption{A \& B. A letter: significantly better than the row so marked (paired t-test, p $<$"
+        r"\caption{A \& B. A letter marks a row that this one beats significantly (paired t-test, p $<$"
     )
     assert [latex[0], *latex[2:]] == [
         r"\begin{table*}",

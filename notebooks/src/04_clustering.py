@@ -39,8 +39,8 @@ experiment = Experiment(settings)
 
 # %% [markdown]
 # The profile sets the number of clusters, $k$ of Equation (10). The paper takes 2,000 for 400K queries, about 200 each.
-# That ratio, and not $k$, decides how narrow a cluster is and whether it can fill a batch. With fewer queries one has to
-# choose between the two: `docs` has narrow clusters, some of them too small for a batch of 32
+# That ratio, and not $k$, decides how narrow a cluster is and whether it can fill a batch. With fewer queries one has
+# to choose between the two: `docs` has narrow clusters, some of them too small for a batch of 32
 # ([D33](../DEVIATIONS.md)).
 
 # %%

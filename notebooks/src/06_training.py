@@ -128,10 +128,10 @@ pd.DataFrame(rows).T.round(3)
 #
 # ## Where we differ
 #
-# Adam, the losses and the stopping rule are the paper's; steps, the learning rate and its decline, α and patience are the
-# profile's, chosen on the tune set ([CHANGELOG](../CHANGELOG.md)). On `docs` only the student's last layer is trained,
-# from random weights, on kept states of the layers below it (D20, D31). For the rest see rows D1, D3, D10, D12-D14, D32
-# and D34 of [DEVIATIONS](../DEVIATIONS.md).
+# Adam, the losses and the stopping rule are the paper's; steps, the learning rate and its decline, α and patience are
+# the profile's, chosen on the tune set ([CHANGELOG](../CHANGELOG.md)). On `docs` only the student's last layer is
+# trained, from random weights, on kept states of the layers below it (D20, D31). For the rest see rows D1, D3, D10,
+# D12-D14, D32 and D34 of [DEVIATIONS](../DEVIATIONS.md).
 #
 # ## Exercises
 #

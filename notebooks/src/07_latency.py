@@ -238,7 +238,7 @@ with torch.inference_mode():
              "in_batch": partial(fresh.scores, batch, device),
              "kept": partial(lab.in_batch_teacher.scores, batch, device)}  # fmt: skip
     price = {name: latency.time_boxed(f, 1, 3).mean / len(batch.queries) for name, f in calls.items()}
-grid(price.items(), ["teacher", "ms a sample"])
+grid(price.items(), ["teacher", "ms per sample"])
 
 # %% [markdown]
 # Memory is measured over three steps of each training on a throw-away student: gradients, Adam's two moments, the best

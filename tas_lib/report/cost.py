@@ -44,13 +44,13 @@ class Cost(NamedTuple):
 
 COLUMNS: dict[str, Callable[[Cost], str]] = {
     "Batch size, here": lambda cost: str(cost.batch_size),
-    "Seconds a step": lambda cost: f"{cost.step_s:.3f}",
-    "Samples a second": lambda cost: f"{cost.batch_size / cost.step_s:,.0f}",
-    "Teacher inference, ms a sample": lambda cost: digits(cost.teacher_ms) if cost.teacher_ms else "–",
-    "The same, with what is kept": lambda cost: digits(cost.kept_ms) if cost.kept_ms else "–",
+    "Seconds per step": lambda cost: f"{cost.step_s:.3f}",
+    "Samples per second": lambda cost: f"{cost.batch_size / cost.step_s:,.0f}",
+    "Teacher inference, ms per sample": lambda cost: digits(cost.teacher_ms) if cost.teacher_ms else "–",
+    "The same, with scores and vectors kept": lambda cost: digits(cost.kept_ms) if cost.kept_ms else "–",
     "Peak memory of a step, MB": lambda cost: f"{cost.peak_mb:,.0f}",
     "Clustering, s": lambda cost: "–" if cost.clustering_s is None else f"{cost.clustering_s:.1f}",
-    "Steps to the stop": lambda cost: f"{cost.steps:,}",
+    "Steps until stopped": lambda cost: f"{cost.steps:,}",
     "Hours for 800K steps": lambda cost: f"{800_000 * cost.step_s / 3_600:,.1f}",
 }
 """Table 2, the columns that we measure."""

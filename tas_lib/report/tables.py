@@ -90,7 +90,7 @@ def compose(
     by_column = [_column(rows, column, printed, alpha) for column in columns]
     test = "paired t-test by family" if any(column.families for column in columns) else "paired t-test"
     test += f", p < {alpha:g}".replace("0.", ".")
-    caption = f"{title} A letter: significantly better than the row so marked{within} ({test})."
+    caption = f"{title} A letter marks a row{within} that this one beats significantly ({test})."
     if paired := [(column, *column.paper.rpartition(" ")[::2]) for column in columns if column.paper]:
         names = [f"{their_set} for {column.label}" for column, their_set, _ in paired]
         measures = [(theirs, printed_name(column.measure)) for column, _, theirs in paired]
@@ -158,7 +158,7 @@ def table5(
     Reading: the sample's deviation, with n - 1: n gives .004 where the paper has .005.
     """
     printed = paper.paper_table(5)
-    title = "Table 5: instances that differ in the order of topics, queries and pairs alone."
+    title = "Table 5: instances that differ only in the random seed, which draws clusters, queries and pairs."
     rows, columns = paper.filled(paper.TABLE5, scores, systems), paper.six_columns(evaluation, families)
     table = compose(title, ("Inst.",), rows, columns, printed, evaluation.alpha)
     n = sum(bool(row.scores) for row in rows)
@@ -192,7 +192,7 @@ def table6(
     batches = [key for key, row in paper.TABLE6.items() if row.names[0] == "Ours" and key in systems]
     sizes = [(systems[key].batch_size, paper.TABLE6[key].paper.rpartition(" ")[2]) for key in batches]
     if moved := [f"{ours} beside {theirs}" for ours, theirs in sizes if str(ours) != theirs]:
-        title += f" TAS-Balanced batches stand in the paper's order, under its letters: {', '.join(moved)}."
+        title += f" TAS-Balanced batch sizes are in the paper's order: {', '.join(moved)}."
     heads = ("", "Training Type", *paper.LABELS6)
     of_rows = paper.filled(paper.lettered(rows, scores), scores, systems)
     columns = paper.nine_columns(evaluation, families)
@@ -215,7 +215,7 @@ def table7(
     evaluation, rows = settings.evaluation, paper.rows7(settings, tas, latencies)
     rows |= {key: Row(("Added", key, "–", "–", ""), block="–") for key in scores if key not in rows}
     shared, counts = common(scores)
-    title = "Table 7: retrieval, fusion and re-ranking. # is how many candidates are re-ranked; ms, a query's latency."
+    title = "Table 7: retrieval, fusion and re-ranking. # is how many candidates are re-ranked; ms: latency per query."
     sizes = [(test.label, *counts[test.name]) for test in evaluation.sets if test.name in counts]
     if sampled := [f"{label}: {n} of {whole} queries" for label, n, whole in sizes if n < whole]:
         title += f" {', '.join(sampled)}, the same for all rows."

@@ -126,7 +126,7 @@ class Workshop:
             answered = np.repeat(np.arange(len(relevant)), list(map(len, relevant)))
             seen = Answered(self.queries, tokens["train"], answered, np.concatenate(relevant))
             tokenizer = load_tokenizer(encoder)
-            pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+            pieces = tokenizer.convert_ids_to_tokens([*range(len(tokenizer))])
             words = copying.chosen(self.passages, tokens["passages"], states, pieces, seen, settings)
             shipped.write_expansions(folder / "queries.parquet", keys, words)
 
