@@ -255,7 +255,7 @@ def test_table_4_compares_the_samplings_of_one_teacher_as_the_paper_does():
     rows = zip(table.rows, column_of(table, 0), strict=True)
     assert {row.key: cell.letters for row, cell in rows if cell.letters} == {"pairwise/tas": "r"}
     assert [row.origin for row in table.rows][:5] == ["BM25", "trained here", "trained here", "trained here", "not run"]
-    assert "better than the row so marked of the same teacher (paired" in table.caption
+    assert "marks a row of the same teacher that this one beats significantly (paired" in table.caption
     assert [cell.paper.value for cell in column_of(table, 0)][:3] == [".241", ".353", ".385"]
 
 
@@ -288,7 +288,7 @@ def test_table_6_names_our_encoder_and_batches_with_the_papers_in_parentheses():
     assert names[TAS_B] == ("TAS-Balanced", "Bert 128 (DistilBERT)", "2 (6)", "32")
     assert (names["tas_b"][-1], names["tas_b/largest"][-1]) == ("64 (96)", "128 (256)")
     assert names["Baselines / RocketQA / ERNIE-Base / 4,000"] == ("RocketQA", "ERNIE-Base", "12", "4,000")
-    assert "under its letters: 64 beside 96, 128 beside 256." in table.caption
+    assert "sizes are in the paper's order: 64 beside 96, 128 beside 256." in table.caption
     sizes = {TAS_B: 32, "tas_b": 96, "tas_b/largest": 256}
     full = tables.table6({}, EVALUATION, {key: System(batch_size=size) for key, size in sizes.items()})
     assert "beside" not in full.caption
@@ -355,7 +355,7 @@ def test_letters_of_table_7_compare_first_stages_under_the_same_re_ranker():
         "bm25": ("", "BM25"), "tas_b": ("b", "trained here"), "bm25+tas_b": ("b", "fused"),
         "bm25>cat": ("", "trained here"), "tas_b>cat": ("b", "re-ranked"),
     }  # fmt: skip
-    assert "the row so marked under the same re-ranker" in table.caption
+    assert "marks a row under the same re-ranker that this one beats" in table.caption
 
 
 def test_where_one_row_was_measured_on_a_sample_all_rows_are():
