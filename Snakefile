@@ -50,7 +50,8 @@ for job in JOBS.values():
             *[update(str(PROFILE.figures / file)) for file in job.makes],
         params:
             **job.parameters,
-        threads: int(config.get("threads", os.cpu_count() or 1))  # one job at a time on one machine, with all its cores
+        # one job at a time on one machine, with all its cores, but for jobs that can use one only
+        threads: job.cores or int(config.get("threads", os.cpu_count() or 1))
         priority: job.early  # figures and the first table before the many trainings
         shell:
             "cd {}; {} -m tools.execute {} {{rule}}".format(*map(shlex.quote, WORDS))

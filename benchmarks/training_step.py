@@ -27,9 +27,10 @@ from tas_lib.losses import Dual
 from tas_lib.models import BertDot
 from tas_lib.records import Batch, Pairs, Ragged
 from tas_lib.retrieval import pretrained
+from tas_lib.retrieval.encode import token_vectors
 from tas_lib.train import loop
 from tas_lib.train.loop import InBatchTeacher, Objective
-from tas_lib.train.teachers import FreshVectors, TokenVectors, token_vectors
+from tas_lib.train.teachers import FreshVectors, TokenVectors
 
 QUERIES, PASSAGES, PAIRS = 640, 1_280, 4
 B, STEPS, WARM_UP, ROUNDS = 32, 60, 10, 3

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tas_lib import clustering, sampling
@@ -14,13 +15,13 @@ from tas_lib.data.collection import Collection, open_collection
 from tas_lib.data.tokens import load_tokenizer, open_tokens
 from tas_lib.evaluation.metrics import PerQuery
 from tas_lib.records import Families, FloatArray, History, IntArray, Named, NotRun, Pairs, Ragged, Run
-from tas_lib.retrieval import checks, pretrained
+from tas_lib.retrieval import checks, frozen, pretrained
 from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval.bm25 import Bm25Index
 from tas_lib.retrieval.encode import BiEncoder
 from tas_lib.retrieval.runs import Runs, known
 from tas_lib.sampling import Sampler
-from tas_lib.train import checkpoint, distributed, early_stopping, frozen, loop, pairs, teachers
+from tas_lib.train import checkpoint, distributed, early_stopping, loop, pairs, teachers
 from tas_lib.train.early_stopping import Candidates
 from tas_lib.train.teachers import InBatchTeacher
 
@@ -62,6 +63,10 @@ class Experiment:
         """Token ids of the passages and of every query set."""
         return open_tokens(self.profile, self.collection)
 
+    def texts(self, system: System) -> dict[str, Ragged]:
+        """What the trained part of a system reads: `tokens`, or the states of its frozen layers."""
+        return encoding.open_texts(self.profile, self.collection, self.profile.of(system).training.frozen_layers)
+
     @cached_property
     def pairs(self) -> Pairs:
         """Training pairs with the pairwise teacher's margins."""
@@ -76,16 +81,17 @@ class Experiment:
 
     def _clusters(self, system: System) -> Path:
         how = self.profile.of(system).sampling
-        model = self.trained(self.baseline)
+        encoder = self.bi_encoder(self.baseline)
 
         def make(folder: Path) -> None:
-            vecs = encoding.encode(self.load(self.baseline), self.tokens["train"])
+            vecs = encoder.texts_encoder("train")(np.arange(len(self.collection.sets["train"].queries.ids)))
             clusters = clustering.kmeans(vecs, how.clusters, spherical=how.spherical, iterations=how.iterations)
             store.save_arrays(folder, vecs=vecs, **clusters._asdict())
 
         name = f"clusters/{how.clusters}-{'spherical' if how.spherical else 'euclidean'}"
         parameters = how.model_dump(include={"clusters", "spherical", "iterations"})
-        return self.store.artefact(name, parameters, {"baseline": store.digest_of(model)}, make)
+        inputs = encoder.inputs()
+        return self.store.artefact(name, parameters, {"baseline": inputs.pop("model"), **inputs}, make)
 
     def clusters_of(self, system: System) -> Clusters:
         """The clusters of training queries that a system's batches come from, by the baseline's vectors (Eq. 10)."""
@@ -155,16 +161,14 @@ class Experiment:
 
         def make(folder: Path) -> None:
             with distributed.main_first() as main:
-                validate = partial(self.candidates(system).ndcg, tokens=self.tokens) if main else None
+                texts = self.texts(system)
+                validate = partial(self.candidates(system).ndcg, texts=texts) if main else None
                 sampler = self.sampler(system)
                 teacher = self.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
                 torch.manual_seed(settings.model_seed)
                 student = pretrained.load_dot(encoder, self.profile.pooling).to(encoding.device())
-                texts = self.tokens["train"], self.tokens["passages"]
-                if settings.frozen_layers:
-                    texts = frozen.open_states(self.profile, self.collection, self.tokens, settings.frozen_layers)
-            loss = loop.objective(system, settings, teacher)
-            history = loop.train(student, sampler, loss, *texts, validate, settings, folder)
+            loss, part = loop.objective(system, settings, teacher), frozen.trained_part(student, settings.frozen_layers)
+            history = loop.train(part, sampler, loss, texts["train"], texts["passages"], validate, settings, folder)
             if distributed.is_main():
                 pretrained.save(student, load_tokenizer(encoder), folder)
                 store.write_json(folder / "history.json", history)

@@ -122,10 +122,12 @@ def pad(texts: Sequence[IntArray], device: torch.device | str = "cpu") -> tuple[
     """
     lengths = np.array([len(text) for text in texts])
     shape = np.shape(texts[0])[1:]
-    ids = np.zeros((len(texts), lengths.max(), *shape), np.float32 if shape else np.int64)
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids[mask] = np.concatenate(texts)
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask.astype(np.int64)).to(device)
+    ids = np.zeros((len(texts), lengths.max(), *shape), texts[0].dtype if shape else np.int64)
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = text
+    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+    padded = torch.from_numpy(ids).to(device)  # states become fp32 here: torch converts faster than numpy
+    return padded.float() if shape else padded, torch.from_numpy(mask).to(device)
 
 
 def cat_inputs(

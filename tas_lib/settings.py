@@ -145,7 +145,7 @@ class Training(Settings):
     learning_rate: PositiveFloat = 7e-6  # §4.2
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # D3; the others fall to 0
     warmup: int = Field(0, ge=0)  # steps until the full learning rate
-    frozen_layers: int = Field(0, ge=0)  # all but the last, or none (train/frozen.py)
+    frozen_layers: int = Field(0, ge=0)  # all but the last, or none (retrieval/frozen.py)
     alpha: NonNegativeFloat = 0.75  # of Eq. 8, §4.2
     list_weights: ListWeights = ListWeights()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the encoder, D12

@@ -15,8 +15,8 @@ from tas_lib.records import Ragged, Texts
 from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval import pretrained
 from tas_lib.retrieval.bm25 import Bm25Index
+from tas_lib.retrieval.encode import token_vectors
 from tas_lib.train import early_stopping, loop
-from tas_lib.train.teachers import token_vectors
 
 DUAL = System(sampling="random", batch_size=4)
 VOCABULARY = len(tiny.tokenizer())

@@ -1,6 +1,7 @@
 """Students whose lower layers are frozen: the short cut equals the stock layer, and training is as any other's."""
 
 import multiprocessing
+import re
 import time
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertConfig, BertModel
 
 from tas_lib import models, sampling
-from tas_lib.config import Sampling, System, Training
+from tas_lib.config import Sampling, System, Training, Variant
 from tas_lib.data import store
 from tas_lib.experiment import BASELINE, Experiment
 from tas_lib.models import BertDot
 from tas_lib.records import History, Ragged
-from tas_lib.train import checkpoint, frozen, loop, teachers
+from tas_lib.retrieval import encode, frozen
+from tas_lib.train import checkpoint, loop
 
 QUERIES, PASSAGES = tiny.texts(24, 8, seed=1), tiny.texts(60, 14, seed=2)
 PAIRS = tiny.pairs(24, 60)
@@ -43,18 +45,19 @@ def bert(vocabulary: int = 40, layers: int = 3, dropout: float = 0.0) -> BertMod
 
 
 def states(texts: Ragged, layers: int = 2) -> Ragged:
-    return Ragged(teachers.token_vectors(frozen.LowerLayers(BertDot(bert()), layers), texts), texts.offsets)
+    return Ragged(encode.token_vectors(frozen.LowerLayers(BertDot(bert()), layers), texts), texts.offsets)
 
 
 def train(folder: Path, dropout: float = 0.1, pause_s: float = 0.0) -> tuple[BertDot, list[History]]:
     student = BertDot(bert(dropout=dropout))
     sampler = sampling.make_sampler("random", PAIRS, [], Sampling(batch_size=8), 1)
 
-    def validate(model: BertDot) -> float:
+    def validate(model: torch.nn.Module) -> float:
         time.sleep(pause_s)
         return len(list(folder.glob("*")))  # rises, or stays: the best are the first weights or the second
 
-    return student, loop.train(student, sampler, MARGINS, states(QUERIES), states(PASSAGES), validate, SETTINGS, folder)
+    part = frozen.trained_part(student, SETTINGS.frozen_layers)
+    return student, loop.train(part, sampler, MARGINS, states(QUERIES), states(PASSAGES), validate, SETTINGS, folder)
 
 
 def test_the_last_layer_at_cls_equals_the_stock_layer_in_values_and_gradients():
@@ -83,6 +86,7 @@ def test_kept_states_are_those_of_the_frozen_layers_in_fp16():
     padded, mask = models.pad([kept.row(row) for row in (0, 7)])
     assert padded.dtype == torch.float32 and padded.shape == (*mask.shape, 16)
     assert padded[mask.bool()].numpy().tolist() == np.concatenate([kept.row(0), kept.row(7)]).astype(float).tolist()
+    assert not padded[~mask.bool()].any()
 
 
 def test_training_brings_the_loss_down_and_changes_the_last_layer_alone(tmp_path: Path):
@@ -92,6 +96,8 @@ def test_training_brings_the_loss_down_and_changes_the_last_layer_alone(tmp_path
     changed = {name for name, weight in student.encoder.state_dict().items() if not torch.equal(weight, before[name])}
     last = {name for name in before if name.startswith("encoder.layer.2.")}
     assert changed == last - {"encoder.layer.2.attention.self.key.bias"}  # which changes no score
+    names = [*load_file(max(tmp_path.glob("checkpoint-*")))]
+    assert names and all(re.match(r"(now|best)\.layer\.|adam\.\d+\.", name) for name in names), "all layers are kept"
 
 
 def make(folder: Path, pause_s: float) -> None:
@@ -129,23 +135,65 @@ def test_other_students_are_refused(student: BertDot, layers: int, why: str):
         frozen.LastLayer(student, layers)
 
 
-def test_a_system_of_a_profile_is_trained_on_kept_states_and_saved_as_a_stock_bert(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    """A profile whose systems have two frozen layers of three, but for those of the variant `whole`."""
     monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
     training = tiny.settings(tmp_path).training.model_copy(update={"frozen_layers": 2})
     with pytest.raises(ValueError, match="frozen_layers needs `pooling: cls`"):
         type(tiny.settings(tmp_path)).model_validate(tiny.settings(tmp_path, training=training).model_dump())
     start = str(tiny.save_encoder(tmp_path / "start", bert(len(tiny.tokenizer()))))
-    profile = tiny.settings(tmp_path, training=training, pooling="cls", encoder=start)
+    variants = {"whole": Variant(training={"frozen_layers": 0})}
+    profile = tiny.settings(tmp_path, training=training, pooling="cls", encoder=start, variants=variants)
     tiny.put_shipped(profile, tiny.source())
     tiny.put_collection(profile, tiny.source())
-    lab = Experiment(profile)
+    return Experiment(profile)
+
+
+def test_a_system_of_a_profile_is_trained_on_kept_states_and_saved_as_a_stock_bert(lab: Experiment):
     folder = lab.trained(BASELINE)
-    assert sorted(path.name for path in (profile.folder / "states" / "2").glob("*.npy")) == [
-        "passages.npy",
-        "train.npy",
-    ]
-    before, after = (AutoModel.from_pretrained(path).state_dict() for path in (start, folder))
+    kept = (lab.profile.folder / "states" / "2").glob("*.npy")
+    assert sorted(path.stem for path in kept) == ["passages", "stop", "train"]
+    before, after = (AutoModel.from_pretrained(path).state_dict() for path in (lab.profile.encoder_path, folder))
     changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
     assert changed and all(name.startswith(("encoder.layer.2.", "pooler")) for name in changed)  # its pooler is random
+
+
+def test_what_is_made_from_kept_states_is_what_the_whole_model_makes(lab: Experiment):
+    whole, dual = lab.load(BASELINE), System(teacher="dual", sampling="tas_balanced", batch_size=8)
+    candidates = lab.candidates(dual)
+    expected = candidates.ndcg(whole, lab.tokens)
+    assert 0 < candidates.ndcg(frozen.trained_part(whole, 2), lab.texts(dual)) == pytest.approx(expected, abs=1e-3)
+    for vecs, name in ((lab.vectors(BASELINE), "passages"), (lab.query_vecs, "train")):
+        expected = encode.encode(whole, lab.tokens[name])
+        np.testing.assert_allclose(np.asarray(vecs, np.float32), expected, atol=5e-3, rtol=5e-3)
+
+
+def test_training_and_encoding_run_the_frozen_layers_once(lab: Experiment, monkeypatch: pytest.MonkeyPatch):
+    dual, read = System(teacher="dual", sampling="tas_balanced", batch_size=8), list[int]()
+    forward = BertModel.forward
+    monkeypatch.setattr(
+        BertModel, "forward", lambda self, *args, **kw: read.append(len(kw["input_ids"])) or forward(self, *args, **kw)
+    )
+    lab.vectors(BASELINE), lab.clusters
+    colbert = lab.in_batch_teacher
+    before = sum(read)
+    assert colbert and before == 2 * 80 + 2 * 40 + 6 + 6, "states; ColBERT's vectors; no query was searched yet"
+    lab.vectors(dual)
+    assert sum(read) == before + 6, "the baseline's candidates: 6 queries, by the whole model"
+    assert lab.history(dual)[-1].step == 6 and len(lab.run(dual, "dev")) == 6
+
+
+def test_vectors_and_runs_are_made_again_if_another_number_of_layers_is_frozen(lab: Experiment):
+    whole = System(teacher="dual", sampling="random", variant="whole")
+    assert lab.bi_encoder(BASELINE).inputs()["frozen_layers"] == "2"
+    assert "frozen_layers" not in lab.bi_encoder(whole).inputs()
+    assert lab.texts(whole)["passages"].ids.ndim == 1 and lab.texts(BASELINE)["passages"].ids.ndim == 2
+    np.testing.assert_array_equal(
+        lab.vectors(whole), encode.encode(lab.load(whole), lab.tokens["passages"]).astype(np.float16)
+    )
+    checkpoint_row = System(kind="checkpoint", source=lab.profile.encoder_path)
+    vecs = lab.vectors(checkpoint_row)  # of no student, so no states are read
+    np.testing.assert_array_equal(
+        vecs, encode.encode(lab.load(checkpoint_row), lab.tokens["passages"]).astype(np.float16)
+    )

@@ -221,6 +221,28 @@ def test_the_kernel_is_this_python_and_the_profile_may_have_a_space(tree: Path, 
     assert sys.executable in (tree / "runs" / "my own" / "notebooks" / "01_collection.ipynb").read_text()
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core runs one job")
+def test_trainings_of_a_last_layer_run_side_by_side_with_a_core_each(tree: Path):
+    profile = PROFILE + "pooling: cls\ntraining: {frozen_layers: 5}\n"
+    (tree / "profiles" / "small.yaml").write_text(profile)
+    meet = f"""import os, time
+from pathlib import Path
+
+print("threads:", os.environ.get("OMP_NUM_THREADS"))
+Path({str(tree)!r}, f"began-{{TEACHER}}").touch()
+while TEACHER != "pairwise" and len(list(Path({str(tree)!r}).glob("began-*"))) < 3:
+    time.sleep(0.1)"""
+    write(tree, graph.TRAINING, meet)
+    env = environment() | {"OMP_NUM_THREADS": "7"}
+    done = subprocess.run(
+        command("small", "06_training"), cwd=tree, env=env, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "      06_training-labels: done in" in done.stdout
+    for name, threads in ((BASELINE, 7), (DUAL, 1)):
+        assert f"threads: {threads}" in (tree / "runs" / "small" / "notebooks" / f"{name}.ipynb").read_text()
+
+
 def test_a_job_is_never_silent_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     log, naps = tmp_path / "log", iter(["", "pairs\n", "pairs\n"])
     assert execute.SHOW_EVERY_S <= 10
@@ -269,6 +291,20 @@ def test_the_rows_of_a_table_say_which_trainings_it_needs(small: Profile):
 
 def test_early_jobs_are_those_that_the_first_table_needs(small: Profile):
     assert [name for name, job in graph.jobs(small).items() if not job.early] == ["06_training-labels", f"{DUAL}-slow"]
+
+
+def test_a_training_of_a_last_layer_takes_one_core_and_the_baseline_all(small: Profile):
+    assert not any(job.cores for job in graph.jobs(small).values())
+    frozen = small.model_copy(
+        update={"variants": {"slow": small.variants["slow"].model_copy(update={"training": {"frozen_layers": 5}})}}
+    )
+    assert [name for name, job in graph.jobs(frozen).items() if job.cores] == [f"{DUAL}-slow"]
+    frozen = small.model_copy(update={"training": config.changed(small.training, {"frozen_layers": 5})})
+    assert [name for name, job in graph.jobs(frozen).items() if job.cores] == [
+        "06_training-labels",
+        DUAL,
+        f"{DUAL}-slow",
+    ]
 
 
 def test_deviations_and_table_1_at_full_size_are_built_only_on_request(small: Profile):

@@ -10,7 +10,8 @@ from tas_lib import models
 from tas_lib.config import Tokens
 from tas_lib.models import BertCat, Classifier, ColBert
 from tas_lib.retrieval import cross_encoder
-from tas_lib.train.teachers import FreshVectors, TokenVectors, token_vectors
+from tas_lib.retrieval.encode import token_vectors
+from tas_lib.train.teachers import FreshVectors, TokenVectors
 
 QUERIES, PASSAGES = tiny.texts(24, 8, seed=1), tiny.texts(60, 14, seed=2)
 

@@ -22,6 +22,7 @@ from tas_lib.data.store import Store
 from tas_lib.models import BertDot
 from tas_lib.records import Batch, History
 from tas_lib.report import cost
+from tas_lib.retrieval import encode
 from tas_lib.train import checkpoint, loop, teachers
 
 QUERIES, PASSAGES = tiny.texts(24, 8, seed=1), tiny.texts(60, 14, seed=2)
@@ -70,7 +71,7 @@ def batch(margins: list[float]) -> Batch:
 def colbert_teacher() -> teachers.InBatchTeacher:
     colbert = models.ColBert(tiny.bert(seed=3), 4)
     return teachers.InBatchTeacher(
-        *(teachers.TokenVectors(teachers.token_vectors(colbert, t), t) for t in (QUERIES, PASSAGES))
+        *(teachers.TokenVectors(encode.token_vectors(colbert, t), t) for t in (QUERIES, PASSAGES))
     )
 
 

@@ -45,7 +45,8 @@ def main(profile_name: str, job_name: str) -> None:
     partial.unlink(missing_ok=True)
     log.write_text("")
     os.dup2(os.open(log.with_suffix(".stderr"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)  # the kernel's as well
-    threading.Thread(target=_show_last_line, args=[log], daemon=True).start()
+    name = f"{job.name}: " if job.cores else ""  # else no other job runs beside it
+    threading.Thread(target=_show_last_line, args=[log, name], daemon=True).start()
     if runner := os.environ.get("TAS_RUNNER"):
         threading.Thread(target=_end_with, args=[int(runner)], daemon=True).start()
     os.environ |= {
@@ -54,7 +55,8 @@ def main(profile_name: str, job_name: str) -> None:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(graph.ROOT), os.environ.get("PYTHONPATH")])),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "TQDM_DISABLE": "1",
-    }
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait leave their core to others
+    } | ({"OMP_NUM_THREADS": str(job.cores)} if job.cores else {})
     start = time.time()
     try:
         with ThreadPoolExecutor(1) as pool:  # not here: in the main thread, nbclient would take over SIGTERM
@@ -134,13 +136,14 @@ def _fail(profile: Profile, message: str, partial: Path) -> NoReturn:
     raise SystemExit(1)
 
 
-def _show_last_line(log: Path) -> None:
-    """Print the library's last log line when it is new, else how long the job has run."""
+def _show_last_line(log: Path, name: str = "") -> None:
+    """Print the library's last log line when it is new, else how long the job has run; `name` before it."""
     shown, start = "", time.monotonic()
     while True:
         time.sleep(SHOW_EVERY_S)
         last = log.read_text(encoding="utf-8").rpartition("\n")[0].rpartition("\n")[2]
-        print(f"      {last if last != shown else f'{progress.duration(time.monotonic() - start)} so far'}", flush=True)
+        news = last if last != shown else f"{progress.duration(time.monotonic() - start)} so far"
+        print(f"      {name}{news}", flush=True)
         shown = last
 
 

@@ -62,6 +62,7 @@ class Job(NamedTuple):
     """One papermill run: `notebook` with `parameters`, executed as `notebooks/<name>.ipynb` of the profile's folder.
 
     early: it runs before others that are ready: figures, and what the first table needs. trains: a system's key.
+    cores: how many it uses; 0: all. With fewer than all, several jobs run at once.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Job(NamedTuple):
     on_request: bool = False
     early: bool = True
     trains: str = ""
+    cores: int = 0
 
     @property
     def source(self) -> Path:
@@ -125,7 +127,9 @@ def _training(profile: Profile, key: str, name: str, needs: tuple[str, ...]) -> 
     parameters = {"PROFILE": profile.name} | {field.upper(): getattr(system, field) for field in VARIED}
     needs += () if system.sampling == "random" else (CLUSTERS,)
     seconds, early = NOTEBOOKS[TRAINING].seconds * system.batch_size // 32, key == BASELINE or key in paper.TABLE3
-    return Job(name, parameters, TRAINING, needs, (), seconds, key in profile.deviations, early, key)
+    # of a small part, a step is too short for two threads; the baseline runs alone, and makes what all share
+    cores = 1 if profile.of(system).training.frozen_layers and key != BASELINE else 0
+    return Job(name, parameters, TRAINING, needs, (), seconds, key in profile.deviations, early, key, cores)
 
 
 def targets(profile: Profile) -> dict[str, list[str]]:

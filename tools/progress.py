@@ -1,6 +1,7 @@
 """What Snakemake does, in few lines: which job runs and why, how long it took, how much time is left."""
 
 import logging
+import os
 import time
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
@@ -46,7 +47,8 @@ class LogHandler(LogHandlerBase):
         seconds = time.monotonic() - start
         self.waiting.remove(name)
         self.rates[JOBS[name].notebook] = seconds / JOBS[name].seconds
-        print(f"      done in {duration(seconds)}{self._left()}", flush=True)
+        beside = f"{name}: " if JOBS[name].cores else ""
+        print(f"      {beside}done in {duration(seconds)}{self._left()}", flush=True)
 
     def _left(self) -> str:
         """The time left, at this run's own rates; unknown until one of several trainings has run."""
@@ -54,8 +56,14 @@ class LogHandler(LogHandlerBase):
         if not waiting or any(job.trains and job.notebook not in self.rates for job in waiting):
             return ""
         overall = sum(self.rates.values()) / len(self.rates)
-        left = sum(job.seconds * self.rates.get(job.notebook, overall) for job in waiting)
+        left = sum(job.seconds * self.rates.get(job.notebook, overall) * _share(job) for job in waiting)
         return f"; about {duration(left)} left"
+
+
+def _share(job: graph.Job) -> float:
+    """The share of the machine that a job takes."""
+    cores = os.cpu_count() or 1
+    return (job.cores or cores) / cores
 
 
 def duration(seconds: float) -> str:

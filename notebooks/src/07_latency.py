@@ -31,7 +31,7 @@ from tas_lib.data import shipped
 from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.report import cost, latency, paper, render
 from tas_lib.report.notebook import check, grid, show
-from tas_lib.retrieval import cross_encoder, dense, encode, pretrained
+from tas_lib.retrieval import cross_encoder, dense, encode, frozen, pretrained
 from tas_lib.train import loop, teachers
 
 # %%
@@ -252,8 +252,10 @@ for key in cost.TRAINED.values():
         teacher = lab.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
         loss = loop.objective(system, three, teacher)
         student = pretrained.load_dot(shipped.encoder(settings), settings.pooling).to(device)
+        part, texts = frozen.trained_part(student, three.frozen_layers), lab.texts(system)
+        read = texts["train"], texts["passages"]
         with TemporaryDirectory() as folder:
-            steps = partial(loop.train, student, lab.sampler(system), loss, train, passages, lambda _: 0.0, three)
+            steps = partial(loop.train, part, lab.sampler(system), loss, *read, lambda _: 0.0, three)
             peaks[key] = cost.peak_mb(partial(steps, Path(folder)), device)
 
 # %%

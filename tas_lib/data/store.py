@@ -130,7 +130,7 @@ class Store:
         `provenance.json`. After an interruption, `make` finds the files that it had written for the same artefact.
         timed: files that hold measured times. The artefact's digest leaves them out, so that equal content made in
         another time is an equal input to the next artefact.
-        Raises ValueError if another process is making the same artefact, OSError if the disk is full.
+        While another process makes the same artefact, this one waits for it. Raises OSError if the disk is full.
         """
         target, draft, origin = self._folders(name, parameters, inputs)
         why = _stale(target, origin)
@@ -161,8 +161,8 @@ class Store:
     def parts(self, name: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> Iterator[Path]:
         """The draft in which `artefact` looks for files, for processes that each write some by `atomic_write`.
 
-        They share the lock. A draft of something else is removed. If the artefact is complete, this is its folder.
-        Raises ValueError if another process is making the artefact, or begins a draft of something else.
+        They share the lock, and wait for a process that makes the whole. A draft of something else is removed. If the
+        artefact is complete, this is its folder. Raises ValueError if another process begins a draft of something else.
         """
         target, draft, origin = self._folders(name, parameters, inputs)
         if _stale(target, origin) is None:
@@ -170,11 +170,13 @@ class Store:
             return
         if not _is_draft_of(origin, draft):
             with self.lock(name):
-                _begin(draft, origin)
+                if _stale(target, origin) is not None:  # else completed by the process that this one waited for
+                    _begin(draft, origin)
         with self.lock(name, fcntl.LOCK_SH):
-            if not _is_draft_of(origin, draft):
+            complete = _stale(target, origin) is None
+            if not complete and not _is_draft_of(origin, draft):
                 raise ValueError(f"another run began {name} in {self.root.name} from something else; stop it")
-            yield draft
+            yield target if complete else draft
 
     def _folders(
         self, name: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]
@@ -186,7 +188,7 @@ class Store:
 
     @contextmanager
     def lock(self, name: str, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
-        """Hold `name` for this process alone, or with others (LOCK_SH); the system releases it when the process ends.
+        """Hold `name`, alone or with others (LOCK_SH), as soon as it is free; the end of a process frees what it held.
 
         A record lock: forked workers do not inherit it, so a worker that outlives a killed run blocks nobody.
         """
@@ -196,8 +198,8 @@ class Store:
             try:
                 fcntl.lockf(f, kind | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
-                why = f"another run is making {name} in {self.root.name}; wait for it, or stop it"
-                raise ValueError(why) from None
+                log.info("%s: another process is making it; waiting for it", name)
+                fcntl.lockf(f, kind)
             yield
 
 

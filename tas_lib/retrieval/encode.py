@@ -1,4 +1,4 @@
-"""A BERT_DOT at work on a collection: fp16 vectors of all passages, in shards that several machines can share.
+"""An encoder at work on a collection: fp16 vectors of all tokens, or of all passages in shards for several machines.
 
 You can interrupt encoding; run it again and it resumes at the first missing shard. Which texts are padded together
 depends on the shard alone, so a shard has the same bytes whoever encodes it (on one kind of processor and as many
@@ -7,22 +7,24 @@ threads).
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from tas_lib import models
 from tas_lib.config import Profile, System
-from tas_lib.data import store
+from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection
+from tas_lib.data.progress import Progress
 from tas_lib.data.tokens import open_tokens, tokenise, tokenizer_digest
 from tas_lib.records import FloatArray, IntArray, Ragged
-from tas_lib.retrieval import dense, pretrained
+from tas_lib.retrieval import dense, frozen, pretrained
 from tas_lib.retrieval.sentence import SentenceEncoder
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,16 @@ TextSearch = Callable[[Sequence[str], int], tuple[IntArray, FloatArray]]
 """(texts of queries, depth) → passage indices and scores, both (Q, depth)"""
 Encode = Callable[[IntArray], FloatArray]
 """Indices of texts (N,) → their fp32 vectors (N, D)"""
+
+
+class TokenEncoder(Protocol):
+    """ColBERT, or the frozen layers of a student: ids and mask (N, T) to vectors (N, T, D) of all tokens."""
+
+    dim: int  # D
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor: ...  # noqa: D102
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...  # noqa: D102
 
 
 def device() -> torch.device:
@@ -44,6 +56,43 @@ def encode(model: torch.nn.Module, tokens: Ragged, rows: IntArray | None = None,
     """fp32 vectors (N, D) of the texts at `rows` (N,), of all by default."""
     rows = np.arange(len(tokens.lengths)) if rows is None else rows
     return models.encode_rows(model.eval(), tokens, rows, chunk).float().cpu().numpy()
+
+
+@torch.inference_mode()
+def token_vectors(model: TokenEncoder, tokens: Ragged, key: str = "colbert", chunk: int = 64) -> FloatArray:
+    """fp16 vectors (all tokens, D) of every text, encoded in length-sorted chunks. key: see `finite`."""
+    device = next(model.parameters()).device
+    out = np.empty((tokens.offsets[-1], model.dim), np.float16)
+    progress = Progress(log, f"token vectors of {len(tokens.lengths):,} texts", len(out))
+    for rows in models.length_chunks(tokens.lengths, chunk):
+        ids, mask = models.pad([tokens.row(row) for row in rows], device)
+        vecs = model(ids, mask)[mask.bool()].half().cpu().numpy()
+        where = np.concatenate([np.arange(tokens.offsets[row], tokens.offsets[row + 1]) for row in rows])
+        out[where] = finite(vecs, key)
+        progress.add(len(vecs))
+    return out
+
+
+def open_texts(profile: Profile, collection: Collection, layers: int) -> dict[str, Ragged]:
+    """What a student's `trained_part` reads of the passages and sets: token ids (T,) of a text, or its states (T, D).
+
+    layers: how many are frozen. Their states in fp16 are made once, of the training queries, the early-stopping set and
+    the passages; other queries are encoded by the whole student.
+    """
+    tokens = open_tokens(profile, collection)
+    if not layers:
+        return tokens
+    names, source = ("train", "stop", "passages"), shipped.encoder(profile)
+
+    def make(folder: Path) -> None:
+        lower = frozen.LowerLayers(pretrained.load_dot(source, profile.pooling).to(device()), layers)
+        for name in names:
+            if not (folder / f"{name}.npy").exists():  # else written before an interruption
+                store.save_arrays(folder, **{name: token_vectors(lower, tokens[name], "encoder")})
+
+    inputs = {"collection": collection.digest, "encoder": store.folder_digest(Path(source))}
+    folder = store.Store(profile.folder).artefact(f"states/{layers}", profile.tokens.model_dump(), inputs, make)
+    return {name: Ragged(store.load_array(folder / f"{name}.npy"), tokens[name].offsets) for name in names}
 
 
 def shards(n: int) -> list[range]:
@@ -127,6 +176,7 @@ class BiEncoder:
         """source: the model's folder or hub name. Raises ValueError if it has no vector per text."""
         self.profile, self.collection, self.system, self.source = profile, collection, system, source
         self.published = system.kind == "checkpoint"
+        self.layers = 0 if self.published else profile.of(system).training.frozen_layers
         self.pooling = system.pooling or profile.pooling
         if self.published and (kind := pretrained.another_kind(source)):
             raise ValueError(f"{source!r}: this is {kind}; a checkpoint has one encoder, and one vector per text")
@@ -142,7 +192,8 @@ class BiEncoder:
     def inputs(self) -> dict[str, str]:
         """Digests of what its vectors depend on besides the collection."""
         if not self.published:
-            return {"model": store.digest_of(Path(self.source))}
+            states = {"frozen_layers": str(self.layers)} if self.layers else {}
+            return {"model": store.digest_of(Path(self.source))} | states
         stated = self.system.model_dump(include={"query_prompt", "passage_prompt", "normalize"}, exclude_defaults=True)
         inputs = {"model": store.folder_digest(Path(self.source))} | {key: str(value) for key, value in stated.items()}
         if self.in_modules:
@@ -154,9 +205,12 @@ class BiEncoder:
         """A published model's own, or the profile's."""
         return pretrained.tokenizer_of(self.profile, self.source if self.published else self.profile.encoder_path)
 
-    def passages(self) -> Ragged:
-        """Token ids of all passages."""
-        return open_tokens(self.profile, self.collection, self.tokenizer)["passages"]
+    def texts_encoder(self, name: str) -> Encode:
+        """From indices of passages (`passages`) or of a set's queries to vectors, by stored token ids or states."""
+        if self.published:
+            return partial(encode, self.load(), open_tokens(self.profile, self.collection, self.tokenizer)[name])
+        texts = open_texts(self.profile, self.collection, self.layers)
+        return partial(encode, frozen.trained_part(self.load(), self.layers), texts[name])
 
     def vectors(self) -> torch.Tensor:
         """(P, D) fp16 vectors of the whole collection, memory-mapped; shards that are already there are used."""
@@ -199,9 +253,9 @@ class BiEncoder:
         return encode_texts
 
     def passage_encoder(self) -> Encode:
-        """From indices of passages to vectors (N, D), with everything loaded; stored token ids are used if they can."""
+        """From indices of passages to vectors (N, D), with everything loaded; what is stored is used if it can be."""
         if not self.in_modules and not self.system.passage_prompt and not self.system.normalize:
-            return partial(encode, self.load(), self.passages())
+            return self.texts_encoder("passages")
         encode_texts, texts = self.text_encoder("passage"), self.collection.passages.texts
         return lambda indices: encode_texts([texts[i] for i in indices])
 

@@ -8,10 +8,9 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from tas_lib.data import store
-from tas_lib.models import BertDot
 from tas_lib.records import History
 
 log = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ class Progress(NamedTuple):
 
 
 def write(
-    folder: Path, progress: Progress, student: BertDot, adam: torch.optim.Adam, scaler: torch.amp.GradScaler
+    folder: Path, progress: Progress, student: nn.Module, adam: torch.optim.Adam, scaler: torch.amp.GradScaler
 ) -> None:
     """Add a checkpoint, and keep the one before it, since a file may be damaged."""
     moments = adam.state_dict()["state"]
@@ -40,7 +39,7 @@ def write(
         path.unlink()
 
 
-def resume(folder: Path, student: BertDot, adam: torch.optim.Adam, scaler: torch.amp.GradScaler) -> Progress:
+def resume(folder: Path, student: nn.Module, adam: torch.optim.Adam, scaler: torch.amp.GradScaler) -> Progress:
     """Load the newest readable checkpoint into student and optimiser; without one, leave them as they are."""
     for path in _newest_first(folder):
         try:

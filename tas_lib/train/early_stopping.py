@@ -1,14 +1,14 @@
 """Early stopping (§4.3): a student re-ranks a baseline's candidates for some queries, and is judged by nDCG@10."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.random import Generator, Philox
+from torch import nn
 
 from tas_lib.config import StopSet
 from tas_lib.data.collection import Collection
 from tas_lib.evaluation import metrics
-from tas_lib.models import BertDot
 from tas_lib.records import FloatArray, IntArray, Qrels, Ragged, as_run
 from tas_lib.retrieval import encode as encoding
 
@@ -23,13 +23,13 @@ class Candidates:
         self.ids = [stop.queries.ids[q] for q in queries]
         self.qrels: Qrels = {query: stop.qrels[query] for query in self.ids}
 
-    def ndcg(self, student: BertDot, tokens: dict[str, Ragged]) -> float:
-        """nDCG@10 of these candidates in the student's order."""
+    def ndcg(self, student: nn.Module, texts: Mapping[str, Ragged]) -> float:
+        """nDCG@10 of these candidates in the student's order. texts: `encode.open_texts`, which the student reads."""
         distinct = np.unique(self.rows[self.rows >= 0])
         if not len(distinct):
             return 0.0
-        q = encoding.encode(student, tokens["stop"], self.queries)  # (Q, D)
-        p = encoding.encode(student, tokens["passages"], distinct)  # (P, D)
+        q = encoding.encode(student, texts["stop"], self.queries)  # (Q, D)
+        p = encoding.encode(student, texts["passages"], distinct)  # (P, D)
         column = np.searchsorted(distinct, self.rows).clip(max=len(distinct) - 1)
         scores = np.einsum("qd,qkd->qk", q, p[column])
         run = as_run(self.ids, self.collection.passages.ids, self.rows, scores)

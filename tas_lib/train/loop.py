@@ -21,10 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from tas_lib import losses, models
 from tas_lib.config import System, Training
 from tas_lib.losses import Dual
-from tas_lib.models import BertDot
 from tas_lib.records import Batch, History, IntArray, Ragged
 from tas_lib.sampling import Sampler
-from tas_lib.train import checkpoint, distributed, frozen
+from tas_lib.train import checkpoint, distributed
 from tas_lib.train.checkpoint import Progress
 from tas_lib.train.teachers import InBatchTeacher
 
@@ -134,12 +133,10 @@ def rate(settings: Training, step: int) -> float:
 
 
 def forward_pass(
-    student: BertDot, loss: Objective, queries: Ragged, passages: Ragged, settings: Training
+    student: nn.Module, loss: Objective, queries: Ragged, passages: Ragged, settings: Training
 ) -> Callable[[Batch, int], Dual]:
     """A function (batch, step) → loss, in the precision, memory and speed that the settings ask for."""
-    encoder: nn.Module = frozen.LastLayer(student, settings.frozen_layers) if settings.frozen_layers else student
-    if settings.compile:
-        encoder = cast(nn.Module, torch.compile(encoder, dynamic=True))
+    encoder = cast(nn.Module, torch.compile(student, dynamic=True)) if settings.compile else student
     if settings.cached_chunk:
         encoder = Cached(encoder)
     kind, precision = next(student.parameters()).device.type, PRECISION[settings.precision]
@@ -155,23 +152,26 @@ def forward_pass(
 
 
 def train(
-    student: BertDot,
+    student: nn.Module,
     sampler: Sampler,
     loss: Objective,
     queries: Ragged,
     passages: Ragged,
-    validate: Callable[[BertDot], float] | None,
+    validate: Callable[[nn.Module], float] | None,
     settings: Training,
     folder: Path,
 ) -> list[History]:
     """Train until nDCG@10 on the early-stopping set has not improved `patience` times; `student` ends as the best one.
 
+    student: what is trained of it (`frozen.trained_part`); queries, passages: what that reads.
     validate: nDCG@10 on the early-stopping set, by the main process; None in the others. folder: of the checkpoints.
     You can interrupt it: called again with the same folder, it resumes and ends with the same weights. Call
     `checkpoint.remove` once these are saved.
     """
     device = next(student.parameters()).device
-    adam = torch.optim.Adam(student.parameters(), lr=settings.learning_rate, fused=device.type == "cuda" or None)
+    # of a small part on a CPU, Adam would take a fifth of a step unless it is fused
+    fused = device.type == "cuda" or settings.frozen_layers > 0 or None
+    adam = torch.optim.Adam(student.parameters(), lr=settings.learning_rate, fused=fused)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     forward = forward_pass(student, loss, queries, passages, settings)
     start, history, best = checkpoint.resume(folder, student, adam, scaler)

@@ -1,40 +1,26 @@
 """The in-batch teacher (§2.3): a frozen ColBERT, whose token vectors are kept on disk or computed for every batch."""
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tas_lib import models
 from tas_lib.config import Profile
 from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection
-from tas_lib.data.progress import Progress
 from tas_lib.data.tokens import open_tokens
 from tas_lib.models import ColBert
 from tas_lib.records import Batch, FloatArray, IntArray, Ragged
 from tas_lib.retrieval import pretrained
 from tas_lib.retrieval.encode import device as find_device
-from tas_lib.retrieval.encode import finite
+from tas_lib.retrieval.encode import token_vectors
 from tas_lib.train import distributed
 
-log = logging.getLogger(__name__)
 LARGEST = 2**26
 """Scores of token against token that are held at once: 256 MB; on docs, 128 queries stay below."""
-
-
-class TokenEncoder(Protocol):
-    """ColBERT, or the frozen layers of a student: ids and mask (N, T) to vectors (N, T, D) of all tokens."""
-
-    dim: int  # D
-
-    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor: ...  # noqa: D102
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...  # noqa: D102
 
 
 class TokenVectors:
@@ -130,18 +116,3 @@ def open_in_batch_teacher(profile: Profile, collection: Collection) -> InBatchTe
     parameters = {**profile.tokens.model_dump(), "query_masks": profile.query_masks}
     folder = store.Store(profile.folder).artefact("colbert-vectors", parameters, inputs, make)
     return InBatchTeacher(*(TokenVectors(store.load_array(folder / f"{name}.npy"), tokens[name]) for name in tokens))
-
-
-@torch.inference_mode()
-def token_vectors(model: TokenEncoder, tokens: Ragged, chunk: int = 64) -> FloatArray:
-    """fp16 vectors (all tokens, D) of every text, encoded in length-sorted chunks."""
-    device = next(model.parameters()).device
-    out = np.empty((tokens.offsets[-1], model.dim), np.float16)
-    progress = Progress(log, f"token vectors of {len(tokens.lengths):,} texts", len(out))
-    for rows in models.length_chunks(tokens.lengths, chunk):
-        ids, mask = models.pad([tokens.row(row) for row in rows], device)
-        vecs = model(ids, mask)[mask.bool()].half().cpu().numpy()
-        where = np.concatenate([np.arange(tokens.offsets[row], tokens.offsets[row + 1]) for row in rows])
-        out[where] = finite(vecs, "colbert")
-        progress.add(len(vecs))
-    return out

@@ -1,37 +1,33 @@
 """Students whose lower layers are frozen: token states are kept on disk, and of the last layer only CLS is computed.
 
-A student stays an ordinary BERT read at CLS (Eqs. 4-5): it is saved, loaded, validated and encoded as any other. Only
-its training takes a short cut, which is exact but for the kept states' rounding to fp16. The lower layers do not
-change, so their states are computed once. Of the last layer only CLS is read, so the other positions need no query, no
-output and no feed-forward part, and attention can be reordered: q·(W_k x) = (W_kᵀ q)·x and Σ a (W_v x) = W_v (Σ a x),
-so no token is multiplied by a matrix. DEVIATIONS.md, D31.
+A student stays an ordinary BERT read at CLS (Eqs. 4-5): it is saved, loaded and asked as any other. Its training, and
+encoding the collection, take a short cut, which is exact but for the kept states' rounding to fp16. The lower layers do
+not change, so their states are computed once (`encode.open_texts`). Of the last layer only CLS is read, so the other
+positions need no query, no output and no feed-forward part, and attention can be reordered: q·(W_k x) = (W_kᵀ q)·x and
+Σ a (W_v x) = W_v (Σ a x), so no token is multiplied by a matrix. DEVIATIONS.md, D31.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import BertModel
 
-from tas_lib.config import Profile
-from tas_lib.data import shipped, store
-from tas_lib.data.collection import Collection
 from tas_lib.models import BertDot
-from tas_lib.records import Ragged
-from tas_lib.retrieval import pretrained
-from tas_lib.retrieval.encode import device as find_device
-from tas_lib.train.teachers import token_vectors
 
-TEXTS = ("train", "passages")
-"""The texts that training reads."""
+
+def trained_part(student: nn.Module, layers: int) -> nn.Module:
+    """The part of a student that is trained, with the student's own weights: all of it, or the last layer.
+
+    layers: how many are frozen. From the texts of `encode.open_texts`, the part makes the student's vectors.
+    """
+    return LastLayer(student, layers) if layers else student
 
 
 class LowerLayers(nn.Module):
     """The frozen layers of a student: token ids to states."""
 
-    def __init__(self, student: BertDot, layers: int) -> None:
+    def __init__(self, student: nn.Module, layers: int) -> None:
         """layers: how many are frozen; the student loses the others."""
         super().__init__()
         self.encoder = bert_of(student, layers).eval()
@@ -46,8 +42,8 @@ class LowerLayers(nn.Module):
 class LastLayer(nn.Module):
     """A student's last layer at CLS: its vectors, from the states of the layers below."""
 
-    def __init__(self, student: BertDot, layers: int) -> None:
-        """layers: how many are frozen. The weights are the student's own, so training changes the student."""
+    def __init__(self, student: nn.Module, layers: int) -> None:
+        """layers: how many are frozen."""
         super().__init__()
         self.layer: Any = bert_of(student, layers).encoder.layer[-1]
 
@@ -68,34 +64,14 @@ class LastLayer(nn.Module):
         return self.layer.output(self.layer.intermediate(hidden), hidden).float()
 
 
-def bert_of(student: BertDot, layers: int) -> BertModel:
+def bert_of(student: nn.Module, layers: int) -> BertModel:
     """The student's encoder; ValueError unless it has one layer more, of which CLS is all that is read."""
-    if student.pooling != "cls":
-        raise ValueError(f"training.frozen_layers needs pooling `cls`; this encoder's is {student.pooling!r}")
+    if not isinstance(student, BertDot) or student.pooling != "cls":
+        pooling = getattr(student, "pooling", None)
+        raise ValueError(f"training.frozen_layers needs pooling `cls`; this encoder's is {pooling!r}")
     if not isinstance(student.encoder, BertModel):
         raise ValueError(f"training.frozen_layers needs a BERT; the encoder is a {student.encoder.config.model_type}")
     if student.encoder.config.num_hidden_layers != layers + 1:
         n = student.encoder.config.num_hidden_layers
         raise ValueError(f"training.frozen_layers must be all but the last: {n - 1} of this encoder's, not {layers}")
     return student.encoder
-
-
-def open_states(
-    profile: Profile, collection: Collection, tokens: Mapping[str, Ragged], layers: int
-) -> tuple[Ragged, Ragged]:
-    """fp16 states of the training queries and of all passages after the frozen layers, memory-mapped; made once.
-
-    tokens: `open_tokens`. A text's states (T, D) take the place of its ids (T,).
-    """
-    source = shipped.encoder(profile)
-
-    def make(folder: Path) -> None:
-        lower = LowerLayers(pretrained.load_dot(source, profile.pooling).to(find_device()), layers)
-        for name in TEXTS:
-            if not (folder / f"{name}.npy").exists():  # else written before an interruption
-                store.save_arrays(folder, **{name: token_vectors(lower, tokens[name])})
-
-    inputs = {"collection": collection.digest, "encoder": store.folder_digest(Path(source))}
-    folder = store.Store(profile.folder).artefact(f"states/{layers}", profile.tokens.model_dump(), inputs, make)
-    queries, passages = (Ragged(store.load_array(folder / f"{name}.npy"), tokens[name].offsets) for name in TEXTS)
-    return queries, passages
