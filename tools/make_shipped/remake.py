@@ -25,11 +25,11 @@ from tas_lib.evaluation import metrics
 from tas_lib.models import BertDot
 from tas_lib.records import IntArray
 from tas_lib.retrieval import dense, doc2query, pretrained
+from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval.bm25 import Bm25Index
 from tas_lib.retrieval.encode import device
 from tas_lib.retrieval.rerank import rerank, rerank_pairwise
 from tas_lib.retrieval.t5 import T5Scorer
-from tas_lib.train import frozen
 from tas_lib.train import pairs as mining
 from tools.make_shipped import copying, seq2seq_training, start
 from tools.make_shipped.copying import Answered
@@ -122,7 +122,7 @@ class Workshop:
 
         def choose(folder: Path) -> None:
             tokens, relevant = open_tokens(p, self.collection), self.collection.relevant("train")
-            _, states = frozen.open_states(p, self.collection, tokens, settings.layers)
+            states = encoding.open_texts(p, self.collection, settings.layers)["passages"]
             answered = np.repeat(np.arange(len(relevant)), list(map(len, relevant)))
             seen = Answered(self.queries, tokens["train"], answered, np.concatenate(relevant))
             tokenizer = load_tokenizer(encoder)
