@@ -101,7 +101,7 @@ def test_a_query_is_one_sentence_and_prose_comes_first_in_its_passage(
         (":class:`~a.b.C` : what it is", ("a.b.C",)),
         (":func:`the text <a.f>`", ()),  # the text is no name
         ("- f : one of a list", ("f",)),
-        ("f, f, f", ("f",)),
+        ("f, a.g(), `h`, f", ("f", "a.g", "h")),
         ("A tutorial on the web <https://example.org>", ()),
     ],
 )
@@ -177,13 +177,15 @@ def test_summaries_that_are_no_queries(summary: str, why: str):
 
 
 def test_many_summaries_that_differ_in_a_few_words_are_a_template():
-    """Four equal but for one stretch of up to a third of their words, and three words; or five with one opening."""
+    """Four equal but for one stretch of up to three words, a third of them at most; or five with one opening."""
     line = "Draw {} in the given colour of the map"
     same = [line.format(what) for what in ("lines", "small points", "the largest polygons", "arrows")]
     apart = ["Returns the rank of a matrix", "Return the rank of all graphs", "Return the rank", "Merge the trees"]
     settings = DocsSource(packages=(), template=4, opening=5)
     assert questions.templates([*same, *apart], settings).tolist() == [True] * 4 + [False] * 4
     assert not questions.templates([*same[1:], "Draw dots in the given colour of the atlas"], settings).any()
+    short = [f"Draw {what} on maps" for what in ("some lines", "many points", "three arrows", "all polygons")]
+    assert not questions.templates(short, settings).any()  # two words are more than a third
     opened = ["return the rank by u v w", "Returns the rank: x y z", *apart]
     assert questions.templates(opened, settings).tolist() == [True] * 5 + [False]
 

@@ -34,10 +34,10 @@ from tas_lib.retrieval import bm25
 # %% [markdown]
 # ## From a docstring to a query and a passage
 #
-# The first paragraph of a docstring says in one sentence what a function does. That is what somebody would ask, so it
-# becomes the *query*; the rest is the *passage* that answers it. The section "See Also" names related functions, chosen
-# by a person who knows the package: those links become graded judgements. *Before you run:* which words of this one are
-# left out?
+# The first sentence of a docstring says what a function does. That is what somebody would ask, so it becomes the
+# *query*; the rest is the *passage* that answers it: prose first, then what is returned, the arguments, and the code of
+# examples. The section "See Also" names related functions, chosen by a person who knows the package: those links become
+# graded judgements. *Before you run:* which words of this one are left out?
 
 # %%
 query, passage, linked = docstrings.split_docstring("""Give the middle value of a list.
@@ -55,8 +55,8 @@ query, passage, linked
 
 # %% [markdown]
 # The link is gone from the passage (a judgement must not be readable in the text), and so is the printed result of the
-# example; the code itself stays. Passages are cut at the profile's word limit. The qualified name is the *title*, shown
-# to people and never used for ranking.
+# example; the code itself stays. Titles of sections, references and types of arguments are left out, too. Passages are
+# cut at the profile's word limit. The qualified name is the *title*, shown to people and never used for ranking.
 
 # %%
 assert "average" not in passage and linked == ("average",)
@@ -87,9 +87,10 @@ grid(rows, ["package", "version", "passages", "words"])
 # %% [markdown]
 # ## What was dropped, and why
 #
-# Most documented names never become a passage: their docstring is a single line, and a single line answers nothing.
-# Near-duplicates (the same text under two names) are merged into one passage. A summary that many entries share, like
-# "Convert to string", makes a useless query; the query goes, its passage stays.
+# Most documented names never become a passage. Many docstrings are a single line, and a single line answers nothing;
+# some summaries are no question: a signature, a notice, or words that any function might have. Near-duplicates (the
+# same text under two names) are merged into one passage. A summary that several entries share, or that follows a
+# template, fits too many passages; the query goes, its passage stays.
 
 # %%
 report = collection.report
@@ -104,8 +105,8 @@ grid([*report["read"].items(), *reasons], ["what", "entries"])
 read, dropped = report["read"], report["dropped"]
 assert read["passages"] == len(collection.passages.ids)
 if of_docs:
-    form = ["a body too short", "a summary too short or too long", "an unfilled template as summary"]
-    assert read["documented entries"] == read["usable entries"] + sum(dropped[why] for why in form)
+    form = [n for why, n in dropped.items() if why.startswith(("a body", "a summary", "an unfilled template"))]
+    assert read["documented entries"] == read["usable entries"] + sum(form)
     more = dropped["a near-duplicate, merged into another"] + dropped["beyond the package's cap"]
     assert read["usable entries"] == read["passages"] + more
 
@@ -135,8 +136,9 @@ grid(rows, ["set", "queries", "words a query", "grade 3", "grade 2", "grade 1", 
 #
 # ## No answer leaks into training
 #
-# Splits are made before anything else: near-identical entries stay in the same split and, around a graded query, so do
-# linked ones. A passage that answers a test query appears in no training pair, not even as a negative, since the
+# Splits are made before anything else: similar entries stay in the same split and, around a graded query, so do linked
+# ones. They are a query's *family*. Queries of earlier test sets, whose results were seen (the profile's `opened`), are
+# in no test set. A passage that answers a test query appears in no training pair, not even as a negative, since the
 # student would learn that it is wrong. Links that lead nowhere are counted, not guessed:
 
 # %%
@@ -278,8 +280,8 @@ show(bm25.Bm25Index.search, bm25.top)
 # ## Answer
 #
 # We search the documentation of the installed packages, cut into passages of a few dozen words. The authors of that
-# documentation say what is right: the text that follows a summary answers it, and "See Also" names what else does. BM25
-# finds enough of it to be a yardstick and misses enough to leave work for a trained model.
+# documentation say what is right: the text that follows a first sentence answers it, and "See Also" names what else
+# does. BM25 finds enough of it to be a yardstick and misses enough to leave work for a trained model.
 #
 # ## Where we differ
 #
