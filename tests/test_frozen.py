@@ -178,7 +178,7 @@ def test_training_and_encoding_run_the_frozen_layers_once(lab: Experiment, monke
     lab.vectors(BASELINE), lab.clusters
     colbert = lab.in_batch_teacher
     before = sum(read)
-    assert colbert and before == 2 * 80 + 2 * 40 + 6 + 6, "states; ColBERT's vectors; no query was searched yet"
+    assert colbert and before == 2 * 80 + 2 * 40 + 6, "states of three sets, and ColBERT's vectors of two"
     lab.vectors(dual)
     assert sum(read) == before + 6, "the baseline's candidates: 6 queries, by the whole model"
     assert lab.history(dual)[-1].step == 6 and len(lab.run(dual, "dev")) == 6
