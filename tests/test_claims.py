@@ -41,7 +41,7 @@ def printed(system: str) -> dict[str, float]:
 
 
 def test_every_claim_is_complete_and_there_once():
-    assert len({claim.key for claim in CLAIMS}) == len({claim.words for claim in CLAIMS}) == len(CLAIMS) == 67
+    assert len({claim.key for claim in CLAIMS}) == len({claim.words for claim in CLAIMS}) == len(CLAIMS) == 78
     sections = {"1", "2.2", "2.3", "2.4", "3", "4.1", "4.2", "4.3", "5.1", "5.2", "5.3", "6"}
     assert {claim.section for claim in CLAIMS} == sections
     for claim in COMPARED:
@@ -86,6 +86,18 @@ def test_the_papers_own_numbers_satisfy_the_claims():
     graded = [f"TREC-DL'{year} {measure}@10" for year in (19, 20) for measure in ("nDCG", "MRR")]
     bm25, d2q, tas = (mean(printed(f"{key}>mono>duo")[c] for c in graded) for key in ("bm25", "d2q", "tas_b"))
     assert (bm25 + d2q) / 2 - tas >= NUMBERS["high-words"].low
+    for claim in NUMBERS.values():  # the stated sizes, from the means of the two TREC sets
+        if match := re.fullmatch("relative gain in (.+) of (.+) over (.+), graded sets", claim.subject):
+            name = {"nDCG": "nDCG@10", "MRR": "MRR@10", "recall": "R@1K"}[match[1]]
+            ours, *rivals = (printed(key) for key in (match[2], *match[3].split(" and ")))
+            sets = [f"TREC-DL'{year} {name}" for year in (19, 20)]
+            gains = [ours[column] / max(rival[column] for rival in rivals) - 1 for column in sets]
+            assert claim.low <= mean(gains) < claim.low + 0.025
+    before, after = printed("pairwise/random"), printed("pairwise/tas_balanced")
+    points = [round(after[column] - before[column], 3) >= 0.01 for column in before]
+    assert (sum(points), len(points)) == (5, 9) and NUMBERS["point-pairwise"].low <= 5 / 9
+    times = [printed(key)["Latency (ms)"] for key in ("tas_b", "bm25")]
+    assert times[0] / times[1] <= NUMBERS["as-fast"].high
     letters = [c.markers for (row, column), c in paper_table(7).items() if row == ROWS["d2q"][1] and "@" in column]
     assert ENOUGH["most"](letters.count("b"), len(letters))  # claim "expanded"
     up = [printed("d2q+tas_b")[column] > value for column, value in printed("tas_b").items() if "@" in column]
@@ -243,7 +255,7 @@ def test_a_sample_is_compared_on_its_own_queries_and_seeds():
 
 def test_what_a_column_can_see_by_hand():
     assert comparisons.sight({"bm25": scores_of()["bm25"]}, EVALUATION, {}) == []  # without the seeds nothing is known
-    scores = {key: sets for key, sets in scores_of().items() if key in (*SEEDS, "labels", "bm25", "bm25>duo")}
+    scores = {key: sets for key, sets in scores_of().items() if key in (*SEEDS, "labels", "bm25", "bm25>duo", "tas_b")}
     lines = comparisons.sight(scores, EVALUATION, {})
     assert [line[:2] for line in lines[:3]] == [
         ("A nDCG@10", "students"),
@@ -251,7 +263,7 @@ def test_what_a_column_can_see_by_hand():
         ("B nDCG@10", "students"),
     ]
     assert len(lines) == 2 * 9
-    # one pair of students: seeds other than the first are the same system; two pairs with BM25, and their median
+    # one pair of the students of Table 4, and two with BM25: their median
     column = comparisons.columns_of("nDCG, graded sets", EVALUATION)[0]
     pairs = ("labels", SEEDS[0]), ("labels", "bm25"), (SEEDS[0], "bm25")
     one, *others = (comparisons.estimate(scores, pair, column, {}) for pair in pairs)
@@ -297,7 +309,8 @@ def test_without_the_five_seeds_nothing_is_compared():
     verdicts = judged(scores_of() | {"dual/tas_balanced/seed5": {}})
     assert verdicts["labels"].evidence == "without dual/tas_balanced/seed5"
     run = {key: verdict.verdict for key, verdict in verdicts.items() if verdict.verdict != "not run"}
-    assert run == {"others-recall": "does not hold", "high-words": "holds"}  # which need no standard deviation
+    sizes = {key for key, claim in NUMBERS.items() if claim.subject.startswith("relative gain")}
+    assert set(run) == {*sizes, "high-words", "point-pairwise"} and len(sizes) == 9  # which need no standard deviation
 
 
 def test_nothing_run_is_not_run_and_no_column_is_no_verdict():
@@ -319,7 +332,12 @@ def test_numbers_that_follow_from_scores_by_hand():
     for key in SEEDS:
         scores[key]["dev"] = twice[key]["dev"]  # on dev, seeds deviate twice as much
     scores["tas_b>mono>duo"]["dev"] = {}  # only the graded sets count
-    assert claims.from_scores(scores, EVALUATION) == {
+    numbers, sized = claims.from_scores(scores, EVALUATION), "relative gain in .+ of "
+    # .50 over .40, the better of two rivals; in recall over .45; over BM25, .50
+    sizes = {"size-ndcg": 0.25, "size-mrr": 0.25, "size-recall": 0.5 / 0.45 - 1, "size-bm25": 0, "size-best": 0.25}
+    for key, size in sizes.items():
+        assert numbers[NUMBERS[key].subject] == pytest.approx(size, abs=1e-9)
+    assert {subject: number for subject, number in numbers.items() if not re.match(sized, subject)} == {
         NUMBERS["steady-graded"].subject: pytest.approx(SPREAD),
         NUMBERS["steady-dev"].subject: pytest.approx(2 * SPREAD),
         NUMBERS["steadier-dev"].subject: pytest.approx(SPREAD - 2 * SPREAD),
@@ -328,7 +346,11 @@ def test_numbers_that_follow_from_scores_by_hand():
         # recall .50 over .45, the better rival; less the larger of nDCG, .50 over .40, and MRR, .44 over .40
         NUMBERS["others-recall"].subject: pytest.approx((0.50 / 0.45 - 1) - (0.50 / 0.40 - 1)),
         NUMBERS["high-words"].subject: pytest.approx((0.53 + 0.45) / 2 - 0.48),
+        NUMBERS["point-pairwise"].subject: 1.0,
     }
+    close = scores_of({"pairwise/tas_balanced": 0.51, "pairwise/random": 0.5})  # exactly a point, and in dev a bit less
+    close["pairwise/random"]["dev"] = scores_of({"pairwise/random": 0.5001})["pairwise/random"]["dev"]
+    assert claims.from_scores(close, EVALUATION)[NUMBERS["point-pairwise"].subject] == 6 / 9
     assert NUMBERS["high-words"].subject not in claims.from_scores(scores | {"d2q>mono>duo": {}}, EVALUATION)
 
 
@@ -373,9 +395,9 @@ def test_the_page_has_every_claim_once_under_its_verdict(tmp_path):
     for name in ("claims.md", "claims.csv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     text = (tmp_path / "one" / "claims.md").read_text()
-    heads = re.findall(r"^\*\*(.*): (\d+) of 67\*\*$", text, flags=re.MULTILINE)
+    heads = re.findall(r"^\*\*(.*): (\d+) of 78\*\*$", text, flags=re.MULTILINE)
     assert [head.lower() for head, _ in heads] == list(claims.VERDICTS)
-    assert sum(int(n) for _, n in heads) == 67
+    assert sum(int(n) for _, n in heads) == 78
     assert all(text.count(f"| {claim.words} | §{claim.section} | {claim.rule} |") == 1 for claim in CLAIMS)
     assert "| A nDCG@10 | .00" in text.split("**What the columns can see**")[1]
     block = text.split("**Holds")[1].split("**Same direction")[0]
@@ -392,7 +414,7 @@ def test_notebook_13_measures_every_number_that_does_not_follow_from_scores():
     text = (ROOT / "notebooks" / "src" / "13_claims.py").read_text(encoding="utf-8")
     lines = dict.fromkeys(re.findall(r'"([^"]+)"', re.search(r"^lines = (.*)", text, re.MULTILINE)[1]), [0.5])
     known = claims.from_scores(scores_of(), EVALUATION) | claims.from_recall(lines)
-    assert len(known) == 6 + 4
+    assert len(known) == 6 + 8 + 1 + 4
     assert [c.subject for c in NUMBERS.values() if c.subject not in known and f'"{c.subject}"' not in text] == []
 
 

@@ -1,5 +1,7 @@
 """Tables: composed from hand-made values, and written as they should be read."""
 
+import math
+
 import pandas as pd
 import pytest
 from ir_measures import Measure, R, nDCG
@@ -7,6 +9,7 @@ from scipy.stats import ttest_rel
 
 from tas_lib import config
 from tas_lib.config import System, TestSet
+from tas_lib.evaluation.significance import paired
 from tas_lib.report import paper, render, tables
 from tas_lib.report.paper import Column, Printed, Row, nine_columns, paper_table, six_columns
 from tas_lib.report.render import Grid
@@ -404,6 +407,19 @@ def test_spread_is_the_sample_deviation_of_the_means_of_the_systems_that_were_ru
     columns = nine_columns(EVALUATION)
     # means .115, .230, .345: squares .115² + 0 + .115², over 2, root .115
     found = tables.spread(scores_of({"a": rising(0.1), "b": rising(0.2), "c": rising(0.3), "d": {}}), columns)
-    assert found.index.tolist() == [column.heading for column in columns]
-    assert found.tolist() == pytest.approx([0.115] * 12)
-    assert tables.spread(scores_of({"a": rising(0.1)}), columns).isna().all()
+    assert found == {column.heading: pytest.approx(0.115) for column in columns}
+    assert all(map(math.isnan, tables.spread(scores_of({"a": rising(0.1)}), columns).values()))
+
+
+def test_steps_are_tested_with_the_chance_of_seeds_too():
+    middle = {query: value + 0.1 + 0.01 * (i % 2) for i, (query, value) in enumerate(LOW.items())}
+    table = TABLES[4](scores_of({"bm25": LOW, "pairwise/random": HIGH, "pairwise/tas": middle}))
+    steps = {"one": ("bm25", "pairwise/random"), "two": ("pairwise/tas", "pairwise/random")}
+    deviations = {"Docs A R@100": 0.05, "Docs B R@100": math.nan}
+    alone, both = tables.differences(table, steps), tables.differences(table, steps, deviations)
+    assert both.difference.equals(alone.difference)
+    places = {name: both["column"] == name for name in ("Docs A R@100", "Docs B R@100", "Docs C R@100")}
+    expected = [paired(HIGH, LOW).with_seeds(0.05, 1).p, paired(HIGH, middle).with_seeds(0.05, 2).p]
+    assert both.p[places["Docs A R@100"]].tolist() == pytest.approx(expected) and 0.001 < expected[0] < expected[1]
+    assert both.p[places["Docs B R@100"]].isna().all()  # not enough seeds to know
+    assert both.p[places["Docs C R@100"]].equals(alone.p[places["Docs C R@100"]])

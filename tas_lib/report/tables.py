@@ -10,8 +10,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from tas_lib.config import Evaluation, Profile, System
+from tas_lib.evaluation.comparisons import trained_apart
 from tas_lib.evaluation.metrics import mean, printed_name
-from tas_lib.evaluation.significance import better_than, paired_t
+from tas_lib.evaluation.significance import better_than, paired
 from tas_lib.records import ALONE, Families
 from tas_lib.report import compared, paper, render
 from tas_lib.report.paper import NOT_RUN, Cell, Column, Printed, Row, Scores
@@ -142,9 +143,7 @@ def table4(
 ) -> Table:
     """Table 4: samplings and teachers; letters compare the samplings of one teacher."""
     bm25 = {key: cell for key, cell in paper.paper_table(7).items() if key[0] == paper.TABLE4["bm25"].paper}
-    title = (
-        "Table 4: samplings and teachers. BM25 is not in the paper's Table 4; its numbers there are those of Table 7."
-    )
+    title = "Table 4: samplings and teachers. BM25 is not in the paper's; its numbers there are those of Table 7."
     rows, columns = paper.filled(paper.TABLE4, scores, systems), paper.nine_columns(evaluation, families)
     heads, within = ("Teacher", "Sampling"), " of the same teacher"
     return compose(title, heads, rows, columns, paper.paper_table(4) | bm25, evaluation.alpha, within).with_others()
@@ -255,18 +254,20 @@ def deviations(
 # --- between the rows ----------------------------------------------------------------------------------------------
 
 
-def differences(table: Table, steps: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+def differences(table: Table, steps: Mapping[str, tuple[str, str]], seeds: Mapping[str, float] = {}) -> pd.DataFrame:
     """For each step and column: how much higher the second row's mean is than the first's, and p of the paired t-test.
 
-    steps: label → keys of two rows. paper: the same step between the paper's numbers. NaN where one of the two is
-    missing.
+    steps: label → keys of two rows. seeds: `spread` of Table 5; with it, p counts the chance of random seeds too.
+    paper: the same step between the paper's numbers. NaN where one of the two is missing.
     """
     by_key, lines = {row.key: (row, cells) for row, cells in zip(table.rows, table.cells, strict=True)}, []
     for step, (before, after) in steps.items():
         (first, cells), (second, others) = by_key[before], by_key[after]
         for column, a, b in zip(table.columns, cells, others, strict=True):
-            both = a.value is not None and b.value is not None
-            p = paired_t(second.values(column), first.values(column), column.families) if both else math.nan
+            p = math.nan
+            if a.value is not None and b.value is not None:
+                found = paired(second.values(column), first.values(column), column.families)
+                p = found.with_seeds(seeds.get(column.heading, 0), trained_apart(before, after)).p
             printed = [cell.paper and cell.paper.number for cell in (b, a)]
             lines.append((step, column.heading, _minus(b.value, a.value), p, _minus(*printed)))
     return pd.DataFrame(lines, columns=["step", "column", "difference", "p", "paper"])
@@ -289,10 +290,10 @@ def step_grid(steps: pd.DataFrame, alpha: float = 0.05) -> Grid:
     return Grid("l" + "r" * len(columns), ["Step", *columns], lines)
 
 
-def spread(scores: Scores, columns: Iterable[Column]) -> pd.Series:
+def spread(scores: Scores, columns: Iterable[Column]) -> dict[str, float]:
     """The standard deviation (n - 1) of the means of the systems that were run, by column; NaN for less than two."""
     result = {}
     for column in columns:
         means = [mean(sets[column.test_set][column.measure]) for sets in scores.values() if column.test_set in sets]
         result[column.heading] = stdev(means) if len(means) > 1 else math.nan
-    return pd.Series(result, dtype=float)
+    return result
