@@ -50,7 +50,7 @@ for job in JOBS.values():
             *[update(str(PROFILE.figures / file)) for file in job.makes],
         params:
             **job.parameters,
-        # one job at a time on one machine, with all its cores, but for jobs that can use one only
+        # one job at a time on one machine, with all its cores, but for jobs that use fewer; also their OMP_NUM_THREADS
         threads: job.cores or int(config.get("threads", os.cpu_count() or 1))
         priority: job.early  # figures and the first table before the many trainings
         shell:

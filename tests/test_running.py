@@ -235,11 +235,10 @@ while TEACHER != "pairwise" and len(list(Path({str(tree)!r}).glob("began-*"))) <
     assert time.monotonic() < end, "nothing runs beside this training"
     time.sleep(0.1)"""
     write(tree, graph.TRAINING, meet)
-    env = environment() | {"OMP_NUM_THREADS": "7"}
-    done = subprocess.run(command("small", "06_training"), cwd=tree, env=env, capture_output=True, text=True)
+    done = subprocess.run(command("small", "06_training"), cwd=tree, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "      06_training-labels: done in" in done.stdout
-    for name, threads in ((BASELINE, 7), (DUAL, 1)):
+    for name, threads in ((BASELINE, os.cpu_count()), (DUAL, 1)):
         assert f"threads: {threads}" in (tree / "runs" / "small" / "notebooks" / f"{name}.ipynb").read_text()
 
 

@@ -56,7 +56,7 @@ def main(profile_name: str, job_name: str) -> None:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "TQDM_DISABLE": "1",
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait leave their core to others
-    } | ({"OMP_NUM_THREADS": str(job.cores)} if job.cores else {})
+    }
     start = time.time()
     try:
         with ThreadPoolExecutor(1) as pool:  # not here: in the main thread, nbclient would take over SIGTERM

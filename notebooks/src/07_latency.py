@@ -249,14 +249,12 @@ peaks = {}
 for key in cost.TRAINED.values():
     if (system := settings.systems.get(key)) and system.kind == "trained":
         three = settings.training.model_copy(update={"steps": 3, "validate_every": 3, "min_steps": 0, "workers": 0})
-        teacher = lab.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
-        loss = loop.objective(system, three, teacher)
+        loss = loop.objective(system, three, lab.in_batch_teacher)
         student = pretrained.load_dot(shipped.encoder(settings), settings.pooling).to(device)
         part, texts = frozen.trained_part(student, three.frozen_layers), lab.texts(system)
-        read = texts["train"], texts["passages"]
         with TemporaryDirectory() as folder:
-            steps = partial(loop.train, part, lab.sampler(system), loss, *read, lambda _: 0.0, three)
-            peaks[key] = cost.peak_mb(partial(steps, Path(folder)), device)
+            read = texts["train"], texts["passages"], lambda _: 0.0, three, Path(folder)
+            peaks[key] = cost.peak_mb(partial(loop.train, part, lab.sampler(system), loss, *read), device)
 
 # %%
 new = {"none": 0, "dual": price["pairwise"] + price["in_batch"]} | price
