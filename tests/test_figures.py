@@ -5,6 +5,7 @@ from itertools import combinations
 import matplotlib
 import numpy as np
 import pytest
+from ir_measures import Measure
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -15,8 +16,12 @@ from skimage.color import rgb2lab
 
 from tas_lib import clustering, config, sampling
 from tas_lib.clustering import Clusters
+from tas_lib.config import Evaluation, TestSet
+from tas_lib.evaluation.comparisons import SEEDS, STUDENTS
+from tas_lib.evaluation.metrics import paper_measures
+from tas_lib.evaluation.significance import Estimate, paired
 from tas_lib.records import History, Pairs
-from tas_lib.report import curves, figures, style
+from tas_lib.report import curves, figures, forest, style
 from tas_lib.report.curves import Curve
 from tas_lib.report.figures import ClusterPlane, Fed
 from tas_lib.report.style import LOOKS
@@ -55,6 +60,24 @@ def figure3(*ends: float) -> Figure:
     return curves.recall_curves({"Set A": five, "Set B": five[::-1]}, at)
 
 
+EVALUATION = Evaluation(
+    sets=(TestSet(name="a", label="A", graded=True, binarise_at=2), TestSet(name="b", label="B")), depth=100
+)
+
+
+def scored() -> dict[str, dict[str, dict[Measure, dict[str, float]]]]:
+    """Random values of the students of Table 4 and the seeds of Table 5; one student was not run."""
+    keys, draw = dict.fromkeys([*STUDENTS, *SEEDS]), rng().random
+    scores = {
+        key: {
+            test.name: {m: {f"q{i}": draw() for i in range(30)} for m in paper_measures(test.binarise_at, 100)}
+            for test in EVALUATION.sets
+        }
+        for key in keys
+    }
+    return scores | {"pairwise/tas": {}}
+
+
 FIGURES = {
     "cluster map": lambda: figures.cluster_map(plane()),
     "sizes": lambda: figures.cluster_sizes({"spherical": np.arange(9), "euclidean": np.full(9, 40)}, 32).figure,
@@ -65,6 +88,7 @@ FIGURES = {
     "recall": lambda: figure3(0.5, 0.6, 0.7, 0.8, 0.9),
     "recall near 1": lambda: figure3(0.99, 1.0, 0.98, 0.97, 0.3),
 }
+FIGURES["steps"] = lambda: forest.forest(forest.effects(scored(), EVALUATION, {}))
 each_figure = pytest.mark.parametrize("name", FIGURES)
 
 
@@ -75,14 +99,14 @@ def test_the_same_figure_gives_the_same_bytes_in_the_width_of_the_paper(name, tm
     for kind, start in (("svg", b"<?xml"), ("png", b"\x89PNG")):
         one, two = ((tmp_path / folder / f"figure.{kind}").read_bytes() for folder in ("one", "two"))
         assert one == two and one.startswith(start)
-    width = style.PAGE if name.startswith(("strategies", "recall")) else style.COLUMN
+    width = style.PAGE if name.startswith(("strategies", "recall", "steps")) else style.COLUMN
     assert plt.imread(tmp_path / "one" / "figure.png").shape[1] == pytest.approx(200 * width, abs=1)
 
 
 def test_the_house_style_does_not_leak_and_whole_figures_are_closed():
     plt.close("all")
     before = dict(matplotlib.rcParams)
-    for name in ("cluster map", "strategies", "history", "recall"):
+    for name in ("cluster map", "strategies", "history", "recall", "steps"):
         FIGURES[name]()
     assert dict(matplotlib.rcParams) == before
     assert plt.get_fignums() == []  # otherwise a notebook would show each twice
@@ -258,3 +282,27 @@ def test_every_line_is_named_at_its_end_and_panels_share_an_axis_that_holds_ever
             assert Text.get_window_extent(name).x0 >= ax.get_window_extent().x1
     unnamed = curves.recall_curves({"Set": [Curve("", "bm25", [0.1, 0.2])]}, [10, 20])
     assert [text.get_text() for text in unnamed.axes[0].texts] == ["BM25"]
+
+
+def test_steps_by_hand():
+    scores = scored()
+    found = {(effect.step, effect.measure): effect for effect in forest.effects(scores, EVALUATION, {})}
+    assert len(found) == 2 * 10 and found["Pairwise: random → TAS", "nDCG@10"].ours is None
+    # nDCG@10 of labels .602 .602 .353, pairwise .687 .654 .385: steps .085 .052 .032; the 2023 study .071 .046 .048
+    step = found["Labels → pairwise", "nDCG@10"]
+    assert step.others == {"paper": pytest.approx(0.169 / 3), "2023 study": pytest.approx(0.165 / 3)}
+    recall = found["In-batch: TAS → TAS-Balanced", "R@100 (theirs R@1K)"]  # .799 .826 .968 to .800 .820 .968
+    assert recall.others["paper"] == pytest.approx(-0.005 / 3)
+    # ours: two independent sets, and two seeds' deviation of the mean over both
+    measures = [paper_measures(test.binarise_at, 100)[0] for test in EVALUATION.sets]
+    columns = [*zip("ab", measures, strict=True)]
+    pairs = [[scores[key][name][m] for key in ("pairwise/random", "labels")] for name, m in columns]
+    a, b = (paired(*pair) for pair in pairs)
+    means = [np.mean([[*scores[key][name][m].values()] for name, m in columns]) for key in SEEDS]
+    assert step.ours.difference == pytest.approx((a.difference + b.difference) / 2)
+    assert step.ours.error**2 == pytest.approx((a.error**2 + b.error**2) / 4 + 2 * np.var(means, ddof=1))
+    # equal errors add up their degrees of freedom
+    assert forest.average([Estimate(1.0, 0.2, 10), Estimate(3.0, 0.2, 10)]) == pytest.approx((2, 0.2 / 2**0.5, 20))
+    figure = forest.forest([*found.values()])
+    drawn = [len(ax.containers) for ax in panels(figure)]
+    assert drawn == [8, 8]  # error bars, but for the two steps from and to the system that was not run

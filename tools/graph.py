@@ -48,7 +48,7 @@ NOTEBOOKS = {
     TABLE_1: Notebook(TABLE2, makes=("table1", "table2"), seconds=75),
     "08_losses_compared": Notebook(paper.TABLE3, makes=("table3",), seconds=20),
     "09_ablation": Notebook(paper.TABLE4, makes=("table4",), seconds=30),
-    "10_robustness": Notebook(paper.TABLE4 | paper.TABLE5, makes=("table5",), seconds=20),
+    "10_robustness": Notebook(paper.TABLE4 | paper.TABLE5, makes=("table5", "figure-steps"), seconds=20),
     "11_dense_compared": Notebook(paper.TABLE5 | paper.TABLE6, makes=("table6",), seconds=20),
     PIPELINES: Notebook([BASELINE, "in_batch/random"], makes=("figure3", "table7"), seconds=880),
     "13_claims": Notebook(None, after=("05_sampling", PIPELINES), makes=("claims",), seconds=60),

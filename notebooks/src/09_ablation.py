@@ -146,8 +146,8 @@ assert all(0 < share <= 1 for values in judged.values() for share in values if s
 # ## Answer
 #
 # See the two tables of steps. A bold step exceeds what the choice of *queries* explains. It may still be due to the
-# *random seed*: each row is one training run. Notebook 10 measures how much the seed changes, and 13 says that a claim
-# of the paper *holds* only if its step passes both tests.
+# *random seed*: each row is one training run. Notebook 10 measures how much the seed changes and draws all steps with
+# both kinds of chance; in 13 a claim of the paper *holds* only beyond both.
 #
 # ## Where we differ
 #
