@@ -1,4 +1,4 @@
-"""Figures 1 to 3: what is drawn, by hand, and pictures that can be read, in black and white too."""
+"""Figures 1 to 3 and pictures that explain: what is drawn, by hand, and that it can be read, in black and white too."""
 
 from itertools import combinations
 
@@ -6,22 +6,23 @@ import matplotlib
 import numpy as np
 import pytest
 from ir_measures import Measure
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from numpy.random import Generator, Philox
 from skimage.color import rgb2lab
 
-from tas_lib import clustering, config, sampling
+from tas_lib import clustering, config, losses, models, sampling
 from tas_lib.clustering import Clusters
 from tas_lib.config import Evaluation, TestSet
 from tas_lib.evaluation.comparisons import SEEDS, STUDENTS
 from tas_lib.evaluation.metrics import paper_measures
 from tas_lib.evaluation.significance import Estimate, paired
 from tas_lib.records import History, Pairs
-from tas_lib.report import curves, figures, forest, style
+from tas_lib.report import curves, figures, forest, pictures, style
 from tas_lib.report.curves import Curve
 from tas_lib.report.figures import ClusterPlane, Fed
 from tas_lib.report.style import LOOKS
@@ -78,7 +79,16 @@ def scored() -> dict[str, dict[str, dict[Measure, dict[str, float]]]]:
     return scores | {"pairwise/tas": {}}
 
 
-FIGURES = {
+MARGINS = np.array([0, 1.2, 2.4, 4.6, 6.3, *np.linspace(9.05, 10, 15)])
+TOKENS = ["[CLS]", "invert", "a", "gyp", "[SEP]"]
+PICTURES = {
+    "method": pictures.method,
+    "architectures": pictures.architectures,
+    "matrix": pictures.batch_matrix,
+    "max sim": lambda: pictures.max_sim(rng().normal(size=(5, 20)), TOKENS, TOKENS * 4),
+    "margin bins": lambda: pictures.margin_bins(MARGINS, 10, np.arange(20)),
+}
+FIGURES = PICTURES | {
     "cluster map": lambda: figures.cluster_map(plane()),
     "sizes": lambda: figures.cluster_sizes({"spherical": np.arange(9), "euclidean": np.full(9, 40)}, 32).figure,
     "strategies": lambda: figures.sampling_strategies(strategies()),
@@ -99,7 +109,7 @@ def test_the_same_figure_gives_the_same_bytes_in_the_width_of_the_paper(name, tm
     for kind, start in (("svg", b"<?xml"), ("png", b"\x89PNG")):
         one, two = ((tmp_path / folder / f"figure.{kind}").read_bytes() for folder in ("one", "two"))
         assert one == two and one.startswith(start)
-    width = style.PAGE if name.startswith(("strategies", "recall", "steps")) else style.COLUMN
+    width = style.PAGE if name.startswith(("strategies", "recall", "steps", *PICTURES)) else style.COLUMN
     assert plt.imread(tmp_path / "one" / "figure.png").shape[1] == pytest.approx(200 * width, abs=1)
 
 
@@ -107,14 +117,15 @@ def test_the_house_style_does_not_leak_and_whole_figures_are_closed():
     plt.close("all")
     before = dict(matplotlib.rcParams)
     for name in ("cluster map", "strategies", "history", "recall", "steps"):
+    for name in ("cluster map", "strategies", "history", "recall", *PICTURES):
         FIGURES[name]()
     assert dict(matplotlib.rcParams) == before
     assert plt.get_fignums() == []  # otherwise a notebook would show each twice
 
 
 def panels(figure: Figure) -> list[Axes]:
-    """The axes that hold data; a list of texts has no frame."""
-    return [ax for ax in figure.axes if ax.get_frame_on()]
+    """The axes that hold data; a list of texts has no frame, and a colour bar has one axis only."""
+    return [ax for ax in figure.axes if ax.get_frame_on() and ax.get_label() != "<colorbar>"]
 
 
 def texts(figure: Figure) -> list[Text]:
@@ -144,7 +155,7 @@ def test_axes_are_labelled_and_texts_are_on_the_page_not_on_each_other_and_not_t
     inside = figure.bbox.padded(-0.01 * dpi)  # a margin of a hundredth of an inch
     for text, box in boxes.items():
         assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1, text
-        assert text.get_fontsize() >= style.SMALL
+        assert text.get_fontsize() >= (7 if name in PICTURES else style.SMALL)
     for (one, a), (other, b) in combinations(boxes.items(), 2):
         width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
         assert width < 1 or height < 0.25 * min(a.height, b.height), (one, other)  # descenders may touch
@@ -306,3 +317,45 @@ def test_steps_by_hand():
     figure = forest.forest([*found.values()])
     drawn = [len(ax.containers) for ax in panels(figure)]
     assert drawn == [8, 8]  # error bars, but for the two steps from and to the system that was not run
+def test_the_bins_of_a_query_show_what_the_library_draws():
+    n, queries = len(MARGINS), np.zeros(40_000, int)
+    pairs = Pairs(np.array([0, n]), np.zeros(n, int), np.zeros(n, int), MARGINS)
+    rows = sampling.balanced_pairs(pairs, 10, queries, rng())
+    above, below = pictures.margin_bins(MARGINS, 10, drawn := np.bincount(rows, minlength=n)).axes
+    any_pair, balanced, shown = (line.get_ydata() for line in below.lines)
+    assert any_pair.sum() == pytest.approx(1) and balanced.sum() == pytest.approx(1)
+    np.testing.assert_allclose(any_pair, 1 / 20)
+    np.testing.assert_allclose(balanced, drawn / len(rows), atol=0.007)  # 1/6 and 1/90; three standard deviations
+    np.testing.assert_array_equal(shown, drawn / len(rows))
+    counts = sampling.bin_numbers(pairs, 0, MARGINS, 10)
+    assert [text.get_text() for text in above.texts] == ["pairs", *map(str, np.bincount(counts, minlength=10))]
+    shares = [text.get_text() for text in below.texts]
+    assert shares[:11] == ["any", "5%", "5%", "5%", "0%", "5%", "0%", "5%", "0%", "0%", "75%"]
+    assert shares[11:] == ["balanced", "17%", "17%", "17%", "0%", "17%", "0%", "17%", "0%", "0%", "17%"]
+
+
+def test_the_sum_below_a_heat_map_is_late_interaction():
+    vecs = torch.randn(2, 1, 5, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(1, 5)
+    figure = pictures.max_sim((vecs[0, 0] @ vecs[1, 0].T).numpy(), TOKENS, TOKENS)
+    score = float(models.late_interaction(vecs[0], mask, vecs[1], mask))
+    assert figure.axes[0].texts[-1].get_text() == f"Σ = {score:.2f}"
+
+
+def test_the_cells_of_a_loss_are_those_with_a_gradient():
+    student, teacher = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
+    student.requires_grad_()
+    cells: dict[str, set[tuple[int, int]]] = {pictures.PAIRWISE: set(), pictures.IN_BATCH: set()}
+    for patch in pictures.batch_matrix(4).axes[0].patches[:36]:  # 32 cells, and a half over each own positive
+        left, top = patch.get_path().vertices[:, 0].min(), patch.get_path().vertices[:, 1].max()
+        cells[to_hex(patch.get_facecolor()).upper()].add((round((96 - top) / 22), round((left - 44) / 22)))
+    crossed = losses.in_batch_margin_mse(student, teacher)
+    for colour, loss in ((pictures.PAIRWISE, losses.margin_mse(student, torch.ones(4))), (pictures.IN_BATCH, crossed)):
+        (gradient,) = torch.autograd.grad(loss, student)
+        assert cells[colour] == {(int(i), int(j)) for i, j in gradient.nonzero()}
+
+
+def test_the_picture_in_readme_is_the_drawn_one(tmp_path):
+    style.save(pictures.method(), tmp_path, "method")
+    committed = config.ROOT / "figures" / "method.svg"
+    assert (tmp_path / "method.svg").read_bytes() == committed.read_bytes(), "CONTRIBUTING says how to make it again"

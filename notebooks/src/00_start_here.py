@@ -36,6 +36,7 @@ import importlib
 
 from tas_lib import config, losses
 from tas_lib.evaluation import metrics
+from tas_lib.report import pictures
 from tas_lib.report.notebook import check, grid, show
 
 settings = config.load(PROFILE)
@@ -46,6 +47,13 @@ grid(titles, ["notebook", "the question it answers"])
 
 # %%
 assert [number for number, _ in titles] == [path.name[:2] for path in sources]
+
+# %% [markdown]
+# And here is the method on one page. Step 1 happens once, steps 2 to 5 in every step of training, and step 6 when the
+# student has learnt.
+
+# %%
+pictures.method()
 
 # %% [markdown]
 # ## The map

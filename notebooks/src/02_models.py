@@ -26,6 +26,7 @@ from transformers import AutoModel
 from tas_lib import config, experiment, models
 from tas_lib.data import shipped
 from tas_lib.data.tokens import load_tokenizer, tokenise
+from tas_lib.report import pictures
 from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import pretrained
 
@@ -33,6 +34,13 @@ from tas_lib.retrieval import pretrained
 settings = config.load(PROFILE)
 tokenizer = load_tokenizer(settings.encoder_path)
 encoder = pretrained.load_encoder(settings.encoder_path).eval()
+
+# %% [markdown]
+# The three side by side, from the tokens at the bottom to a score at the top. What a dashed box computes is stored in
+# the index; what a solid box computes waits for the query.
+
+# %%
+pictures.architectures()
 
 # %% [markdown]
 # ## Texts become token ids
@@ -156,14 +164,14 @@ torch.testing.assert_close(fast[0], torch.tensor(slow), rtol=1e-4, atol=1e-3)
 assert q_vecs.shape == (1, tokens.lengths[0], colbert.head.out_features)
 
 # %% [markdown]
-# We can watch it read: for each token of the query, the best match in the first passage.
+# We can watch it read. A row is a token of the query; a frame marks its best match in the first passage, and the
+# maxima add up to the score. *Before you run:* what will `square` and `matrix` choose?
 
 # %%
 products = q_vecs[0] @ p_vecs[0, : tokens.lengths[1]].T  # (M, N)
-best, where = products.max(1)
-names = [tokenizer.convert_ids_to_tokens(row) for row in (ids[0], ids[1])]
-rows = [(names[0][i], names[1][int(j)], float(best[i])) for i, j in enumerate(where)]
-grid(rows, ["query", "passage", "product"])
+torch.testing.assert_close(products.amax(1).sum(), fast[0, 0], rtol=1e-4, atol=1e-3)
+names = [tokenizer.convert_ids_to_tokens(tokens.row(row)) for row in (0, 1)]
+pictures.max_sim(products.numpy(), *names)
 
 # %% [markdown]
 # ## What each of them costs

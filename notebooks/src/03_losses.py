@@ -23,6 +23,7 @@ from torch import tensor
 from tas_lib import config, experiment, losses, models
 from tas_lib.config import System
 from tas_lib.data import shipped
+from tas_lib.report import pictures
 from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import pretrained
 from tas_lib.train import loop as training
@@ -35,13 +36,18 @@ alpha = settings.training.alpha
 #
 # A batch has $b$ queries, each with a relevant passage $p^+$ and a non-relevant one $p^-$. The student scores every
 # query against every passage: $b$ rows, $2b$ columns, first all positives, then all negatives. So query $i$ owns
-# columns $i$ and $b + i$; all others are other queries' passages. Two queries, by hand:
+# columns $i$ and $b + i$; all others are other queries' passages. The picture has four queries, and colours say which
+# loss uses a cell; we calculate with two, by hand:
 
 # %%
 #                 p+ of 0, of 1, p- of 0, of 1
 student = tensor([[3.0, 0.5, 1.0, 0.0], [0.0, 2.0, 1.0, 3.0]])
 teacher = tensor([[5.0, 1.0, 2.0, 0.0], [1.0, 4.0, 0.0, 3.0]])
-losses.own_margins(student), losses.own_margins(teacher)
+grid(
+    [(name, *losses.own_margins(s).tolist()) for name, s in (("student", student), ("teacher", teacher))],
+    ["margin", "query 0", "query 1"],
+)
+pictures.batch_matrix()
 
 # %% [markdown]
 # ## Eq. 6: differences, not scores

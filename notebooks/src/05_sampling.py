@@ -23,7 +23,8 @@ import numpy as np
 
 from tas_lib import config, sampling
 from tas_lib.experiment import Experiment
-from tas_lib.report import figures, style
+from tas_lib.records import Pairs
+from tas_lib.report import figures, pictures, style
 from tas_lib.report.notebook import check, grid, show
 from tas_lib.report.style import LOOKS, fit
 
@@ -166,8 +167,21 @@ f"{np.mean(agree):.1%} of {len(agree)} pairs in the same range"
 show(sampling.balanced_pairs)
 
 # %% [markdown]
-# *Before you run:* suppose nine of a query's ten pairs have margin 9 and one has margin 0. How often is margin 0 drawn
-# by TAS, and how often by TAS-Balanced? Then: which line below should be flat?
+# *Before you run:* suppose that 15 of a query's 20 pairs have a margin above 9, and the other five lie anywhere from 0
+# to 7. How often does TAS draw one of the 15, and how often TAS-Balanced?
+
+# %%
+made = np.array([0, 1.2, 2.4, 4.6, 6.3, *np.linspace(9.05, 10, 15)])
+one = Pairs(np.array([0, 20]), np.zeros(20, int), np.zeros(20, int), made)
+rows = sampling.balanced_pairs(one, h, np.zeros(20_000, int), np.random.default_rng(SEED))
+high = [np.mean(made > 9), np.mean(made[rows] > 9)]
+assert abs(high[0] - 15 / 20) < 1e-9 and abs(high[1] - 1 / 6) < 0.02
+pictures.margin_bins(made, h, np.bincount(rows, minlength=20))
+
+# %% [markdown]
+# Three times in four, and one time in six: six ranges have pairs, and each is as likely as the others. Above, a dot is
+# a pair; below, a cross is its share of 20,000 draws. So the five rare pairs are drawn often, and the many easy ones
+# share what is left. Now for all queries of real batches. *Before you run:* which of the two lines should be flat?
 
 # %%
 drawn, due = {}, {}
@@ -182,14 +196,17 @@ ax = figures.range_frequencies(drawn)
 assert all(np.abs(drawn[name] - due[name]).max() < 0.02 for name in drawn)
 
 # %% [markdown]
-# One time in ten, and every second time. Each line is where the equations put it, as the assert confirms: TAS follows
-# the pairs; TAS-Balanced gives each *non-empty* range of a query the same chance. It is flat only as far as ranges are
-# filled: the first and the last are (they hold the smallest and the largest margin), those between need not be.
+# Each line is where the equations put it, as the assert confirms: TAS follows the pairs; TAS-Balanced gives each
+# *non-empty* range of a query the same chance. It is flat only as far as ranges are filled: the first and the last are
+# (they hold the smallest and the largest margin), those between need not be. Below, how many queries fill each range,
+# and the ranges of one real query, the first of the batch above.
 
 # %%
 filled = (np.diff(sampling.bin_bounds(pairs, np.flatnonzero(has_pairs), h)) > 0).mean(axis=0)
 grid([["filled for so many queries", *filled]], ["range", *map(str, range(1, h + 1))])
 assert filled[-1] == 1 and filled[0] > 0.9
+own = pairs.margins[pairs.offsets[batch.queries[0]] : pairs.offsets[batch.queries[0] + 1]]
+pictures.margin_bins(own, h)
 
 # %% [markdown]
 # ## Figure 2

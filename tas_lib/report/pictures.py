@@ -19,13 +19,13 @@ house_style = matplotlib.rc_context(STYLE | dict.fromkeys(("xtick.labelsize", "y
 
 
 def _canvas(height: float) -> tuple[Figure, Axes]:
-    figure, limits = Figure((PAGE, height / 72)), {"xlim": (0, PAGE * 72), "ylim": (0, height)}  # in points
-    return figure, figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[], **limits)
+    figure, right = Figure((PAGE, height / 72)), PAGE * 72  # in points
+    return figure, figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[], xlim=(0, right), ylim=(0, height))
 
 
 def _box(ax: Axes, x: float, y: float, width: float, height: float, colour: str, text: str = "", **look: Any) -> None:
-    look = {"facecolor": (colour, 0.08 if colour == INK else 0.25), "edgecolor": colour, "linewidth": 0.8} | look
-    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=2.5", **look))
+    look = {"facecolor": (colour, 0.08 if colour == INK else 0.25), **look, "boxstyle": "round,pad=0,rounding_size=2.5"}
+    ax.add_patch(FancyBboxPatch((x, y), width, height, edgecolor=colour, linewidth=0.8, **look))
     ax.text(x + width / 2, y + height / 2, text, ha="center", va="center")
 
 
@@ -35,8 +35,8 @@ def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> No
 
 
 def _vector(ax: Axes, x: float, y: float, colour: str, right: int = 1, up: int = 0) -> None:
-    cells, look = 5 * np.arange(4), {"facecolor": (colour, 0.6), "edgecolor": colour, "linewidth": 0.5}
-    ax.scatter(x + right * cells, y + up * cells, s=25, marker="s", **look)
+    for i in range(4):
+        ax.add_patch(Rectangle((x + 5 * right * i, y + 5 * up * i), 5, 5, fc=(colour, 0.6), ec=colour, linewidth=0.5))
 
 
 def _matrix(ax: Axes, b: int, x: float, y: float, size: float) -> None:
@@ -60,8 +60,8 @@ def method() -> Figure:
         ("5  Student", "Eqs. 4, 5, 8", "BERT_DOT learns both margins:\nL_DS = L_Pair + α · L_InB"),
         ("6  Index", "§2.2", "Every passage's vector, stored once;\nsearch: the largest products first."),
     ]
-    at = [(2 + 173 * (i % 3), 127 if i < 3 else 2) for i in range(6)]
-    for (title, source, text), (x, y) in zip(steps, at, strict=True):
+    for i, (title, source, text) in enumerate(steps):
+        x, y = 2 + 173 * (i % 3), 127 if i < 3 else 2
         _box(ax, x, y, 154, 111, GREY, facecolor="white")
         ax.text(x + 6, y + 98, title, fontsize=8.5, fontweight="bold")
         ax.text(x + 148, y + 98, source, color=GREY, ha="right")
@@ -71,9 +71,9 @@ def method() -> Figure:
     ax.plot((425, 425, 79), (126, 120, 120), color=INK, linewidth=0.8)
     _arrow(ax, (79, 120), (79, 114))
     for i, (middle, (colour, marker)) in enumerate(zip([(30, 54), (70, 78), (120, 54)], CLUSTERS, strict=False)):
-        points = np.random.Generator(np.random.Philox(key=[i, 1])).normal(middle, (7, 5), (14, 2))
-        for step, shown in enumerate((colour, colour if i == 2 else "#C8C8C8")):
-            ax.scatter(*(points + at[step]).T, s=12, color=shown, marker=marker, edgecolor="white", linewidth=0.3)
+        x, y = np.random.Generator(np.random.Philox(key=[i, 1])).normal(middle, (7, 5), (14, 2)).T
+        for right, shown in ((2, colour), (175, colour if i == 2 else "#C8C8C8")):
+            ax.scatter(x + right, y + 127, s=12, color=shown, marker=marker, edgecolor="white", linewidth=0.3)
     _box(ax, 274, 163, 46, 34, INK, facecolor="none")
     for i, pairs in enumerate([1, 2, 1, 3, 7]):
         ax.add_patch(Rectangle((360 + 26 * i, 165), 26, 54, facecolor=BANDS[i % 2]))
@@ -89,12 +89,12 @@ def method() -> Figure:
         _box(ax, 181, y - 8, 36, 16, colour, name)
         _arrow(ax, (217, y), (227, y))
         _arrow(ax, (269, y), (283, y))
-        _vector(ax, 288, y, colour)
+        _vector(ax, 285.5, y - 2.5, colour)
     ax.text(296, 63, "dot product", ha="center")
-    _vector(ax, 358, 64, QUERY)
+    _vector(ax, 355.5, 61.5, QUERY)
     _arrow(ax, (379, 64), (398, 64))
     for i in range(6):
-        _vector(ax, 404, 41 + 9.2 * i, PASSAGE)
+        _vector(ax, 401.5, 38.5 + 9.2 * i, PASSAGE)
     _arrow(ax, (426, 64), (442, 64))
     ax.barh((80, 64, 48), (48, 35, 28), 7, left=448, color=(PASSAGE, 0.6))
     return figure
@@ -141,7 +141,7 @@ def architectures() -> Figure:
                 _arrow(ax, (middle, 49), (middle, 59))
                 if k == 1 or name == "CLS":
                     _arrow(ax, (middle, 93), (middle, 103))
-                    _vector(ax, middle, 108, colour if k else GREY, 0, 1)
+                    _vector(ax, middle - 2.5, 105.5, colour if k else GREY, 0, 1)
                     _arrow(ax, (middle, 127), (middle, 137))
         if k == 0:
             _box(ax, x, 60, whole, 32, INK, "transformer,\nper query and passage")
@@ -176,7 +176,7 @@ def margin_bins(margins: FloatArray, h: int, drawn: IntArray | None = None) -> F
     margins: (N,), rising. drawn: (N,) how often each pair was drawn, shown as shares beside the probabilities.
     """
     n = len(margins)
-    pairs = Pairs(np.array([0, n]), *np.zeros((2, n), int), np.asarray(margins, float))
+    pairs = Pairs(np.array([0, n]), np.zeros(n, int), np.zeros(n, int), np.asarray(margins, float))
     counts = np.diff(sampling.bin_bounds(pairs, np.array([0]), h)[0])  # (h,)
     share = (counts > 0) / np.count_nonzero(counts)  # (h,) balanced: every filled range alike
     edges, probability = np.linspace(margins[0], margins[-1], h + 1), np.repeat(share / counts.clip(1), counts)
