@@ -5,8 +5,8 @@ from itertools import combinations
 import matplotlib
 import numpy as np
 import pytest
-from ir_measures import Measure
 import torch
+from ir_measures import Measure
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
@@ -116,8 +116,7 @@ def test_the_same_figure_gives_the_same_bytes_in_the_width_of_the_paper(name, tm
 def test_the_house_style_does_not_leak_and_whole_figures_are_closed():
     plt.close("all")
     before = dict(matplotlib.rcParams)
-    for name in ("cluster map", "strategies", "history", "recall", "steps"):
-    for name in ("cluster map", "strategies", "history", "recall", *PICTURES):
+    for name in ("cluster map", "strategies", "history", "recall", "steps", *PICTURES):
         FIGURES[name]()
     assert dict(matplotlib.rcParams) == before
     assert plt.get_fignums() == []  # otherwise a notebook would show each twice
@@ -317,6 +316,8 @@ def test_steps_by_hand():
     figure = forest.forest([*found.values()])
     drawn = [len(ax.containers) for ax in panels(figure)]
     assert drawn == [8, 8]  # error bars, but for the two steps from and to the system that was not run
+
+
 def test_the_bins_of_a_query_show_what_the_library_draws():
     n, queries = len(MARGINS), np.zeros(40_000, int)
     pairs = Pairs(np.array([0, n]), np.zeros(n, int), np.zeros(n, int), MARGINS)
