@@ -29,8 +29,9 @@ scores = lab.scores(DEVIATIONS)
 # %% [markdown]
 # ## The table
 #
-# *Before you look:* D1 multiplies the in-batch loss by about $|Q| - 1$, which nearly drowns out the pairwise teacher.
-# Adam does not mind the size of a loss. What does it mind?
+# *Before you look:* Equation (7) as printed is about $|Q| - 1$ times the mean that we take (D1). With the paper's
+# $\alpha$ of .75, the in-batch loss then weighs 23 times its mean, and `docs` gives it 10. Adam does not mind the size
+# of a loss. What does it mind?
 
 # %%
 table = tables.deviations(scores, settings.evaluation, settings.systems | settings.deviations, lab.families)
