@@ -233,10 +233,24 @@ round(agreement, 2)
 # only that a batch's queries are *close*, and the paper found its results insensitive to the number of clusters (§4.2).
 #
 # ## Answer
-#
+
+# %% tags=["answer"]
+from tas_lib.report import answers
+
+answers.say(
+    f"The clusters have {n_queries / k:.0f} queries on average, and "
+    f"{np.mean(clusters.sizes < wanted.batch_size):.0%} of them fewer than a batch of {wanted.batch_size}.",
+    f"{disjoint['of one cluster']:.0%} of the pairs of queries of one cluster have no word in common, and "
+    f"{disjoint['any two']:.0%} of any two queries.",
+    f"Figure 1 puts a query next to one of its own cluster in {together:.0%} of all cases; by chance it would be "
+    f"{by_chance:.0%}.",
+    f"The adjusted Rand index with another seed is {answers.decimals(agreement, 2)}: 1 would be the same clusters, 0 "
+    "those of chance.",
+)
+
+# %% [markdown]
 # Queries belong together when the baseline's vectors for them point the same way. k-means over these vectors, run once,
-# gives clusters that a person can make sense of, that share words more often than chance and still hold many pairs
-# without a common word. They depend on the seed, and they need not be right to be useful.
+# gives clusters that a person can make sense of. They depend on the seed, and they need not be right to be useful.
 #
 # ## Where we differ
 #

@@ -112,19 +112,32 @@ f"kept: step {best.step:.0f}, nDCG@10 {best.ndcg:.3f} on the early-stopping set"
 # and *MRR@10* look at the first ten; *recall* asks what a re-ranker could still find. BM25 is shown for comparison.
 
 # %%
+tests, named = settings.evaluation.sets, {"BM25": experiment.BM25, system.name: system}
+measured = {name: {test.name: lab.evaluate(row, test.name) for test in tests} for name, row in named.items()}
 rows = {
-    (test.label, name): {metrics.printed_name(m): metrics.mean(v) for m, v in lab.evaluate(row, test.name).items()}
-    for test in settings.evaluation.sets
-    for name, row in [("BM25", experiment.BM25), (system.name, system)]
+    (test.label, name): {metrics.printed_name(m): metrics.mean(v) for m, v in of_sets[test.name].items()}
+    for test in tests
+    for name, of_sets in measured.items()
 }
 pd.DataFrame(rows).T.round(3)
 
 # %% [markdown]
 # ## Answer
-#
-# A student is trained to reproduce its teachers' score differences, batch by batch, until the early-stopping set no
-# longer improves. A single row can only show whether it beats BM25 here; whether sampling or teacher is responsible
-# needs the whole ablation (09).
+
+# %% tags=["answer"]
+from tas_lib.report import answers
+
+tell = answers.Teller(measured, settings.evaluation, lab.families)
+answers.say(
+    f"`{system.name}` was trained for {history.step.max():,} steps; kept are its weights of step "
+    f"{best.step:,.0f}, with nDCG@10 {answers.decimals(best.ndcg)} on the early-stopping set.",
+    tell.step("With this student instead of BM25", "BM25", system.name, "nDCG", "R"),
+    tell.note,
+)
+
+# %% [markdown]
+# A student is trained to reproduce its teachers' score differences, batch by batch. A single row can only show whether
+# it beats BM25 here; whether sampling or teacher is responsible needs the whole ablation (09).
 #
 # ## Where we differ
 #

@@ -145,7 +145,7 @@ grid(rows, ["batch size", *(f"{stage}, ms a query" for stage in stages), "querie
 
 # %%
 layers = [p for name, p in model.encoder.named_parameters() if "embedding" not in name]
-weights, rows = sum(p.numel() for p in layers), []
+weights, bounds = sum(p.numel() for p in layers), []
 for n, timed in found.items():
     tokens = tokenise(tokenizer, next(latency.in_turn(queries, n)), cap).lengths.sum()
     chunks = -(-n // chunk)  # each reads all weights once
@@ -155,8 +155,8 @@ for n, timed in found.items():
         reading, computing = 1e-6 * n_bytes / machine.gb_s, 1e-6 * operations / machine.gflop_s
         share = max(reading, computing) / (mean := timed[stage].mean)
         bound = "neither" if share < 0.5 else "reading" if reading >= computing else "computing"
-        rows.append([f"{n:,}", stage, mean, reading, computing, share, bound])
-grid(rows, ["batch size", "stage", "mean, ms", "reading, ms", "computing, ms", "share", "bound by"])
+        bounds.append([f"{n:,}", stage, mean, reading, computing, share, bound])
+grid(bounds, ["batch size", "stage", "mean, ms", "reading, ms", "computing, ms", "share", "bound by"])
 
 # %% [markdown]
 # *Share* is the larger bound over the measured mean. Near 1, only less work or another machine helps. *Neither* means
@@ -275,22 +275,27 @@ Markdown(render.markdown(caption, *grids))
 # paper's 800K steps: what *this* student on *this* hardware would take, not DistilBERT. Clustering is paid once, before
 # the first step, and serves all TAS and TAS-Balanced trainings.
 #
-# How large a part of a training is it?
+# ## Answer
 
-# %%
-for key, spent in costs.items():
-    if spent.clustering_s is not None:
-        share = spent.clustering_s / (spent.clustering_s + spent.step_s * spent.steps)
-        print(f"{key}: clustering is {share:.1%} of clustering and training.")
-        assert 0 < share < 1
+# %% tags=["answer"]
+from tas_lib.report import answers
+
+one, whole, most = found[1], found[1][latency.TOTAL], max(found)
+largest = max(stages[:3], key=lambda stage: one[stage].mean)
+limits = [f"by {'neither reading nor computing' if bound == 'neither' else bound} in batches of {size}"
+          for size, stage, *_, bound in bounds if stage == latency.RETRIEVAL]  # fmt: skip
+spent = {key: s.clustering_s / (s.clustering_s + s.step_s * s.steps) for key, s in costs.items() if s.clustering_s}
+answers.say(
+    f"One query takes {whole.mean:.1f} ms on average, and the tail is {whole.tail:.1f} ms; the largest part, "
+    f"{one[largest].mean / whole.mean:.0%}, is {largest.lower()}.",
+    f"In batches of {most:,}, a query takes {found[most][latency.TOTAL].mean / most / whole.mean:.0%} of that mean.",
+    f"Retrieval is bound {answers.listed(limits)}.",
+    *(f"Clustering is {share:.1%} of the time of clustering and training `{key}`." for key, share in spent.items()),
+)
 
 # %% [markdown]
-# ## Answer
-#
-# Three tables say which stage is the largest part of the total (Table 1), whether batching shares its cost, and what
-# bounds it. A small index is usually bound by *neither* reading nor computing: calls, copies and selection take the
-# time, and larger batches help. Where *reading* is the bound, store fewer bytes; where *computing* is, look at fewer
-# vectors.
+# A small index is usually bound by *neither* reading nor computing: calls, copies and selection take the time, and
+# larger batches help. Where *reading* is the bound, store fewer bytes; where *computing* is, look at fewer vectors.
 #
 # ## Where we differ
 #
