@@ -20,6 +20,7 @@ from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.evaluation import metrics
 from tas_lib.experiment import BASELINE, BM25, Experiment
 from tas_lib.records import NotRun, as_run
+from tas_lib.report import following
 from tas_lib.retrieval import bm25, checks, cross_encoder, doc2query, fusion, pretrained
 from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval.t5 import T5Scorer
@@ -101,6 +102,19 @@ def test_token_vectors_that_would_fill_the_disk_are_made_for_every_batch(lab: Ex
     assert isinstance(little.passages, FreshVectors)
     fresh, kept = (teacher.scores(batch, torch.device("cpu")) for teacher in (little, lab.in_batch_teacher))
     torch.testing.assert_close(fresh, kept, atol=0.02, rtol=0.01)
+
+
+def test_the_error_of_margins_equals_the_literal_loop(lab: Experiment):
+    batch = lab.sampler(DUAL).batch(0)
+    teacher, squares = lab.in_batch_teacher.scores(batch, torch.device("cpu")), []
+    queries = encoding.encode(lab.load(BASELINE), lab.tokens["train"], batch.queries)
+    passages = np.array(lab.vectors(BASELINE))[np.concatenate([batch.pos, batch.neg])].astype(np.float32)
+    for i in range(6):
+        for j in (j for j in range(12) if j not in (i, 6 + i)):
+            margin = queries[i] @ passages[i] - queries[i] @ passages[j]
+            squares.append((margin - (teacher[i, i] - teacher[i, j]).item()) ** 2)
+    expected = np.sqrt(np.mean(squares))
+    assert following.margin_errors(lab, [BASELINE, BASELINE], [batch]) == pytest.approx([expected] * 2, rel=1e-3)
 
 
 def test_ndcg_of_candidates_equals_the_formula(lab: Experiment):
