@@ -299,8 +299,8 @@ grid(rows, ["claim", "systems, or the rule", "column", "found"])
 # %% [markdown]
 # A failure has three possible reasons, and a table alone does not tell which. Ask of each row:
 #
-# - **Our scale?** Two layers, thousands of queries, minutes of training: is there room for the effect at all? Would it
-#   show on a tune set with more steps, or a larger encoder?
+# - **Our scale?** One trained layer, thousands of queries, minutes of training: is there room for the effect at all?
+#   Would it show on a tune set with more steps, or a larger encoder?
 # - **Our code?** Does the sampler, or the loss, do what its equation says (notebooks 03, 05)? Is there a row in
 #   [DEVIATIONS](../DEVIATIONS.md) on which this comparison depends?
 # - **The paper?** Would its own table pass our tests? Did the 2023 study find the same on MS MARCO?
