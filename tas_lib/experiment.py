@@ -54,7 +54,7 @@ class Experiment:
         def check(folder: Path) -> None:
             store.write_json(folder / "models.json", checks.check(self.profile, self.listed, collection))
 
-        settings = self.profile.model_dump(include=checks.SETTINGS)
+        settings = {**self.profile.model_dump(include=checks.SETTINGS), "expansion": self.profile.expansion.model}
         self.store.artefact("checked", settings, {"collection": collection.digest}, check)
         return collection
 
@@ -89,8 +89,8 @@ class Experiment:
             store.save_arrays(folder, vecs=vecs, **clusters._asdict())
 
         name = f"clusters/{how.clusters}-{'spherical' if how.spherical else 'euclidean'}"
-        parameters = how.model_dump(include={"clusters", "spherical", "iterations"})
-        inputs = encoder.inputs()
+        _, tokens, inputs = encoder.artefact
+        parameters = {**how.model_dump(include={"clusters", "spherical", "iterations"}), "tokens": tokens}
         return self.store.artefact(name, parameters, {"baseline": inputs.pop("model"), **inputs}, make)
 
     def clusters_of(self, system: System) -> Clusters:
@@ -158,6 +158,8 @@ class Experiment:
             self._check_training()
             encoder, inputs = shipped.encoder(self.profile), self._inputs(system)
         parameters, settings = self.profile.decisive(system), self.profile.of(system).training
+        if system.name == self.baseline.name:  # BM25's candidates decide when it stops
+            parameters["bm25"] = self.profile.bm25.model_dump()
 
         def make(folder: Path) -> None:
             with distributed.main_first() as main:
@@ -178,7 +180,7 @@ class Experiment:
         return distributed.make_together(artefact, make)
 
     def _inputs(self, system: System) -> dict[str, str]:
-        inputs = {"collection": self.collection.digest, "pairs": store.digest(self.pairs.margins)}
+        inputs = {"collection": self.collection.digest, "pairs": store.digest(*self.pairs)}
         inputs["encoder"] = store.folder_digest(Path(self.profile.encoder_path))
         if system.name != self.baseline.name:
             inputs["baseline"] = store.digest_of(self.trained(self.baseline))

@@ -1,6 +1,7 @@
 """A collection on disk: texts and judgements, made once from a source and memory-mapped from then on."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tas_lib.config import ROOT, DocsSource, LocalSource, Profile
+from tas_lib.config import ROOT, DocsSource, LocalSource, MsMarcoSource, Profile
 from tas_lib.data import store, versions
+from tas_lib.data.pair_files import pair_lines
 from tas_lib.data.sources import docs, local, msmarco
 from tas_lib.data.texts import PASSAGES, Rows, open_passages, write_passages
 from tas_lib.records import IntArray, Named, QuerySet, Source, Texts
@@ -85,6 +87,14 @@ def published_pairs(profile: Profile) -> Path | None:
     if isinstance(settings, LocalSource):
         return local.pairs(settings)
     return None if isinstance(settings, DocsSource) else msmarco.pairs(settings)
+
+
+def pairs_are_scored(profile: Profile) -> bool:
+    """Whether a collection comes with training pairs that have scores."""
+    if isinstance(profile.source, MsMarcoSource):  # not downloaded for this
+        return profile.source.scores != "none"
+    path = published_pairs(profile)
+    return path is not None and not math.isnan(next(pair_lines(path))[1][-1])
 
 
 def write(source: Source, folder: Path) -> None:

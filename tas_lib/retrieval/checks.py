@@ -6,15 +6,14 @@ from typing import NamedTuple
 
 from transformers import AutoConfig
 
-from tas_lib.config import DocsSource, LocalSource, Profile, System, located
+from tas_lib.config import DocsSource, Profile, System, located
 from tas_lib.data import shipped
-from tas_lib.data.collection import Collection, published_pairs
-from tas_lib.data.pair_files import pair_lines
+from tas_lib.data.collection import Collection, pairs_are_scored
 from tas_lib.retrieval import pretrained
 
 SETTINGS = {"artefacts", "encoder", "cross_encoder", "colbert", "query_masks", "tokens", "systems", "deviations"}
-SETTINGS |= {"expansion", "reranking"}
-"""What the result of `check` depends on."""
+SETTINGS |= {"reranking"}
+"""What the result of `check` depends on, with `expansion.model`."""
 
 
 class Use(NamedTuple):
@@ -61,10 +60,7 @@ def _pairs_need_scores(profile: Profile) -> bool:
     """Whether a cross-encoder scores the training pairs: none are shipped, and no file of pairs has them."""
     if isinstance(profile.source, DocsSource) or (profile.artefacts_folder / "scores").is_dir():
         return False
-    if not isinstance(profile.source, LocalSource):
-        return profile.source.scores == "none"
-    path = published_pairs(profile)
-    return path is None or math.isnan(next(pair_lines(path))[1][-1])
+    return not pairs_are_scored(profile)
 
 
 def _fits(profile: Profile, use: Use) -> None:

@@ -28,8 +28,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 from transformers.utils import cached_file
 
 from tas_lib.config import Profile
-from tas_lib.data import shipped
-from tas_lib.data.tokens import load_tokenizer
+from tas_lib.data import shipped, store
+from tas_lib.data.tokens import load_tokenizer, tokenizer_digest
 from tas_lib.models import BertCat, BertDot, Classifier, ColBert
 
 INSIDE = "bert_model"  # teachers published with the public code: their config's name of the encoder, and its prefix
@@ -185,6 +185,11 @@ def tokenizer_of(profile: Profile, name: str) -> PreTrainedTokenizerBase:
         start = str(config.get(INSIDE) or shipped.encoder(profile))
         log.warning("%s has no tokenizer; using that of %s", name, start)
         return load_tokenizer(start)
+
+
+def digest(profile: Profile, name: str) -> str:
+    """The digest of a published model's files and of the tokenizer that it reads with."""
+    return store.digest(store.folder_digest(Path(name)), tokenizer_digest(tokenizer_of(profile, name)))
 
 
 def _weights(name: str, prefix: str) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from tas_lib.data.collection import Collection
 from tas_lib.evaluation import metrics
 from tas_lib.evaluation.metrics import PerQuery
 from tas_lib.records import NotRun, Run, as_run
-from tas_lib.retrieval import doc2query, fusion
+from tas_lib.retrieval import doc2query, fusion, pretrained
 from tas_lib.retrieval.bm25 import Bm25Index
 from tas_lib.retrieval.encode import BiEncoder, TextSearch
 from tas_lib.retrieval.rerank import Rerankers
@@ -99,13 +99,15 @@ class Runs:
         elif system.kind == "reranked":
             parameters |= {"by": system.by, "candidates": self.profile.candidates(system)}
             parameters |= {"queries": len(self.rerankers.sample(name)), "tokens": self.profile.tokens.model_dump()}
-            inputs["model"] = store.folder_digest(Path(shipped.model(self.profile, system.by)))
+            source = shipped.model(self.profile, system.by)  # a T5 has its own tokenizer
+            cat = system.by == "cat"
+            inputs["model"] = pretrained.digest(self.profile, source) if cat else store.folder_digest(Path(source))
         elif system.kind in LEXICAL:
             parameters["bm25"] = self.profile.bm25.model_dump()
             inputs |= {"written": self._written_digest} if system.kind == "expanded" else {}
         else:
-            parameters["bm25"] = {}
-            inputs |= self.bi_encoder(system).inputs()
+            _, parameters["tokens"], of_vectors = self.bi_encoder(system).artefact
+            inputs |= of_vectors
 
         def make(folder: Path) -> None:
             ids = self.collection.sets[name].queries.ids

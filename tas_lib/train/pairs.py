@@ -1,18 +1,19 @@
 """Training pairs: every query's relevant passages against negatives, with the pairwise teacher's margins."""
 
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator, Philox
 
-from tas_lib.config import DocsSource, Profile, located
+from tas_lib.config import DocsSource, Profile
 from tas_lib.data import shipped, store
-from tas_lib.data.collection import Collection, published_pairs
-from tas_lib.data.pair_files import pair_lines, read_pairs
+from tas_lib.data.collection import Collection, pairs_are_scored, published_pairs
+from tas_lib.data.pair_files import read_pairs
 from tas_lib.records import FloatArray, IntArray, Pairs
+from tas_lib.retrieval import pretrained
 from tas_lib.retrieval.bm25 import Bm25Index
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,10 @@ def open_pairs(profile: Profile, collection: Collection, load_scorer: Callable[[
     A collection may come with a file of pairs, with or without scores; otherwise they are made here. Other scores are
     the shipped ones, by digests of the texts, and for changed texts those of the teacher that `load_scorer` loads.
     """
+    scored = pairs_are_scored(profile)
 
     def make(folder: Path) -> None:
         train, path = collection.sets["train"].queries, published_pairs(profile)
-        scored = path is not None and not math.isnan(next(pair_lines(path))[1][-1])
         if not scored:  # first, so that a teacher that cannot be loaded is reported early
             score = _shipped_first(profile, collection, load_scorer)
         margins = None
@@ -54,9 +55,11 @@ def open_pairs(profile: Profile, collection: Collection, load_scorer: Callable[[
         inputs["scores"] = store.digest(scores)
     if not isinstance(profile.source, DocsSource):  # a file of pairs is one of the source's files
         inputs["source"] = store.digest(store.provenance(collection.folder)["inputs"])
-    if profile.cross_encoder:
-        inputs["cross_encoder"] = store.folder_digest(Path(located(profile.cross_encoder)))
-    parameters = {**profile.pairing.model_dump(exclude_none=True), **profile.negatives.model_dump()}
+    parameters: dict[str, Any] = {**profile.pairing.model_dump(exclude_none=True), **profile.negatives.model_dump()}
+    if not scored:
+        parameters["tokens"] = profile.tokens.model_dump()
+        if shipped.has(profile, "cat"):
+            inputs["cross_encoder"] = pretrained.digest(profile, shipped.model(profile, "cat"))
     folder = store.Store(profile.folder).artefact("pairs", parameters, inputs, make)
     return Pairs(**{name: store.load_array(folder / f"{name}.npy") for name in Pairs._fields})
 

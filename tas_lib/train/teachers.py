@@ -112,7 +112,7 @@ def open_in_batch_teacher(profile: Profile, collection: Collection) -> InBatchTe
         for name, ragged in tokens.items():
             store.save_arrays(folder, **{name: token_vectors(model, ragged)})
 
-    inputs = {"colbert": store.folder_digest(Path(source)), "collection": collection.digest}
+    inputs = {"colbert": pretrained.digest(profile, source), "collection": collection.digest}
     parameters = {**profile.tokens.model_dump(), "query_masks": profile.query_masks}
     folder = store.Store(profile.folder).artefact("colbert-vectors", parameters, inputs, make)
     return InBatchTeacher(*(TokenVectors(store.load_array(folder / f"{name}.npy"), tokens[name]) for name in tokens))
