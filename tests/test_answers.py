@@ -32,11 +32,11 @@ SCORES = {"old": system(0.403), "better": system(0.415, 0.1), "worse": system(0.
 @pytest.mark.parametrize(
     ("new", "says", "concludes"),
     [
-        ("better", "rises by .012, from .403 to .415 (+.0", ": clearly above zero)."),
-        ("worse", "falls by .012, from .403 to .391 (-.0", ": clearly below zero)."),
+        ("better", "rises by .012, from .403 to .415 (+.0", ": above zero)."),
+        ("worse", "falls by .012, from .403 to .391 (-.0", ": below zero)."),
         ("open", "rises by .012, from .403 to .415 (-.0", ": no difference shown)."),
         ("equal", "stays at .403 (-.000 to +.000", ": equal within .01)."),
-        ("little", "rises by .005, from .403 to .408 (+.00", ": clearly above zero but equal within .01)."),
+        ("little", "rises by .005, from .403 to .408 (+.00", ": above zero but equal within .01)."),
     ],
 )
 def test_a_step_says_what_changed_by_how_much_and_how_sure(new: str, says: str, concludes: str):
@@ -84,7 +84,7 @@ def test_the_chance_of_the_seeds_counts_where_all_five_were_run():
 
 def test_a_tally_counts_verdicts_set_by_set_and_leaves_out_what_was_not_run():
     teller, pairs = answers.Teller(SCORES, EVALUATION), [("old", "better"), ("old", "open"), ("old", "none")]
-    assert teller.tally(pairs, "nDCG", "R") == "6 of 12 clearly above zero and 6 of 12 no difference shown"
+    assert teller.tally(pairs, "nDCG", "R") == "6 of 12 above zero and 6 of 12 no difference shown"
     assert teller.tally(pairs[2:], "nDCG") == "not run"
 
 

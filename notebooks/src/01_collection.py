@@ -242,7 +242,8 @@ grid(rows, ["trial", "k1", "b", "MRR@10", "p", "p, corrected"])
 
 # %% [markdown]
 # After correction no trial is better than the profile's choice: the yardstick is as good as this grid can make it. The
-# negatives that later notebooks train on come from BM25 with Anserini's defaults, as in the paper.
+# paper's training negatives come from BM25 too; those of `docs` are shipped, and only some of them are BM25's
+# ([D32](../DEVIATIONS.md)).
 #
 # ## BM25 on every set
 #

@@ -95,7 +95,7 @@ history.drop(columns="seconds").round(3)
 # *Before you look:* do the losses fall as long as nDCG@10 rises?
 
 # %%
-figures.training_history(lab.history(system), settings.training.weight(LOSS))
+figures.training_history(lab.history(system), settings.of(system).training.weight(LOSS))
 
 # %% [markdown]
 # The weights kept are those of the best evaluation, not of the last one.
@@ -142,7 +142,7 @@ answers.say(
 # ## Where we differ
 #
 # Adam, the losses and the stopping rule are the paper's; steps, the learning rate and its decline, α and patience are
-# the profile's, chosen on the tune set ([CHANGELOG](../CHANGELOG.md)). On `docs` only the student's last layer is
+# the profile's, chosen on tune and stop ([CHANGELOG](../CHANGELOG.md)). On `docs` only the student's last layer is
 # trained, from random weights, on kept states of the layers below it (D20, D31). For the rest see rows D1, D3, D10,
 # D12-D14, D32 and D34 of [DEVIATIONS](../DEVIATIONS.md).
 #

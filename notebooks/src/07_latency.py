@@ -271,7 +271,8 @@ if not PASSAGES:
 Markdown(render.markdown(caption, *grids))
 
 # %% [markdown]
-# Seconds per step include validation, and whatever else ran during the training. Hours are those seconds times the
+# Seconds per step include validation, and whatever else ran during the training: on `docs` the baseline has all cores,
+# and the others have one each, two at a time. Hours are those seconds times the
 # paper's 800K steps: what *this* student on *this* hardware would take, not DistilBERT. Clustering is paid once, before
 # the first step, and serves all TAS and TAS-Balanced trainings.
 #

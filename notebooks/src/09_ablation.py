@@ -167,8 +167,8 @@ answers.say(
 #
 # ## Where we differ
 #
-# - Collection, encoder, recall cutoff and judgements are the profile's: [D19-D22](../DEVIATIONS.md). Our encoder starts
-#   further along than DistilBERT ([D20](../DEVIATIONS.md)); we think that this leaves less to learn.
+# - Collection, encoder, recall cutoff and judgements are the profile's: [D19-D22](../DEVIATIONS.md). On `docs` only the
+#   last layer is trained; the frozen ones saw sentence pairs ([D20](../DEVIATIONS.md)).
 # - BM25 heads the table for scale; the paper's Table 4 does not have it.
 # - Random sampling draws queries as Equation (9) says, not by their number of pairs: [D9](../DEVIATIONS.md).
 #

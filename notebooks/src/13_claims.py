@@ -140,8 +140,8 @@ grid(margin.items(), ["sampling", "mean margin of the in-batch teacher"])
 # %% [markdown]
 # ## Training
 #
-# Each training logs both losses and the step at which it stopped. The losses are compared after weighting by α, as they
-# enter Equation (8).
+# Each training logs both losses and the step at which it stopped. Their ratio is taken after weighting by α, as they
+# enter Equation (8), and depends on how Equation (7) is read ([D1](../DEVIATIONS.md)); which is higher, before.
 
 # %%
 trained = {key: system for key, system in settings.systems.items() if system.kind == "trained"}
@@ -152,7 +152,8 @@ if both:
     ratio = settings.training.alpha * in_batch.mean() / pairwise.mean()
     measured["α times the mean in-batch loss over the mean pairwise loss"] = float(ratio)
     measured["share of evaluations with the in-batch loss above"] = float(np.mean(in_batch > pairwise))
-ended = [logs[key][-1].step < settings.of(system).training.steps for key, system in trained.items()]
+can_stop = [(key, s) for key, system in trained.items() if (s := settings.of(system).training).min_steps < s.steps]
+ended = [logs[key][-1].step < of_system.steps for key, of_system in can_stop]
 if ended:
     measured["share of systems that stopped before the last step"] = float(np.mean(ended))
 grid(list(measured.items())[-3:], ["measured", "value"])

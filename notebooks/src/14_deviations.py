@@ -65,8 +65,8 @@ assert len(far) <= len(found)
 # %% [markdown]
 # ## When did they stop?
 #
-# A rate that falls to zero does so at the last step; early stopping may come before. Here is the step whose weights
-# were kept.
+# The best of all evaluations is kept. A rate that falls to zero does so at the last step, which then is usually the
+# best.
 
 # %%
 run = {key: (settings.systems | settings.deviations)[key] for key, sets in scores.items() if sets}

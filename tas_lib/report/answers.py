@@ -48,7 +48,7 @@ def verdict(found: Estimate) -> str:
     """What the interval says; a clear difference can be smaller than the margin."""
     side, equal = "above" if found.difference > 0 else "below", EQUAL if found.within(MARGIN) else ""
     if abs(found.difference) > found.reach(SHARE):
-        return f"clearly {side} zero" + (f" but {equal}" if equal else "")
+        return f"{side} zero" + (f" but {equal}" if equal else "")
     return equal or "no difference shown"
 
 
@@ -79,7 +79,7 @@ class Teller(NamedTuple):
         """Which queries the sentences are about, and what their intervals cover."""
         where, seeds = listed(test.label for test in self.sets), all(map(self.scores.get, SEEDS))
         chance = "of queries and of random seeds" if seeds else "of queries, not of random seeds"
-        return f"All on {where}; in parentheses the {SHARE:.0%} interval of the change, for the chance {chance}."
+        return f"Changes are on {where}; in parentheses their {SHARE:.0%} interval, for the chance {chance}."
 
     def values(self, key: str, name: str) -> dict[str, float]:
         """Set and query → value of the measure of this name; {} unless the system was run on all the sets."""

@@ -45,9 +45,13 @@ def cut_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> t
 
 
 def cut_model(folder: str, texts: Sequence[str]) -> tuple[BertModel, PreTrainedTokenizerBase]:
-    """The larger model with the cut vocabulary: the same vectors for every text that the kept pieces can spell."""
+    """The larger model with the cut vocabulary: the same vectors for every text that the kept pieces can spell.
+
+    Without dropout: all choices for students were made without (experiments/docs2).
+    """
     tokenizer, kept = cut_tokenizer(AutoTokenizer.from_pretrained(folder), texts)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False)
+    options = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "add_pooling_layer": False}
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, **options)
     words = model.get_input_embeddings().weight.data[torch.from_numpy(kept)]
     model.resize_token_embeddings(len(kept))
     model.get_input_embeddings().weight.data.copy_(words)
