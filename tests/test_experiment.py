@@ -567,15 +567,16 @@ def test_the_answer_to_one_query_is_that_of_the_run(with_t5: Experiment, key: st
         assert metrics.ranking(one.get(query, {})) == metrics.ranking(run.get(query, {}))
 
 
-def test_a_changed_bm25_makes_a_fusion_again_and_trains_only_whom_its_candidates_stop(
+def test_a_changed_bm25_makes_a_fusion_again_and_the_baseline_which_its_candidates_stop(
     pipelines: Experiment, caplog: pytest.LogCaptureFixture
 ):
     pipelines.run(FUSED, "graded")
     retuned = changed(pipelines, bm25=Bm25(k1=2.0))
     with caplog.at_level(logging.INFO, "tas_lib.data.store"):
         retuned.run(FUSED, "graded")
-    remade = [record.message.split(":")[0] for record in caplog.records if "remade, " in record.message]
-    trained = [place for place in remade if place.startswith("systems/")]
-    assert f"retrieved/{FUSED.name}/graded" in remade and trained == [f"systems/{BASELINE.name}"]
+    why = dict(record.message.split(": remade, ") for record in caplog.records if ": remade, " in record.message)
+    assert f"retrieved/{FUSED.name}/graded" in why
+    assert why[f"systems/{pipelines.baseline.name}"] == "parameters changed: bm25"
+    assert why.get(f"systems/{DUAL.name}", "inputs changed: baseline") == "inputs changed: baseline"
     kept = store.provenance(pipelines.trained(DUAL))["parameters"]["system"]
     assert kept.keys() == {"kind", "teacher", "sampling", "loss", "batch_size", "seed", "variant", "source"}
