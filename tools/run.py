@@ -25,7 +25,7 @@ from tools import graph, notebooks, progress, verify
 from tools.graph import ROOT
 
 DEFAULT = "docs"
-ALONE = ("benchmarks", "teachers")  # targets outside the graph
+ALONE = ("benchmarks", "book", "teachers")  # targets outside the graph
 RESUME = "Run the same command again to resume."
 
 
@@ -66,9 +66,13 @@ def build(words: list[str], dry_run: bool) -> int:
             from benchmarks.__main__ import main as benchmarks
 
             return benchmarks(["--full"])
+        if targets == ["book"]:
+            install("book")
+            from tools import book
+
+            return book.main()
         if targets == ["teachers"]:
-            pins = str(ROOT / "requirements-teachers.txt")
-            subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", pins], check=True)
+            install("teachers")
             from tools.make_shipped import remake
 
             remake.main(profile)
@@ -80,6 +84,12 @@ def build(words: list[str], dry_run: bool) -> int:
             return last_line(message, status)
         publish(profile, targets)
     return 0
+
+
+def install(target: str) -> None:
+    """Add to .venv the packages that only this target needs."""
+    pins = str(ROOT / f"requirements-{target}.txt")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", pins], check=True)
 
 
 def check(words: list[str]) -> int:
