@@ -61,7 +61,7 @@ def test_graded_sets_are_taken_together_by_family_and_the_only_set_where_none_is
     assert (old, new) == pytest.approx((0.403, 0.415)) and found == pytest.approx(by_hand) and found.freedom == 19
     dev = answers.Teller(SCORES, Evaluation(sets=SETS[2:], depth=100))
     assert dev.estimate("old", "open", "RR")[2].freedom == 29 and dev.note.startswith(
-        "All on Dev; in parentheses the 95%"
+        "Changes are on Dev; in parentheses their 95%"
     )
 
 
