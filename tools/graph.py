@@ -127,6 +127,7 @@ def _training(profile: Profile, key: str, name: str, needs: tuple[str, ...]) -> 
     parameters = {"PROFILE": profile.name} | {field.upper(): getattr(system, field) for field in VARIED}
     needs += () if system.sampling == "random" else (CLUSTERS,)
     seconds, early = NOTEBOOKS[TRAINING].seconds * system.batch_size // 32, key == BASELINE or key in paper.TABLE3
+    early |= system.batch_size > 32  # the longest, or one core would wait for it at the end
     # of a small part, a step is too short for two threads; the baseline runs alone, and makes what all share
     cores = 1 if profile.of(system).training.frozen_layers and key != BASELINE else 0
     return Job(name, parameters, TRAINING, needs, (), seconds, key in profile.deviations, early, key, cores)
