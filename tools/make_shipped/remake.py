@@ -73,7 +73,7 @@ class Workshop:
         def make(folder: Path) -> None:
             model, tokenizer = start.cut_model(source, [*self.passages, *self.queries])
             start.draw_last_layer(model, settings)
-            pretrained.save(BertDot(model.half(), "cls"), tokenizer, folder)
+            pretrained.save(BertDot(model, "cls"), tokenizer, folder)
 
         inputs = {"start": store.digest(Path(source, "model.safetensors"))}
         made = self.artefact("encoder", settings.model_dump(), inputs, make)
