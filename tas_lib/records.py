@@ -15,7 +15,7 @@ Run = Mapping[str, Mapping[str, float]]
 Families = Mapping[str, Mapping[str, int]]
 """test set → query id → family: queries of one family are about the same thing, and not independent"""
 ALONE: Families = {}
-"""No families: every query for itself."""
+"""No families: all queries are independent."""
 Value = TypeVar("Value")
 
 
@@ -46,7 +46,7 @@ class Texts(NamedTuple):
 class QuerySet(NamedTuple):
     """Queries with judgements: a test set, the tune set, the early-stopping set or the training queries.
 
-    families: query id → label; queries with one label belong together, and {} is each for itself.
+    families: query id → label; queries with the same label belong together; {}: all are independent.
     """
 
     name: str

@@ -61,7 +61,7 @@ def test_a_cut_tokenizer_reads_the_collection_as_before_with_new_ids(tmp_path: P
     assert "[UNK]" in again.tokenize("日")  # not in the collection
 
 
-def test_the_last_layer_is_drawn_anew_and_the_others_stay():
+def test_the_last_layer_is_re_initialised_and_the_others_stay():
     encoder = pretrained.load_encoder("data/docs/encoder")
     before = {name: weight.clone() for name, weight in encoder.state_dict().items()}
     start.draw_last_layer(encoder, Start(seed=1))

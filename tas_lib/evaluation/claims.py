@@ -176,8 +176,8 @@ def of_difference(strengths: Sequence[int], equal: Sequence[bool], need: str) ->
 def of_no_difference(strengths: Sequence[int], equal: Sequence[bool], need: str) -> str:
     """The verdict on "A is as good as B" from its columns: `strength`, and whether no difference was shown.
 
-    holds: no difference was shown in enough columns. does not hold: in so many a difference is clear, strength 2 or -2
-    and not shown to be negligible, that what is left is not enough. Else it is undecided.
+    holds: the systems were shown to be equal in enough columns. does not hold: too few columns are left without a clear
+    difference (strength 2 or -2, and not shown to be negligible). Otherwise it is undecided.
     """
     n, clear = len(strengths), sum(abs(s) == 2 and not e for s, e in zip(strengths, equal, strict=True))
     if ENOUGH[need](sum(equal), n):

@@ -9,11 +9,10 @@ from IPython.display import Markdown
 from ir_measures import Measure
 
 from tas_lib.config import Evaluation, TestSet
-from tas_lib.evaluation.comparisons import MARGIN, SEEDS, trained_apart
+from tas_lib.evaluation.comparisons import MARGIN, SEEDS, Scores, trained_apart
 from tas_lib.evaluation.metrics import paper_measures, printed_name
 from tas_lib.evaluation.significance import Estimate, paired
 from tas_lib.records import ALONE, Families
-from tas_lib.report.paper import Scores
 from tas_lib.report.render import decimals, signed
 
 SHARE, EQUAL = 0.95, f"equal within {decimals(MARGIN, 2)}"

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tas_lib.config import Evaluation
-from tas_lib.evaluation.comparisons import SEEDS
+from tas_lib.evaluation.comparisons import SEEDS, Scores
 from tas_lib.evaluation.metrics import mean, paper_measures, printed_name
 from tas_lib.evaluation.significance import Estimate, paired
 from tas_lib.records import Families
 from tas_lib.report import compared
-from tas_lib.report.paper import TABLE4, Scores, paper_table
+from tas_lib.report.paper import TABLE4, paper_table
 from tas_lib.report.style import BLUE, GREY, INK, PAGE, VERMILION, house_style
 
 TEACHERS = {"Pairwise": "pairwise", "In-batch": "in_batch", "Both": "dual"}

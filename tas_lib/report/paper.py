@@ -8,11 +8,10 @@ from typing import NamedTuple
 from ir_measures import Measure
 
 from tas_lib.config import ROOT, Evaluation, Profile, System
+from tas_lib.evaluation.comparisons import Scores
 from tas_lib.evaluation.metrics import PerQuery, paper_measures, printed_name
 from tas_lib.records import ALONE, Families
 
-Scores = Mapping[str, Mapping[str, PerQuery]]
-"""system's key → test set → what `evaluate` gave; {} where it was not run"""
 FOLDER = ROOT / "data" / "paper"
 NOT_RUN, REPORTED = "not run", "reported only"
 ORIGIN = {"trained": "trained here", "checkpoint": "checkpoint", "run": "run file", "bm25": "BM25"}

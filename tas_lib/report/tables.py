@@ -10,12 +10,12 @@ from typing import NamedTuple
 import pandas as pd
 
 from tas_lib.config import Evaluation, Profile, System
-from tas_lib.evaluation.comparisons import trained_apart
+from tas_lib.evaluation.comparisons import Scores, trained_apart
 from tas_lib.evaluation.metrics import mean, printed_name
 from tas_lib.evaluation.significance import better_than, paired
 from tas_lib.records import ALONE, Families
 from tas_lib.report import compared, paper, render
-from tas_lib.report.paper import NOT_RUN, Cell, Column, Printed, Row, Scores
+from tas_lib.report.paper import NOT_RUN, Cell, Column, Printed, Row
 from tas_lib.report.render import Grid, decimals, signed
 
 FIELDS = ("row", "column", "value", "markers", "origin", "paper_column", "paper_value", "paper_markers")

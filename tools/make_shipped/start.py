@@ -1,4 +1,4 @@
-"""What students start from: all-MiniLM-L6-v2 with the collection's vocabulary, its last layer drawn anew.
+"""What students start from: all-MiniLM-L6-v2 with the collection's vocabulary, its last layer re-initialised.
 
 Its first five layers know language; without the sixth they find almost nothing, as DistilBERT does (CHANGELOG).
 """
@@ -59,7 +59,7 @@ def cut_model(folder: str, texts: Sequence[str]) -> tuple[BertModel, PreTrainedT
 
 
 def draw_last_layer(encoder: BertModel, settings: Start) -> None:
-    """Draw the last layer anew, as BERT draws its weights: normal, no bias, gains of one."""
+    """Re-initialise the last layer as BERT initialises its weights: normal, no bias, gains of one."""
     generator = torch.Generator().manual_seed(settings.seed)
     for module in encoder.encoder.layer[-1].modules():
         if isinstance(module, nn.Linear):
