@@ -128,7 +128,7 @@ def _training(profile: Profile, key: str, name: str, needs: tuple[str, ...]) -> 
     needs += () if system.sampling == "random" else (CLUSTERS,)
     seconds, early = NOTEBOOKS[TRAINING].seconds * system.batch_size // 32, key == BASELINE or key in paper.TABLE3
     early |= system.batch_size > 32  # the longest, or one core would wait for it at the end
-    # of a small part, a step is too short for two threads; the baseline runs alone, and makes what all share
+    # of a small part, a step is too short for two threads; the baseline runs alone, and makes the states that all read
     cores = 1 if profile.of(system).training.frozen_layers and key != BASELINE else 0
     return Job(name, parameters, TRAINING, needs, (), seconds, key in profile.deviations, early, key, cores)
 

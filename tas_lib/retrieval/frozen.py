@@ -1,10 +1,10 @@
 """Students whose lower layers are frozen: token states are kept on disk, and of the last layer only CLS is computed.
 
-A student stays an ordinary BERT read at CLS (Eqs. 4-5): it is saved, loaded and searched like any other. Its training and
-the encoding of the collection take a short cut, which is exact but for the kept states' rounding to fp16. The lower layers do
-not change, so their states are computed once (`encode.open_texts`). Of the last layer only CLS is read, so the other
-positions need no query, no output and no feed-forward part, and attention can be reordered: q·(W_k x) = (W_kᵀ q)·x and
-Σ a (W_v x) = W_v (Σ a x), so no token is multiplied by a matrix. DEVIATIONS.md, D31.
+A student stays an ordinary BERT read at CLS (Eqs. 4-5): it is saved, loaded and searched like any other. Its training
+and the encoding of the collection take a short cut, which is exact but for the kept states' rounding to fp16. The
+lower layers do not change, so their states are computed once (`encode.open_texts`). Of the last layer only CLS is
+read, so the other positions need no query, no output and no feed-forward part, and attention can be reordered: q·(W_k
+x) = (W_kᵀ q)·x and Σ a (W_v x) = W_v (Σ a x), so no token is multiplied by a matrix. DEVIATIONS.md, D31.
 """
 
 from typing import Any
