@@ -45,7 +45,9 @@ ONLY |= dict.fromkeys(["query_prompt", "passage_prompt", "normalize"], ["checkpo
 class System(Settings):
     """A row of a table, and how its run is made."""
 
-    kind: Literal["trained", "checkpoint", "run", "reported", "bm25", "expanded", "fused", "reranked"] = "trained"
+    kind: Literal["trained", "untrained", "checkpoint", "run", "reported", "bm25", "expanded", "fused", "reranked"] = (
+        "trained"
+    )
     teacher: Teacher = "dual"
     sampling: Strategy = "tas_balanced"
     loss: InBatchLoss = "margin_mse"

@@ -195,8 +195,11 @@ class Experiment:
     # --- retrieval -----------------------------------------------------------------------------------------------
 
     def bi_encoder(self, system: System) -> BiEncoder:
-        """A trained system or a checkpoint, at work on the collection."""
-        source = located(system.source) if system.kind == "checkpoint" else str(self.trained(system))
+        """A trained system, what it starts from, or a checkpoint, at work on the collection."""
+        if system.kind == "untrained":
+            source = shipped.encoder(self.profile)
+        else:
+            source = located(system.source) if system.kind == "checkpoint" else str(self.trained(system))
         return BiEncoder(self.profile, self.collection, system, source)
 
     def load(self, system: System) -> torch.nn.Module:

@@ -142,6 +142,7 @@ class Training(Settings):
     min_steps: int = Field(300_000, ge=0)  # before early stopping may end it (code)
     validate_every: PositiveInt = 4_000  # §4.3
     patience: PositiveInt = 30  # evaluations without a better nDCG@10, §4.3
+    keep: Literal["best", "last"] = "best"  # the weights of which evaluation, D34
     learning_rate: PositiveFloat = 7e-6  # §4.2
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # D3; the others fall to 0
     warmup: int = Field(0, ge=0)  # steps until the full learning rate

@@ -56,6 +56,7 @@ OTHER: Values = {
     "training.min_steps": 4,
     "training.validate_every": 2,
     "training.patience": 30,
+    "training.keep": "last",
     "training.learning_rate": 0.02,
     "training.schedule": "cosine",
     "training.warmup": 2,

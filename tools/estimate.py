@@ -59,7 +59,7 @@ def costs(profile: Profile, job: graph.Job) -> Iterator[tuple[str, float, float]
     yield "collection", 0, COLLECTION_GB
     keys = {job.trains} if job.trains else {*(graph.NOTEBOOKS[job.notebook].systems or ())}
     for key, system in profile.systems.items():
-        if key in keys and (job.trains or system.kind == "checkpoint"):
+        if key in keys and (job.trains or system.kind in ("untrained", "checkpoint")):
             yield f"{key}, vectors", PASSAGES * PASSAGE * ENCODER, VECTORS_GB
         if key == job.trains:
             yield key, training(profile, system), TRAINED_GB

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     try:
         lab = Experiment(config.load(given.profile))
-        kinds = ("trained",) if given.task == "train" else ("trained", "checkpoint")
+        kinds = ("trained",) if given.task == "train" else ("trained", "untrained", "checkpoint")
         systems = {key: system for key, system in lab.listed.items() if system.kind in kinds}
         if given.system not in systems:
             raise ValueError(f"no system {given.system!r} to {given.task}; there are: {', '.join(systems)}")

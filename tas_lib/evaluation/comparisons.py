@@ -26,7 +26,7 @@ SEEDS = ("dual/tas_balanced", *(f"dual/tas_balanced/seed{n}" for n in range(2, 6
 """Instances A-E of Table 5: one system with five random seeds."""
 STUDENTS = ("labels", *map("/".join, product(("pairwise", "in_batch", "dual"), ("random", "tas", "tas_balanced"))))
 """The trained systems of Table 4."""
-UNTRAINED = {"bm25", "d2q", "mono", "duo", "cat"}
+UNTRAINED = {"untrained", "bm25", "d2q", "mono", "duo", "cat"}
 """Parts of systems that have no random seed of ours."""
 Column = tuple[TestSet, Measure]
 Test = tuple[tuple[str, str], Column]

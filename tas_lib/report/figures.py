@@ -233,7 +233,7 @@ def training_history(history: Sequence[History], alpha: float = 1.0) -> Figure:
     above.set_title(f"best: {ndcg[best]:.3f}, step {steps[best]:,.0f}", loc="right", fontsize=SMALL)
     weight = "" if alpha == 1 else f" × α = {alpha:g}"
     for name, values, note in [("pairwise", pairwise, ""), ("in_batch", alpha * in_batch, weight)]:
-        if values.any():
+        if np.nansum(values):  # step 0 has none
             below.plot(steps, values, label=LOOKS[name].label + note, **LOOKS[name].line)
     above.set_ylabel("nDCG@10, early stopping")
     below.set(xlabel="Training step", ylabel="Mean loss of a step", ylim=(0, None))

@@ -15,7 +15,7 @@ from tas_lib.records import ALONE, Families
 FOLDER = ROOT / "data" / "paper"
 NOT_RUN, REPORTED = "not run", "reported only"
 ORIGIN = {"trained": "trained here", "checkpoint": "checkpoint", "run": "run file", "bm25": "BM25"}
-ORIGIN |= {"expanded": "expanded", "fused": "fused", "reranked": "re-ranked"}
+ORIGIN |= {"untrained": "untrained", "expanded": "expanded", "fused": "fused", "reranked": "re-ranked"}
 """The text of the column Run for each kind of system."""
 
 

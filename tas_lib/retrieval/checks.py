@@ -40,8 +40,9 @@ def needed(profile: Profile, systems: Mapping[str, System], trainable: bool) -> 
     q, p = profile.tokens.query, profile.tokens.passage
     trained = [system for system in systems.values() if system.kind == "trained" and trainable]
     pair = q + p - 1  # the passage's CLS is left out
-    if trained or any(system.kind == "checkpoint" for system in systems.values()):
-        yield Use("encoder", shipped.encoder(profile), max(q, p) if trained else 0)
+    kinds = {system.kind for system in systems.values()}
+    if trained or kinds & {"checkpoint", "untrained"}:
+        yield Use("encoder", shipped.encoder(profile), max(q, p) if trained or "untrained" in kinds else 0)
     if any(system.teacher in ("in_batch", "dual") for system in trained):
         yield Use("colbert", shipped.model(profile, "colbert"), max(q + profile.query_masks, p))
     if trained and _pairs_need_scores(profile):

@@ -170,7 +170,7 @@ def read_vectors(folder: Path) -> torch.Tensor:
 
 
 class BiEncoder:
-    """A model trained here, which reads with the profile's tokenizer, or a published one, which brings its own."""
+    """A model trained here, or untrained, reads with the profile's tokenizer; a published one brings its own."""
 
     def __init__(self, profile: Profile, collection: Collection, system: System, source: str) -> None:
         """source: the model's folder or hub name. Raises ValueError if it has no vector per text."""
@@ -193,7 +193,8 @@ class BiEncoder:
         """Digests of what its vectors depend on besides the collection."""
         if not self.published:
             states = {"frozen_layers": str(self.layers)} if self.layers else {}
-            return {"model": store.digest_of(Path(self.source))} | states
+            digest = store.folder_digest if self.system.kind == "untrained" else store.digest_of
+            return {"model": digest(Path(self.source))} | states
         stated = self.system.model_dump(include={"query_prompt", "passage_prompt", "normalize"}, exclude_defaults=True)
         inputs = {"model": store.folder_digest(Path(self.source))} | {key: str(value) for key, value in stated.items()}
         if self.in_modules:

@@ -161,7 +161,8 @@ def train(
     settings: Training,
     folder: Path,
 ) -> list[History]:
-    """Train until nDCG@10 on the early-stopping set has not improved `patience` times; `student` ends as the best one.
+    """Train until nDCG@10 on the early-stopping set has not improved `patience` times; `student` ends as the best one,
+    or as the last if `settings.keep` says so.
 
     student: what is trained of it (`frozen.trained_part`); queries, passages: what that reads.
     validate: nDCG@10 on the early-stopping set, by the main process; None in the others. folder: of the checkpoints.
@@ -205,7 +206,7 @@ def train(
             student.train()
             sums[:] = 0
             log.info("step %d of %d: nDCG@10 %.4f, losses %.3f + %.3f, %.0f s", done, settings.steps, *history[-1][1:])
-            if history[-1].ndcg > max((h.ndcg for h in history[:-1]), default=-1.0):
+            if settings.keep == "last" or history[-1].ndcg > max((h.ndcg for h in history[:-1]), default=-1.0):
                 best = {name: value.detach().clone() for name, value in student.state_dict().items()}
             if distributed.is_main():
                 checkpoint.write(folder, Progress(done, history, best), student, adam, scaler)
