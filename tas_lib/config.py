@@ -102,6 +102,7 @@ class System(Settings):
         return "-".join(filter(None, [*parts, self.variant]))
 
 
+Kind = TypeVar("Kind", bound=Settings)
 CLUSTERING = {"clusters", "clusters_per_batch", "spherical", "iterations"}
 SAMPLING = {
     "random": set(),
@@ -142,6 +143,7 @@ class Profile(Settings):
     reranking: Reranking = Reranking()
     variants: dict[Annotated[str, Field(pattern="^[a-z0-9]+$")], Variant] = {}
     systems: dict[str, System]  # the rows, by name (docs/design.md)
+    repeated: tuple[str, ...] = ()  # the rows of `seeds`
     deviations: dict[str, System] = {}  # one per row of DEVIATIONS.md, for the target of that name
 
     @model_validator(mode="after")
@@ -168,7 +170,16 @@ class Profile(Settings):
                 raise ValueError(f"two systems are the same: {system.name}")
             above[key] = system
             names.add(system.name)
+        for key in self.repeated:
+            if key not in self.systems or self.systems[key].kind != "trained":
+                raise ValueError(f"repeated: no system {key!r} is trained here")
         return self
+
+    @property
+    def seeds(self) -> dict[str, System]:
+        """`<row>/seed<n>`: the trained rows of `repeated` with the random seeds 1 to 5, for the target `seeds`."""
+        rows = {key: self.systems[key] for key in self.repeated}
+        return {f"{key}/seed{n}": changed(row, {"seed": n}) for key, row in rows.items() for n in range(1, 6)}
 
     def of(self, system: System) -> "Profile":
         """The settings of one system: the profile's, changed by its variant."""
@@ -235,7 +246,7 @@ class Profile(Settings):
         return Path(os.environ.get("TAS_FIGURES", ROOT / "figures")) / self.name
 
 
-def changed(settings: Settings, values: dict[str, Any]) -> Settings:
+def changed(settings: Kind, values: dict[str, Any]) -> Kind:
     """These settings with some values changed, and checked."""
     return type(settings).model_validate(settings.model_dump() | values)
 
@@ -244,9 +255,6 @@ def located(name: str) -> str:
     """A model as `transformers` takes it: a folder (of the project, or any other), or a hub name."""
     folder = ROOT / Path(name).expanduser()
     return str(folder) if folder.is_dir() else name
-
-
-Kind = TypeVar("Kind", bound=Settings)
 
 
 def read(path: Path, kind: type[Kind], **more: object) -> Kind:

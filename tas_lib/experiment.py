@@ -13,6 +13,7 @@ from tas_lib.config import Profile, System, located
 from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection, open_collection
 from tas_lib.data.tokens import load_tokenizer, open_tokens
+from tas_lib.evaluation import seeds
 from tas_lib.evaluation.metrics import PerQuery
 from tas_lib.records import Families, FloatArray, History, IntArray, Named, NotRun, Pairs, Ragged, Run
 from tas_lib.retrieval import checks, frozen, pretrained
@@ -253,8 +254,15 @@ class Experiment:
         """Whether the system can answer any query: it is no run file, and has none as a part."""
         return system.kind != "run" and all(self.answers(self.listed[key]) for key in system.parts)
 
+    @cached_property
+    def shipped_seeds(self) -> dict[str, dict[str, PerQuery]]:
+        """The shipped measures of `Profile.seeds`; {} if there are none of these settings."""
+        return seeds.read(self.profile, self.collection.digest)
+
     def scores(self, keys: Iterable[str]) -> dict[str, dict[str, PerQuery]]:
         """`evaluate` for rows of a table, on every test set on which they have a run; `notes` says why not on others.
+
+        With the shipped measures of further random seeds of these rows, as `<row>/seed<n>`.
 
         Run files are read first, so that a wrong one is found before the others' long work.
         """
@@ -270,4 +278,9 @@ class Experiment:
             reasons = {"": self.runs.shallow(system)} | reasons
             if system.kind != "reported" and (notes := dict.fromkeys(filter(None, reasons.values()))):
                 self.notes[key] = "; ".join(notes)
-        return {key: result.get(key, {}) for key in keys}
+        more = {
+            k: of
+            for k, of in self.shipped_seeds.items()
+            if k.rpartition("/seed")[0] in keys and not k.endswith("/seed1")
+        }
+        return more | {key: result.get(key, {}) for key in keys}

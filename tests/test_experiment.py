@@ -25,6 +25,7 @@ from tas_lib.retrieval import bm25, checks, cross_encoder, doc2query, fusion, pr
 from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval.t5 import T5Scorer
 from tas_lib.train.teachers import FreshVectors
+from tools.run import ship_seeds
 
 DUAL = System(batch_size=6)
 
@@ -580,3 +581,22 @@ def test_a_changed_bm25_makes_a_fusion_again_and_the_baseline_which_its_candidat
     assert why.get(f"systems/{DUAL.name}", "inputs changed: baseline") == "inputs changed: baseline"
     kept = store.provenance(pipelines.trained(DUAL))["parameters"]["system"]
     assert kept.keys() == {"kind", "teacher", "sampling", "loss", "batch_size", "seed", "variant", "source"}
+
+
+def test_further_seeds_are_shipped_and_read_under_the_same_settings_only(lab: Experiment):
+    lab = changed(lab, systems={"dual": DUAL, "labels": System(teacher="none", batch_size=6)}, repeated=("dual",))
+    assert lab.scores(["dual"]).keys() == {"dual"}
+    ship_seeds(lab.profile)
+    again = Experiment(lab.profile)
+    scores = again.scores(["dual", "labels"])
+    assert scores.keys() == {"dual", "labels", *(f"dual/seed{n}" for n in range(2, 6))}
+    test = lab.profile.evaluation.sets[0].name
+    for measure, values in scores["dual/seed3"][test].items():
+        assert values == pytest.approx(again.evaluate(DUAL.model_copy(update={"seed": 3}), test)[measure], abs=1e-6)
+    other = again.profile.training.model_copy(update={"learning_rate": 0.1})
+    assert changed(again, training=other).shipped_seeds == {}
+    file = lab.profile.artefacts_folder / "seeds" / "measures.parquet"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="measures.parquet is not the file that was shipped"):
+        Experiment(lab.profile).shipped_seeds  # noqa: B018
+    shutil.rmtree(file.parent)

@@ -125,6 +125,7 @@ NONE = {
     "evaluation.alpha": "of tables alone",
     "systems.*.kind": "another kind is another row",
     "deviations": "as systems",
+    "repeated": "as systems",
 }
 """Settings without another value here, and why."""
 

@@ -10,7 +10,7 @@ from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tas_lib.config import Profile
+from tas_lib.config import Profile, System
 from tas_lib.report import paper
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,7 +94,7 @@ def files(*made: str) -> tuple[str, ...]:
 
 def jobs(profile: Profile) -> dict[str, Job]:
     """Every job of a profile by name."""
-    systems = profile.systems | profile.deviations
+    systems = trainable(profile)
     trainings = {key: f"{TRAINING}-{system.name}" for key, system in systems.items() if system.kind == "trained"}
 
     def behind(keys: Iterable[str]) -> Iterator[str]:
@@ -122,21 +122,29 @@ def jobs(profile: Profile) -> dict[str, Job]:
     return result | {name: Job(name, parameters, TABLE_1, result[TABLE_1].needs, files("table1-full"), 2_400, True)}
 
 
+def trainable(profile: Profile) -> dict[str, System]:
+    """Everything that is trained or made of what is: rows, deviations, further seeds."""
+    more = {key: system for key, system in profile.seeds.items() if system.seed > 1}
+    return more | profile.deviations | profile.systems
+
+
 def _training(profile: Profile, key: str, name: str, needs: tuple[str, ...]) -> Job:
-    system = (profile.systems | profile.deviations)[key]
+    system = trainable(profile)[key]
     parameters = {"PROFILE": profile.name} | {field.upper(): getattr(system, field) for field in VARIED}
     needs += () if system.sampling == "random" else (CLUSTERS,)
     seconds, early = NOTEBOOKS[TRAINING].seconds * system.batch_size // 32, key == BASELINE or key in paper.TABLE3
     early |= system.batch_size > 32  # the longest, or one core would wait for it at the end
     # of a small part, a step is too short for two threads; the baseline runs alone, and makes the states that all read
     cores = 1 if profile.of(system).training.frozen_layers and key != BASELINE else 0
-    return Job(name, parameters, TRAINING, needs, (), seconds, key in profile.deviations, early, key, cores)
+    return Job(name, parameters, TRAINING, needs, (), seconds, key not in profile.systems, early, key, cores)
 
 
 def targets(profile: Profile) -> dict[str, list[str]]:
     """What can be requested by name, with its jobs: everything, figures, tables, notebooks, systems."""
     every = jobs(profile)
     result = {"everything": [name for name, job in every.items() if not job.on_request]}
+    if profile.seeds:
+        result["seeds"] = [*dict.fromkeys(f"{TRAINING}-{system.name}" for system in profile.seeds.values())]
     result |= {Path(file).stem: [job.name] for job in every.values() for file in job.makes}
     for job in every.values():
         if job.name == job.notebook or not job.on_request:
