@@ -278,9 +278,5 @@ class Experiment:
             reasons = {"": self.runs.shallow(system)} | reasons
             if system.kind != "reported" and (notes := dict.fromkeys(filter(None, reasons.values()))):
                 self.notes[key] = "; ".join(notes)
-        more = {
-            k: of
-            for k, of in self.shipped_seeds.items()
-            if k.rpartition("/seed")[0] in keys and not k.endswith("/seed1")
-        }
-        return more | {key: result.get(key, {}) for key in keys}
+        further = {f"{key}/seed{n}" for key in keys for n in range(2, 6)} & self.shipped_seeds.keys()
+        return {key: self.shipped_seeds[key] for key in sorted(further)} | {key: result.get(key, {}) for key in keys}

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from matplotlib.figure import Figure
 from papermill.exceptions import PapermillExecutionError
+from traitlets import Unicode
 
 from tas_lib import config
 from tas_lib.config import Profile
@@ -80,7 +82,13 @@ def main(profile_name: str, job_name: str) -> None:
 
 
 class ThisPython(AsyncKernelManager):
-    """A kernel of the Python that runs this, whatever else Jupyter finds under the name python3."""
+    """A kernel of the Python that runs this, whatever else Jupyter finds under the name python3.
+
+    Over sockets in the file system: two kernels that start at the same time can be given the same port.
+    """
+
+    transport = Unicode("ipc")
+    ip = Unicode(f"{tempfile.gettempdir()}/tas-kernel-{os.getpid()}")
 
     @property
     def kernel_spec(self) -> KernelSpec:
