@@ -207,7 +207,7 @@ def test_a_launch_trains_a_system_and_its_baseline_into_the_store(tmp_path: Path
     options = f"--cpu --num_processes 2 --num_machines 1 --main_process_port {tiny.free_port()} --mixed_precision no"
     launch = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--dynamo_backend", "no"]
     ended = subprocess.run(
-        [*launch, "-m", "tools.parallel", "train", "tiny", "dual/tas_balanced"],
+        [*launch, "-m", "tools.parallel", "tiny", "dual/tas_balanced"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -237,5 +237,5 @@ def test_a_launch_trains_a_system_and_its_baseline_into_the_store(tmp_path: Path
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
-    assert parallel.main(["train", *arguments]) == 2
+    assert parallel.main(arguments) == 2
     assert capsys.readouterr().err.startswith(message)

@@ -82,8 +82,8 @@ def test_vectors_that_fp16_cannot_hold_are_refused(tmp_path: Path, weight: float
     with torch.no_grad():
         encoder.encoder.layer[-1].output.LayerNorm.weight.fill_(weight)
     with pytest.raises(ValueError, match=f"^systems: theirs: vectors of this model {why}.*; name another model"):
-        encoding.write_shards(
-            lambda rows: encoding.encode(BertDot(encoder), tokens, rows), 1, tmp_path / ".theirs.draft", [0]
+        encoding.write_vectors(
+            lambda rows: encoding.encode(BertDot(encoder), tokens, rows), 1, tmp_path / ".theirs.draft"
         )
     assert not list(tmp_path.rglob("*.npy"))
     with pytest.raises(ValueError, match=f"^colbert: vectors of this model {why}"):

@@ -318,38 +318,6 @@ def test_a_worker_that_outlives_a_killed_run_blocks_nobody(tmp_path: Path):
         os.kill(int((tmp_path / "worker").read_text()), signal.SIGKILL)
 
 
-def test_parts_made_beforehand_are_used_if_they_have_the_same_origin(tmp_path: Path):
-    runs = Store(tmp_path)
-    with runs.parts("numbers", {"n": 4}, {}) as folder:
-        store.save_arrays(folder, first=np.arange(2))
-    with runs.parts("numbers", {"n": 4}, {}) as folder:
-        assert os.path.exists(folder / "first.npy")
-    made = runs.artefact("numbers", {"n": 4}, {}, numbers(4))
-    assert sorted(os.listdir(made)) == ["first.npy", "numbers.npy", "provenance.json"]
-    with runs.parts("numbers", {"n": 4}, {}) as folder:
-        assert folder == made
-    with runs.parts("numbers", {"n": 4}, {"model": "another"}) as folder:
-        assert os.listdir(folder) == [store.MARK]
-
-
-def test_several_processes_make_parts_together_and_nobody_makes_the_whole_meanwhile(tmp_path: Path, busy):
-    def makes_a_part() -> None:
-        with Store(tmp_path).parts("numbers", {"n": 4}, {}):
-            (tmp_path / "begun").touch()
-            time.sleep(60)
-
-    other = busy(makes_a_part)
-    with Store(tmp_path).parts("numbers", {"n": 4}, {}) as folder:
-        store.save_arrays(folder, first=np.arange(2))
-    whole = fork.Process(target=lambda: Store(tmp_path).artefact("numbers", {"n": 4}, {}, numbers(4)))
-    whole.start()
-    whole.join(0.5)
-    assert whole.is_alive() and not (tmp_path / "numbers").exists(), "it did not wait"
-    other.kill()
-    whole.join()
-    assert (Store(tmp_path).artefact("numbers", {"n": 4}, {}, unused) / "first.npy").exists()
-
-
 # --- a full disk -------------------------------------------------------------------------------------------------
 
 

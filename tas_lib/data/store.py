@@ -132,7 +132,9 @@ class Store:
         another time is an equal input to the next artefact.
         While another process makes the same artefact, this one waits for it. Raises OSError if the disk is full.
         """
-        target, draft, origin = self._folders(name, parameters, inputs)
+        target = self.root / name
+        draft = target.with_name(f".{target.name}.draft")
+        origin = {"parameters": json.loads(json.dumps(parameters, default=str)), "inputs": dict(inputs)}
         why = _stale(target, origin)
         if why is None:
             return target
@@ -158,37 +160,8 @@ class Store:
         return target
 
     @contextmanager
-    def parts(self, name: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> Iterator[Path]:
-        """The draft in which `artefact` looks for files, for processes that each write some by `atomic_write`.
-
-        They share the lock, and wait for a process that makes the whole. A draft of something else is removed. If the
-        artefact is complete, this is its folder. Raises ValueError if another process begins a draft of something else.
-        """
-        target, draft, origin = self._folders(name, parameters, inputs)
-        if _stale(target, origin) is None:
-            yield target
-            return
-        if not _is_draft_of(origin, draft):
-            with self.lock(name):
-                if _stale(target, origin) is not None:  # else completed by the process that this one waited for
-                    _begin(draft, origin)
-        with self.lock(name, fcntl.LOCK_SH):
-            complete = _stale(target, origin) is None
-            if not complete and not _is_draft_of(origin, draft):
-                raise ValueError(f"another run began {name} in {self.root.name} from something else; stop it")
-            yield target if complete else draft
-
-    def _folders(
-        self, name: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]
-    ) -> tuple[Path, Path, dict[str, Any]]:
-        """An artefact's folder and its draft, and its parameters and inputs as the provenance has them."""
-        target = self.root / name
-        origin = {"parameters": json.loads(json.dumps(parameters, default=str)), "inputs": dict(inputs)}
-        return target, target.with_name(f".{target.name}.draft"), origin
-
-    @contextmanager
-    def lock(self, name: str, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
-        """Hold `name`, alone or with others (LOCK_SH), as soon as it is free; the end of a process frees what it held.
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold `name` as soon as it is free; the end of a process frees what it held.
 
         A record lock: forked workers do not inherit it, so a worker that outlives a killed run blocks nobody.
         """
@@ -196,10 +169,10 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+", encoding="utf-8") as f:
             try:
-                fcntl.lockf(f, kind | fcntl.LOCK_NB)
+                fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 log.info("%s: another process is making it; waiting for it", name)
-                fcntl.lockf(f, kind)
+                fcntl.lockf(f, fcntl.LOCK_EX)
             yield
 
 
@@ -221,29 +194,20 @@ def _stale(folder: Path, origin: Mapping[str, Any]) -> str | None:
     return f"remade, {broken[0]} is missing or cut off" if broken else None
 
 
-def _is_draft_of(origin: Mapping[str, Any], draft: Path) -> bool:
-    mark = draft / MARK
-    return mark.exists() and mark.read_text(encoding="utf-8") == json.dumps(origin)
-
-
-def _begin(draft: Path, origin: Mapping[str, Any]) -> None:
-    """Make an empty draft, unless there is one of the same origin."""
-    if not _is_draft_of(origin, draft):
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        (draft / MARK).write_text(json.dumps(origin), encoding="utf-8")
-
-
 def _fill(draft: Path, origin: Mapping[str, Any], make: Callable[[Path], None], timed: Sequence[str]) -> None:
     """Make the artefact in `draft`, from what an interrupted run left there, and write its provenance."""
-    _begin(draft, origin)
+    mark = draft / MARK
+    if not mark.exists() or mark.read_text(encoding="utf-8") != json.dumps(origin):
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        mark.write_text(json.dumps(origin), encoding="utf-8")
     (draft / "provenance.json").unlink(missing_ok=True)
     for path in draft.rglob(".*"):  # drafts that `atomic_write` or safetensors left when they were killed
         if re.search(r"\.\d+$|^\.tmp", path.name) and path.is_file():
             path.unlink()
     start = time.monotonic()
     make(draft)
-    paths = [path for path in sorted(draft.rglob("*")) if path.is_file() and path != draft / MARK]
+    paths = [path for path in sorted(draft.rglob("*")) if path.is_file() and path != mark]
     files = {str(path.relative_to(draft)): file_digest(path) for path in paths}
     provenance = {
         **origin,

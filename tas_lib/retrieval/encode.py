@@ -1,11 +1,11 @@
-"""An encoder at work on a collection: fp16 vectors of all tokens, or of all passages in shards for several machines.
+"""An encoder at work on a collection: fp16 vectors of all tokens, or of all passages.
 
 You can interrupt encoding; run it again and it resumes at the first missing shard. Which texts are padded together
-depends on the shard alone, so a shard has the same bytes whoever encodes it (on one kind of processor and as many
-threads).
+depends on the shard alone, so its bytes are the same in every run (on one kind of processor and as many threads).
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
@@ -95,22 +95,6 @@ def open_texts(profile: Profile, collection: Collection, layers: int) -> dict[st
     return {name: Ragged(store.load_array(folder / f"{name}.npy"), tokens[name].offsets) for name in names}
 
 
-def shards(n: int) -> list[range]:
-    """The indices of the texts of each shard of n texts."""
-    return [range(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
-
-
-def write_shards(vectors_of: Encode, n: int, folder: Path, numbers: Sequence[int]) -> None:
-    """Those of the shards `numbers` that are missing, as `00000.npy`, `00001.npy`, ...: fp16 vectors (SHARD, D)."""
-    rows = shards(n)
-    for number in missing(folder, n):
-        if number in numbers:
-            vecs = vectors_of(np.asarray(rows[number]))
-            key = f"systems: {folder.name.strip('.').removesuffix('.draft')}"
-            store.save_arrays(folder, **{f"{number:05d}": finite(vecs.astype(np.float16), key)})
-            log.info("encoded shard %d of 0 to %d", number, len(rows) - 1)
-
-
 def finite(vecs: FloatArray, key: str) -> FloatArray:
     """The same fp16 vectors, or ValueError. key: of the profile, names the model."""
     if np.isfinite(vecs).all():
@@ -119,44 +103,33 @@ def finite(vecs: FloatArray, key: str) -> FloatArray:
     raise ValueError(f"{key}: vectors of this model {why}; name another model, or one that normalises its vectors")
 
 
-def missing(folder: Path, n: int) -> list[int]:
-    """Which shards of n texts are still to be encoded; ValueError for one that was cut off when it was copied."""
-    if (folder / JOINED).exists():
-        return []
-    return [number for number, rows in enumerate(shards(n)) if not _complete(folder / f"{number:05d}.npy", len(rows))]
-
-
-def _complete(path: Path, n: int) -> bool:
-    if not path.exists():
-        return False
-    try:
-        vecs = store.load_array(path)
-        if len(vecs) != n or vecs.dtype != np.float16:
-            raise ValueError(f"{path.parent.name}/{path.name} holds {len(vecs)} vectors in {vecs.dtype}, not {n}")
-    except ValueError as error:
-        raise ValueError(f"{error}; copy it again, or delete it and it is encoded again") from error
-    return True
-
-
 def write_vectors(vectors_of: Encode, n: int, folder: Path) -> None:
-    """The vectors (n, D) of n texts in fp16, in one file: the shards that are missing, then all of them joined."""
-    numbers = range(len(shards(n)))
-    write_shards(vectors_of, n, folder, numbers)
-    join(folder, len(numbers))
+    """The vectors (n, D) of n texts in fp16, in one file: the shards that are missing, then all of them joined.
+
+    Joining needs the space twice; a single shard stays as it is.
+    """
+    whole, shards = folder / JOINED, [folder / f"{number:05d}.npy" for number in range(math.ceil(n / SHARD))]
+    for number, path in enumerate(shards):
+        if not path.exists() and not whole.exists():
+            vecs = vectors_of(np.arange(number * SHARD, min((number + 1) * SHARD, n)))
+            key = f"systems: {folder.name.strip('.').removesuffix('.draft')}"
+            store.save_arrays(folder, **{path.stem: finite(vecs.astype(np.float16), key)})
+            log.info("encoded shard %d of %d", number + 1, len(shards))
+    if len(shards) > 1:
+        if not whole.exists():
+            join(shards, whole)
+        for path in shards:
+            path.unlink(missing_ok=True)
 
 
-def join(folder: Path, n: int) -> None:
-    """Join n shards into one file that search can map, then delete them; needs the space twice. One shard stays."""
-    paths = [folder / f"{number:05d}.npy" for number in range(n)]
-    if n > 1 and not (folder / JOINED).exists():
-        parts = [store.load_array(path) for path in paths]
-        shape = (sum(map(len, parts)), parts[0].shape[1])
-        with store.atomic_write(folder / JOINED, "wb") as f:
-            np.lib.format.write_array_header_1_0(f, {"descr": "<f2", "fortran_order": False, "shape": shape})
-            for part in parts:
-                f.write(np.ascontiguousarray(part).data)
-    for path in paths if n > 1 else []:
-        path.unlink(missing_ok=True)
+def join(shards: Sequence[Path], whole: Path) -> None:
+    """Write the arrays of all shards to one file that search can map."""
+    parts = [store.load_array(path) for path in shards]
+    shape = (sum(map(len, parts)), parts[0].shape[1])
+    with store.atomic_write(whole, "wb") as f:
+        np.lib.format.write_array_header_1_0(f, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        for part in parts:
+            f.write(np.ascontiguousarray(part).data)
 
 
 def read_vectors(folder: Path) -> torch.Tensor:
@@ -214,23 +187,13 @@ class BiEncoder:
         return partial(encode, frozen.trained_part(self.load(), self.layers), texts[name])
 
     def vectors(self) -> torch.Tensor:
-        """(P, D) fp16 vectors of the whole collection, memory-mapped; shards that are already there are used."""
+        """(P, D) fp16 vectors of the whole collection, memory-mapped."""
 
         def make(folder: Path) -> None:
             write_vectors(self.passage_encoder(), len(self.collection.passages.ids), folder)
 
         name, parameters, inputs = self.artefact
         return read_vectors(self.store.artefact(name, parameters, inputs, make))
-
-    def encode_shards(self, numbers: Sequence[int]) -> tuple[Path, list[int]]:
-        """Make these shards of `vectors`, as one of several processes or machines (tools/parallel.py).
-
-        Returns their folder, and the numbers of the shards that are still missing there.
-        """
-        with self.store.parts(*self.artefact) as folder:
-            n = len(self.collection.passages.ids)
-            write_shards(self.passage_encoder(), n, folder, numbers)
-            return folder, missing(folder, n)
 
     @property
     def artefact(self) -> tuple[str, dict[str, int], dict[str, str]]:
