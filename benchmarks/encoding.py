@@ -1,36 +1,26 @@
 """Encoding passages of MS MARCO's lengths, against `SentenceTransformer.encode`: same model, precision and texts."""
 
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 
 from benchmarks import Figure, measure, texts, verdict
 from tas_lib import config
 from tas_lib.data.tokens import load_tokenizer, tokenise
-from tas_lib.models import BertDot
 from tas_lib.retrieval import pretrained
 from tas_lib.retrieval.encode import encode
 
 CAP, CHUNK = 200, 64  # tokens per passage (§4.1), texts at a time as `write_vectors` takes them
 
 
-def figures(full: bool = False, passages: int = 20_000) -> list[Figure]:
-    """The small encoder of profile docs, and 6 layers of 384 with random weights on a twentieth of the passages."""
+def figures(full: bool = False, n: int = 1_000) -> list[Figure]:
+    """The encoder of profile docs: six layers of 384."""
     shipped = config.load("docs").encoder_path
-    tokenizer = load_tokenizer(shipped)
-    few, many = (texts.synthetic(tokenizer, n, texts.MSMARCO["passages"]) for n in (passages // 20, passages))
-    with tempfile.TemporaryDirectory() as folder:
-        larger = random_bert(Path(folder), tokenizer)
-        return [
-            compare(f"docs' encoder, {len(many):,} passages", Path(shipped), many),
-            compare(f"6 layers of 384, {len(few):,} passages", larger, few),
-        ]
+    passages = texts.synthetic(load_tokenizer(shipped), n, texts.MSMARCO["passages"])
+    return [compare(f"docs' encoder, {n:,} passages", Path(shipped), passages)]
 
 
 def compare(what: str, model: Path, passages: list[str], repeats: int = 3) -> Figure:
@@ -60,16 +50,3 @@ def compare(what: str, model: Path, passages: list[str], repeats: int = 3) -> Fi
         f"run, {n / stored:,.0f} a second ({other / stored:.2f} ×); tokenising alone {tokenising:.1f} s; largest "
         f"difference of a number {difference:.0e}",
     )
-
-
-def random_bert(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """A BERT of MiniLM's shape with random weights, on disk: as slow as a trained one."""
-    shape: dict[str, Any] = {
-        "hidden_size": 384,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 12,
-        "intermediate_size": 1_536,
-    }
-    model = BertModel(BertConfig(vocab_size=len(tokenizer), **shape), add_pooling_layer=False)
-    pretrained.save(BertDot(model, "mean"), tokenizer, folder)
-    return folder

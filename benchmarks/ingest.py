@@ -1,7 +1,4 @@
-"""Reading a collection of MS MARCO's size: teacher scores to sorted pairs, passages to token ids.
-
-Synthetic files in MS MARCO's formats are read by the functions that a run uses.
-"""
+"""Reading teacher scores of MS MARCO's size: synthetic files in its formats, read by the functions that a run uses."""
 
 import os
 import tempfile
@@ -13,11 +10,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from benchmarks import Figure, texts, verdict
+from benchmarks import Figure, verdict
 from benchmarks.measure import in_new_process, used
 from tas_lib.config import ROOT, Evaluation, LocalSource, Profile, TestSet
 from tas_lib.data.collection import Collection, open_collection
-from tas_lib.data.tokens import load_tokenizer, open_tokens
 from tas_lib.train.pairs import Scorer, open_pairs
 
 LINES, PASSAGES, QUERIES = 40_000_000, 8_841_823, 400_000  # of MS MARCO
@@ -26,10 +22,10 @@ BLOCK = 1_000_000  # lines written at a time
 
 
 def figures(full: bool = False, lines: int = 0) -> list[Figure]:
-    """Pairs, then texts, of which there are a fortieth of the lines. full: 40M lines, otherwise a tenth."""
+    """full: 40M lines, otherwise a tenth."""
     lines = lines or (LINES if full else LINES // 10)
     with tempfile.TemporaryDirectory() as folder:
-        return [scored_pairs(Path(folder) / "pairs", lines), token_ids(Path(folder) / "texts", max(lines // 40, 1))]
+        return [scored_pairs(Path(folder) / "pairs", lines)]
 
 
 def scored_pairs(folder: Path, lines: int) -> Figure:
@@ -49,24 +45,6 @@ def scored_pairs(folder: Path, lines: int) -> Figure:
         verdict(whole <= 600 and ours["peak_gb"] <= 6),
         f"{n:,} passage ids; {ours['cpu'] / lines * 1e6:.2f} µs of processor time per line against "
         f"{plain['cpu'] / part * 1e6:.2f} µs",
-    )
-
-
-def token_ids(folder: Path, n: int) -> Figure:
-    """Passages of MS MARCO's lengths to token ids on disk."""
-    written = texts.synthetic(load_tokenizer(str(TOKENIZER)), n, texts.MSMARCO["passages"])
-    write_folder(folder, written, 10)
-    run("open_folder", folder)
-    ours, plain = run("write_tokens", folder), run("encode_batch", folder)
-    ratio = ours["per_s"] / plain["per_s"]
-    return Figure(
-        f"{n:,} passages to token ids on disk",
-        f"{ours['per_s']:,.0f} passages/s, {ours['peak_gb']:.1f} GB",
-        f"encode_batch alone: {plain['per_s']:,.0f} passages/s, {plain['peak_gb']:.1f} GB",
-        f"{ratio:.2f} ×",
-        "the library's own speed: 0.95 ×",
-        verdict(ratio >= 0.95),
-        "limited by the tokenizer",
     )
 
 
@@ -152,16 +130,3 @@ def read_lines(folder: str, lines: int) -> dict[str, float]:
         return len([(query, index[pos], index[neg.strip()], float(a) - float(b)) for a, b, query, pos, neg in rows])
 
     return measure(work, lines)
-
-
-def write_tokens(folder: str) -> dict[str, float]:
-    """The collection's passages to token ids on disk."""
-    collection = stored(folder)
-    return measure(lambda: open_tokens(profile(folder), collection), len(collection.passages.ids))
-
-
-def encode_batch(folder: str) -> dict[str, float]:
-    """The tokenizer library's own call over all texts, which are in memory already; nothing is kept or written."""
-    passages, backend = [*stored(folder).passages.texts], load_tokenizer(str(TOKENIZER)).backend_tokenizer
-    backend.enable_truncation(200)
-    return measure(lambda: len(backend.encode_batch(passages)), len(passages))

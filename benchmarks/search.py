@@ -1,4 +1,4 @@
-"""Exact search on the CPU: one query against FAISS and the memory's bandwidth, and all of MS MARCO on a laptop."""
+"""Exact search on the CPU: one query against FAISS and the memory's bandwidth; MS MARCO's size is in table1-full."""
 
 import tempfile
 from collections.abc import Callable
@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import faiss
-import psutil
 import torch
 
 from benchmarks import Figure, measure, verdict
@@ -14,19 +13,19 @@ from tas_lib.data.store import Store
 from tas_lib.report.latency import Roofline, roofline, unit_vectors
 from tas_lib.retrieval import dense
 
-WIDTH, DEPTH, MSMARCO = 768, 1_000, 8_841_823
+WIDTH, DEPTH = 768, 1_000
 CPU = torch.device("cpu")
 
 
 def figures(full: bool = False) -> list[Figure]:
-    """One query over a million vectors; full: also 97 over as many as MS MARCO has (13.6 GB of disk)."""
+    """One query over a million vectors."""
     with tempfile.TemporaryDirectory() as folder:
-        return one_query(Path(folder)) + (all_passages(Path(folder)) if full else [])
+        return one_query(Path(folder))
 
 
 def one_query(folder: Path, n: int = 1_000_000, repeats: int = 10) -> list[Figure]:
     """Top 1,000 of n vectors in fp16 against FAISS's flat index, which holds them in fp32; share of the bandwidth."""
-    vecs, query, depth = unit_vectors(Store(folder), n, WIDTH), random_queries(1), min(DEPTH, n)
+    vecs, query, depth = unit_vectors(Store(folder), n, WIDTH), random_query(), min(DEPTH, n)
     flat = faiss.IndexFlatIP(WIDTH)
     for block in vecs.split(100_000):
         flat.add(block.float().numpy())
@@ -36,7 +35,7 @@ def one_query(folder: Path, n: int = 1_000_000, repeats: int = 10) -> list[Figur
     ]
     ours, theirs = measure.in_turn(works, repeats)
     machine = roofline(CPU, seconds=2.0)
-    reading, computing = least_ms(1, vecs, machine)
+    reading, computing = least_ms(vecs, machine)
     same = len({*dense.dense(query, vecs, depth)[0][0]} & {*flat.search(query.numpy(), depth)[1][0]})
     share, what = 1e-3 * max(reading, computing) / ours, f"one query, top {depth:,}, {n:,} × {WIDTH} in fp16"
     speed = f"{vecs.nbytes / 1e9 / ours:.1f} of {machine.gb_s:.1f} GB/s"
@@ -50,31 +49,11 @@ def one_query(folder: Path, n: int = 1_000_000, repeats: int = 10) -> list[Figur
     ]
 
 
-def all_passages(folder: Path, n: int = MSMARCO, queries: int = 97) -> list[Figure]:
-    """97 queries over as many vectors as MS MARCO has passages, read from a file: seconds, and what is resident."""
-    vecs, vectors = unit_vectors(Store(folder), n, WIDTH), random_queries(queries)
-    elapsed = measure.seconds(partial(dense.dense, vectors, vecs, min(DEPTH, n)))
-    memory = psutil.Process().memory_info()
-    own = (memory.rss - getattr(memory, "shared", 0)) / 1e9
-    reading, computing = least_ms(queries, vecs, roofline(CPU))
-    what = f"{queries} queries, top {DEPTH:,}, {n:,} × {WIDTH} in fp16, memory-mapped"
-    note = f"reading takes {reading / 1e3:.1f} s at least (from memory), computing {computing / 1e3:.1f} s"
-    cache = (
-        f"{own:.1f} GB are the process's own afterwards; the rest is the file ({vecs.nbytes / 1e9:.1f} GB) in the "
-        "system's cache, which gives it back to whoever needs the memory"
-    )
-    peak = measure.peak_gb()
-    return [
-        Figure(what, f"{elapsed:.0f} s", "", "", "≤ 180 s", verdict(elapsed <= 180), note),
-        Figure(what, f"{peak:.1f} GB", "", "", "≤ 16 GB", verdict(peak <= 16), cache),
-    ]
+def least_ms(passages: torch.Tensor, machine: Roofline) -> tuple[float, float]:
+    """The least milliseconds to read every vector once, and to multiply it with a query; the two can overlap."""
+    return 1e-6 * passages.nbytes / machine.gb_s, 2e-6 * passages.numel() / machine.gflop_s
 
 
-def least_ms(n_queries: int, passages: torch.Tensor, machine: Roofline) -> tuple[float, float]:
-    """The least milliseconds to read every vector once, and to multiply it with every query; the two can overlap."""
-    return 1e-6 * passages.nbytes / machine.gb_s, 2e-6 * n_queries * passages.numel() / machine.gflop_s
-
-
-def random_queries(n: int) -> torch.Tensor:
-    """n random queries (n, 768)."""
-    return torch.randn(n, WIDTH, generator=torch.Generator().manual_seed(1))
+def random_query() -> torch.Tensor:
+    """A random query (1, 768)."""
+    return torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(1))

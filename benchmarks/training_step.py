@@ -1,4 +1,4 @@
-"""One training step on the CPU: ours against sentence-transformers' trainer, and two teachers against one.
+"""One training step on the CPU against sentence-transformers'; notebook 07 compares two teachers with one (Table 2).
 
 The encoder is profile docs'; texts are synthetic, as long as those of docs or of MS MARCO.
 """
@@ -27,10 +27,8 @@ from tas_lib.losses import Dual
 from tas_lib.models import BertDot
 from tas_lib.records import Batch, Pairs, Ragged
 from tas_lib.retrieval import pretrained
-from tas_lib.retrieval.encode import token_vectors
 from tas_lib.train import loop
-from tas_lib.train.loop import InBatchTeacher, Objective
-from tas_lib.train.teachers import FreshVectors, TokenVectors
+from tas_lib.train.loop import Objective
 
 QUERIES, PASSAGES, PAIRS = 640, 1_280, 4
 B, STEPS, WARM_UP, ROUNDS = 32, 60, 10, 3
@@ -47,7 +45,7 @@ class Data(NamedTuple):
 
 
 def figures(full: bool = False) -> list[Figure]:
-    """Against sentence-transformers, on short texts and on longer ones; and the dual step against the pairwise one."""
+    """On short texts and on longer ones."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     settings = load("docs")
     tokenizer = load_tokenizer(settings.encoder_path)
@@ -55,7 +53,6 @@ def figures(full: bool = False) -> list[Figure]:
     return [
         pairwise_step(settings, "docs'", short),
         pairwise_step(settings, "MS MARCO's", long),
-        dual_step(settings, short),
     ]
 
 
@@ -75,35 +72,7 @@ def pairwise_step(settings: Profile, whose: str, data: Data) -> Figure:
         "≥ 1.5 ×",
         verdict(theirs >= 1.5 * ours),
         f"Encoding and gradients take {encoding:.0f} ms of ours, and limit it. Our texts are sorted by length; theirs "
-        "are tokenised in the loop and padded as they come. Theirs is their model, collator and loss in a plain loop: "
-        "their trainer requires the package datasets.",
-    )
-
-
-def dual_step(settings: Profile, data: Data) -> Figure:
-    """A step with both teachers against one with the pairwise teacher."""
-    colbert = pretrained.load_colbert(str(settings.artefacts_folder / "colbert"))
-    kept = [TokenVectors(token_vectors(colbert, tokens), tokens) for tokens in (data.queries, data.passages)]
-    both = loop.objective(System(teacher="dual"), settings.training, InBatchTeacher(*kept))
-
-    anew = InBatchTeacher(*(FreshVectors(colbert, tokens) for tokens in (data.queries, data.passages)))
-
-    def fresh(scores: Tensor, batch: Batch) -> Dual:
-        with torch.inference_mode():  # as in the paper: the teacher encodes every batch again
-            anew.scores(batch, torch.device("cpu"))
-        return both(scores, batch)
-
-    losses = {"pairwise": pairwise(settings), "dual": both, "fresh": fresh}
-    times = medians_in_turn({name: partial(our_steps, settings, data, loss) for name, loss in losses.items()})
-    return Figure(
-        f"a dual step, b = {B}, {shape(settings)}, texts as long as docs'",
-        f"{1e3 * times['dual']:.0f} ms",
-        f"a pairwise step {1e3 * times['pairwise']:.0f} ms",
-        f"× {times['dual'] / times['pairwise']:.2f}",
-        "report (paper: × 1-4)",
-        "–",
-        "The frozen ColBERT's vectors are kept (D29), so its scores are one product. If it encodes every batch again, "
-        f"as in the paper, a step is × {times['fresh'] / times['pairwise']:.2f}.",
+        "are tokenised in the loop and padded as they come. Theirs is their model, collator and loss in a plain loop.",
     )
 
 
@@ -174,10 +143,7 @@ def encoding_steps(settings: Profile, data: Data) -> list[float]:
 
 
 def their_steps(settings: Profile, data: Data) -> list[float]:
-    """Their model, collator and MarginMSELoss in the loop of their trainer: tokenising, gradients, Adam.
-
-    Their trainer itself requires the package `datasets`, which requirements.txt does not have.
-    """
+    """Their model, collator and MarginMSELoss in a loop as their trainer's: tokenising, gradients, Adam."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import MarginMSELoss
 
