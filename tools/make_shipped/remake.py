@@ -1,14 +1,12 @@
 """Make what `data/docs/` ships again, from the installed packages: `./run_all.sh docs teachers`.
 
-The encoder that students start from, the sequence-to-sequence model, and the words that are indexed with every passage;
-each is an artefact of the store, so that you can interrupt it, run it again and it resumes, and is then copied to
-`data/docs/` with its provenance. BERT_CAT, ColBERT and the scores took a GPU; `experiments/docs2/gpu/teach.py` made
-them.
+The encoder that students start from, and the words that are indexed with every passage. Each is an artefact of the store
+and is then copied to `data/docs/` with its provenance. The models that were trained and the scores are made by
+`experiments/docs2`: BERT_CAT and ColBERT by `gpu/teach.py`, on a GPU, the model for mono and duo by `seq2seq.py`.
 """
 
 import logging
 from collections.abc import Callable
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,10 +26,7 @@ from tas_lib.retrieval import dense, doc2query, pretrained
 from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval.bm25 import Bm25Index
 from tas_lib.retrieval.encode import device
-from tas_lib.retrieval.rerank import rerank, rerank_pairwise
-from tas_lib.retrieval.t5 import T5Scorer
-from tas_lib.train import pairs as mining
-from tools.make_shipped import copying, seq2seq_training, start
+from tools.make_shipped import copying, start
 from tools.make_shipped.copying import Answered
 from tools.make_shipped.settings import Recipe
 from tools.make_shipped.shipping import ship
@@ -43,7 +38,7 @@ def main(profile: Profile) -> None:
     if profile.artefacts_folder.name != profile.name:
         raise ValueError(f"profile {profile.name!r} reads {profile.artefacts}, which another profile makes")
     lab = Workshop(profile, Recipe())
-    for make in (lab.encoder, lab.seq2seq, lab.expansions):
+    for make in (lab.encoder, lab.expansions):
         make()
 
 
@@ -86,35 +81,6 @@ class Workshop:
         origin = "the weights of all-MiniLM-L6-v2 (Apache-2.0), vocabulary cut, last layer re-initialised"
         ship(made, self.shipped / "encoder", {"start": origin} | measured)
 
-    def seq2seq(self) -> None:
-        """The small model for mono and duo."""
-        p, settings = self.profile, self.recipe.seq2seq
-        cat, pairs = shipped.folder(p, "cat"), mining.open_pairs(p, self.collection, no_scorer)
-
-        def train(folder: Path) -> None:
-            tokenizer = load_tokenizer(str(cat))
-            model = seq2seq_training.small_seq2seq(settings, str(cat), tokenizer)
-            torch.nn.Module.to(model, device())
-            seq2seq_training.train(model, tokenizer, self.queries, self.passages, pairs, settings)
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-
-        inputs = {"pairs": store.digest(np.asarray(pairs.margins)), "cat": store.folder_digest(cat)}
-        made = self.artefact("seq2seq", settings.model_dump(), inputs, train)
-        texts, depths = (self.collection.sets["tune"].queries.texts, self.passages), p.reranking
-        scorer = T5Scorer(*pretrained.load_seq2seq(str(made), device()), *texts)
-        mono = rerank(self.candidates, scorer.mono, depths.depth)
-        duo = rerank_pairwise(mono, scorer.duo, depths.duo_depth)
-        measured = self.measured(
-            {
-                "BM25": self.candidates,
-                f"the first {depths.depth} by mono": mono,
-                f"of those the first {depths.duo_depth} by duo": duo,
-            }
-        )
-        origin = f"the reader the first {settings.layers} layers of the shipped BERT_CAT; the writer random"
-        ship(made, self.shipped / "seq2seq", {"start": origin} | measured)
-
     def expansions(self) -> None:
         """The words that are indexed with every passage, by the passages' digests."""
         p, settings, encoder = self.profile, self.recipe.copying, shipped.encoder(self.profile)
@@ -141,12 +107,6 @@ class Workshop:
 
     # --- measuring ----------------------------------------------------------------------------------------------
 
-    @cached_property
-    def candidates(self) -> IntArray:
-        """BM25's first hundred passages (Q, 100) of the tune queries."""
-        bm25 = mining.open_bm25(self.profile, self.collection)
-        return bm25.search(self.collection.sets["tune"].queries.texts, 100)[0]
-
     def measured(self, rankings: dict[str, IntArray]) -> dict[str, Any]:
         """MRR@10 and R@100 of rankings (Q, k) of the tune queries."""
         relevant = self.collection.relevant("tune")
@@ -157,8 +117,3 @@ class Workshop:
             }
             for name, ranked in rankings.items()
         }
-
-
-def no_scorer() -> mining.Scorer:
-    """In place of a teacher: nothing is left for it to score."""
-    raise ValueError("training pairs have no shipped score")

@@ -11,22 +11,6 @@ class Start(Settings):
     seed: int = 0
 
 
-class Seq2Seq(Settings):
-    """The small model for mono and duo (seq2seq_training.py)."""
-
-    layers: int = 3  # of BERT_CAT's six
-    width: int = 64  # of the writer, which has one layer and says one word
-    steps: int = 1_000
-    mono_steps: int = 500  # the first steps, which train mono alone
-    queries: int = 8  # per step
-    negatives: int = 3  # per query in a step
-    hardest: int = 16  # they are drawn from those of the smallest margins
-    reader_rate: float = 1e-4  # of the encoder, a trained BERT's
-    writer_rate: float = 1e-3  # of the decoder, which starts random
-    bf16: bool = True
-    seed: int = 0
-
-
 class Copying(Settings):
     """The words that are indexed with each passage (copying.py); chosen on tune."""
 
@@ -42,5 +26,4 @@ class Recipe(Settings):
     """All of them."""
 
     start: Start = Start()
-    seq2seq: Seq2Seq = Seq2Seq()
     copying: Copying = Copying()

@@ -1,9 +1,10 @@
-"""One small sequence-to-sequence model for mono and duo, trained on BERT_CAT's margins.
+"""One small sequence-to-sequence model for mono and duo, trained on BERT_CAT's margins: `data/docs/seq2seq`.
 
 Its prompts are those of the published models (retrieval/t5.py). A training query's margins come from the BERT_CAT that
-was not trained on it.
+was not trained on it. To train it again: python -m experiments.docs2.seq2seq FOLDER
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +18,31 @@ from tqdm import trange
 from transformers import BertConfig, BertLMHeadModel, EncoderDecoderModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.bert.modeling_bert import BertPooler
 
+from tas_lib import config
+from tas_lib.config import Settings
+from tas_lib.data import shipped
+from tas_lib.data.collection import open_collection
+from tas_lib.data.tokens import load_tokenizer
 from tas_lib.records import FloatArray, IntArray, Pairs
 from tas_lib.retrieval import pretrained, t5
-from tools.make_shipped.settings import Seq2Seq
+from tas_lib.retrieval.encode import device
+from tas_lib.train.pairs import open_pairs
+
+
+class Seq2Seq(Settings):
+    """What the shipped model was trained with."""
+
+    layers: int = 3  # of BERT_CAT's six
+    width: int = 64  # of the writer, which has one layer and says one word
+    steps: int = 1_000
+    mono_steps: int = 500  # the first steps, which train mono alone
+    queries: int = 8  # per step
+    negatives: int = 3  # per query in a step
+    hardest: int = 16  # they are drawn from those of the smallest margins
+    reader_rate: float = 1e-4  # of the encoder, a trained BERT's
+    writer_rate: float = 1e-3  # of the decoder, which starts random
+    bf16: bool = True
+    seed: int = 0
 
 
 def small_seq2seq(settings: Seq2Seq, cat: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -129,3 +152,20 @@ def logits(
     prompts = t5.prompts(tokenizer, labels, texts, cap=512)
     true, false = t5.answers(model, tokenizer, prompts).unbind(1)
     return true - false
+
+
+def main(folder: str) -> None:
+    """Train it on the pairs of profile docs, whose scores are all shipped."""
+    profile, settings = config.load("docs"), Seq2Seq()
+    collection, cat = open_collection(profile), str(shipped.folder(profile, "cat"))
+    pairs = open_pairs(profile, collection, lambda: sys.exit("training pairs have no shipped score"))
+    queries, passages = collection.sets["train"].queries.texts, collection.passages.texts
+    tokenizer = load_tokenizer(cat)
+    model = small_seq2seq(settings, cat, tokenizer)
+    nn.Module.to(model, device())
+    train(model, tokenizer, queries, passages, pairs, settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
