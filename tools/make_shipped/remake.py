@@ -1,7 +1,7 @@
 """Make what `data/docs/` ships again, from the installed packages: `./run_all.sh docs teachers`.
 
-The encoder that students start from, and the words that are indexed with every passage. Each is an artefact of the store
-and is then copied to `data/docs/` with its provenance. The models that were trained and the scores are made by
+The encoder that students start from, and the words that are indexed with every passage. Each is an artefact of the
+store and is then copied to `data/docs/` with its provenance. The models that were trained and the scores are made by
 `experiments/docs2`: BERT_CAT and ColBERT by `gpu/teach.py`, on a GPU, the model for mono and duo by `seq2seq.py`.
 """
 
