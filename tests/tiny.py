@@ -8,6 +8,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -217,5 +219,13 @@ def put_shipped(profile: Profile, made: Source) -> None:
     score = np.array([len({*q.split()} & {*p.split()}) for q in queries for p in passages], np.float32)
     keys = shipped.text_keys(queries).repeat(len(passages)), np.tile(shipped.text_keys(passages), len(queries))
     (place / "scores").mkdir()
-    shipped.write_scores(place / "scores" / "scores.parquet", *keys, score, np.zeros(len(score), int))
+    write_scores(place / "scores" / "scores.parquet", *keys, score, np.zeros(len(score), int))
     ship(place / "scores")
+
+
+def write_scores(path: Path, query: np.ndarray, passage: np.ndarray, score: np.ndarray, fold: np.ndarray) -> None:
+    """The pairwise teacher's scores as they are shipped: a row per (query, passage), sorted by their text keys."""
+    order = np.lexsort((passage, query))
+    columns = {"query": query, "passage": passage, "score": score.astype(np.float32), "fold": fold.astype(np.int8)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({name: column[order] for name, column in columns.items()}), path, compression="zstd")

@@ -1,10 +1,9 @@
 """What `data/<profile>/` ships: models and teacher scores, each folder with a provenance that names every digest."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -75,17 +74,9 @@ def text_keys(texts: Sequence[str]) -> Keys:
     return np.array([int.from_bytes(hashlib.sha256(t.encode()).digest()[:8], "big") for t in texts], np.uint64)
 
 
-def write_scores(path: Path, query: Keys, passage: Keys, score: FloatArray, fold: IntArray) -> None:
-    """Write the pairwise teacher's scores as parquet, one row per (query, passage), sorted by their text keys."""
-    order = np.lexsort((passage, query))
-    score, fold = score.astype(np.float32), fold.astype(np.int8)
-    columns: dict[str, NDArray[Any]] = {"query": query, "passage": passage, "score": score, "fold": fold}
-    _write(path, {name: column[order] for name, column in columns.items()})
-
-
 def read_scores(path: Path) -> Callable[[Keys, Keys], FloatArray]:
     """A function (query keys, passage keys) → scores, NaN for a pair that is not in the file."""
-    table = pq.read_table(path)
+    table = pq.read_table(path)  # a row per (query, passage), with the text keys of both
     keys = mixed(table["query"].to_numpy(), table["passage"].to_numpy())
     order = np.argsort(keys)
     keys, scores = keys[order], table["score"].to_numpy()[order]
@@ -111,22 +102,19 @@ def scored_pairs(path: Path, queries: Keys, passages: Keys) -> tuple[IntArray, I
     return query[order], passage[order]
 
 
-def _index(keys: Keys, wanted: Keys) -> IntArray:
-    """Where each wanted key is among the keys, -1 if it is not there."""
+def _index(keys: Keys, some: Keys) -> IntArray:
+    """The index of each of `some` keys among `keys`, -1 if it is not one of them."""
     order = np.argsort(keys, kind="stable")
-    place = order[np.searchsorted(keys, wanted, sorter=order).clip(max=len(keys) - 1)]
-    return np.where(keys[place] == wanted, place, -1)
+    index = order[np.searchsorted(keys, some, sorter=order).clip(max=len(keys) - 1)]
+    return np.where(keys[index] == some, index, -1)
 
 
 def write_expansions(path: Path, passage: Keys, queries: Sequence[Sequence[str]]) -> None:
     """Write what each passage is expanded with as parquet, one row per distinct passage, by its text key."""
     kept, first = np.unique(passage, return_index=True)
-    _write(path, {"passage": kept, "queries": pa.array([queries[index] for index in first], pa.list_(pa.string()))})
-
-
-def _write(path: Path, columns: Mapping[str, Any]) -> None:
+    words = pa.array([queries[index] for index in first], pa.list_(pa.string()))
     with store.atomic_write(path, "wb") as f:
-        pq.write_table(pa.table(dict(columns)), f, compression="zstd")
+        pq.write_table(pa.table({"passage": kept, "queries": words}), f, compression="zstd")
 
 
 def read_expansions(path: Path) -> Callable[[Keys], list[list[str] | None]]:
