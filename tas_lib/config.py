@@ -36,10 +36,10 @@ from tas_lib.settings import (  # noqa: F401 - all are imported from here
 Teacher = Literal["none", "pairwise", "in_batch", "dual"]
 Strategy = Literal["random", "tas", "tas_balanced", "hard_margin"]
 NEEDED = {"checkpoint": "source", "run": "source", "fused": "of", "reranked": "first"}
-"""The setting that a kind of system cannot do without."""
+"""The setting that a kind of system requires."""
 ONLY = {"pooling": ["checkpoint"], "source": ["checkpoint", "run", "reported"], "of": ["fused"], "first": ["reranked"]}
 ONLY |= dict.fromkeys(["query_prompt", "passage_prompt", "normalize"], ["checkpoint"])
-"""The kinds of system that have a setting."""
+"""The kinds of system that a setting applies to."""
 
 
 class System(Settings):
@@ -58,7 +58,7 @@ class System(Settings):
     pooling: Literal["", "cls", "mean"] = ""  # of a checkpoint whose folder does not state it; "" is the profile's
     query_prompt: str = ""  # of a checkpoint: before every query, in place of the model's own prompt
     passage_prompt: str = ""  # likewise before every passage
-    normalize: bool = False  # of a checkpoint: vectors of unit length, though the model does not say so
+    normalize: bool = False  # of a checkpoint: normalise vectors even if the model does not say so
     of: tuple[str, ...] = ()  # fused: keys of systems, or bm25; α weighs the first of two
     how: Literal["interpolate", "rrf"] = "interpolate"  # fused
     first: str = ""  # reranked: the key of the system that gives the candidates
@@ -114,22 +114,22 @@ SAMPLING = {
 EXECUTION = {"workers", "cached_chunk", "compile"}
 """Execution settings of a training, which do not affect the result: an interrupted run resumes with others."""
 PIPELINE = {"pooling", "query_prompt", "passage_prompt", "normalize", "of", "how", "first", "by", "depth"}
-"""What a trained system does not have."""
+"""The fields that do not apply to a trained system."""
 
 
 class Profile(Settings):
-    """Everything that a run depends on, besides code and data."""
+    """All settings of a run."""
 
     name: str
     source: Annotated[DocsSource | LocalSource | MsMarcoSource, Field(discriminator="kind")]
     artefacts: str = "data/docs"  # the shipped encoder, teachers and scores
     encoder: str = "data/docs/encoder"  # hub name or folder that every student and ColBERT start from
     pooling: Literal["cls", "mean"] = "cls"  # Eq. 4
-    cross_encoder: str = ""  # hub name or folder of what scores pairs without scores; "" is the shipped BERT_CAT
+    cross_encoder: str = ""  # hub name or folder of the model that scores pairs; "" is the shipped BERT_CAT
     colbert: str = ""  # hub name or folder of the in-batch teacher; "" is the shipped one
     query_masks: int = Field(0, ge=0)  # [MASK]s before the last token of ColBERT's query, D10
     colbert_mask: Literal["eq3", "public"] = "eq3"  # which padding the in-batch teacher hides, D10
-    kept_vectors_gb: NonNegativeFloat = 8.0  # ColBERT's token vectors are kept on disk up to this size
+    kept_vectors_gb: NonNegativeFloat = 8.0  # larger sets of ColBERT token vectors are not kept on disk
     tokens: Tokens = Tokens()
     bm25: Bm25 = Bm25()  # the row of the tables; k1 and b are chosen on the tune set (CHANGELOG)
     negatives: Bm25 = Bm25()  # the source of training negatives, untuned as in §4.1
@@ -222,17 +222,17 @@ class Profile(Settings):
                 raise ValueError(f"profile {self.name!r}: {batch} of {n_queries} queries")
 
     def candidates(self, system: System) -> int:
-        """How many candidates per query a re-ranked system puts in a new order."""
+        """How many candidates per query a system re-ranks."""
         return system.depth or (self.reranking.duo_depth if system.by == "duo" else self.reranking.depth)
 
     @property
     def folder(self) -> Path:
-        """Where everything computed is kept; $TAS_RUNS moves it."""
+        """The folder of everything that is computed; $TAS_RUNS moves it."""
         return Path(os.environ.get("TAS_RUNS", ROOT / "runs")) / self.name
 
     @property
     def artefacts_folder(self) -> Path:
-        """The folder of what is shipped."""
+        """The folder of shipped models and scores."""
         return ROOT / self.artefacts
 
     @property

@@ -32,7 +32,7 @@ BM25 = System(kind="bm25")
 
 
 class Experiment:
-    """The systems of a profile, and all that they share."""
+    """The systems of a profile and what they share."""
 
     def __init__(self, profile: Profile) -> None:
         """profile: from `config.load`."""
@@ -196,7 +196,7 @@ class Experiment:
     # --- retrieval -----------------------------------------------------------------------------------------------
 
     def bi_encoder(self, system: System) -> BiEncoder:
-        """A trained system, what it starts from, or a checkpoint, at work on the collection."""
+        """The encoder of a trained system, of an untrained one or of a checkpoint, with the collection."""
         if system.kind == "untrained":
             source = shipped.encoder(self.profile)
         else:

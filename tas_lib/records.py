@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 
 
 class NotRun(ValueError):
-    """What cannot be made on this profile; the message says why. Notebooks print it and go on."""
+    """Raised for a result that a profile cannot have; the message says why. Notebooks print it and continue."""
 
 
 class Named(dict[str, Value]):

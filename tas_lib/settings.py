@@ -31,13 +31,13 @@ class OneValuePerKey(yaml.SafeLoader):
 
 
 class DocsSource(Settings):
-    """The installed packages' documentation (sources/docs.py); the content of `opened` counts, not its path."""
+    """The documentation of the installed packages (sources/docs.py). Of `opened`, the content counts, not the path."""
 
     kind: Literal["docs"] = "docs"
     packages: tuple[str, ...]
     package_cap: PositiveInt = 3_000  # entries per package, so that none dominates
     query_words: tuple[PositiveInt, PositiveInt] = (4, 24)
-    min_content_words: PositiveInt = 3  # of a query; those that any summary may have (questions.COMMON) do not count
+    min_content_words: PositiveInt = 3  # of a query; common words (questions.COMMON) do not count
     min_body_words: PositiveInt = 10
     max_passage_words: PositiveInt = 40  # a passage is the beginning of a body
     same: Share = 0.8  # from this shingle similarity on, two passages are one
@@ -52,7 +52,9 @@ class DocsSource(Settings):
     dev_queries: PositiveInt = 1_000
     stop_queries: PositiveInt = 400  # early stopping, §4.3
     tune_queries: PositiveInt = 800
-    opened: str = Field("", exclude=True)  # a file of names, queries of earlier test sets: none is in a new one
+    opened: str = Field(
+        "", exclude=True
+    )  # a file of names: queries of earlier test sets, which new ones leave out
     seed: int = 2026
 
 
@@ -142,11 +144,11 @@ class Training(Settings):
     min_steps: int = Field(300_000, ge=0)  # before early stopping may end it (code)
     validate_every: PositiveInt = 4_000  # §4.3
     patience: PositiveInt = 30  # evaluations without a better nDCG@10, §4.3
-    keep: Literal["best", "last"] = "best"  # the weights of which evaluation, D34
+    keep: Literal["best", "last"] = "best"  # which evaluation's weights, D34
     learning_rate: PositiveFloat = 7e-6  # §4.2
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # D3; the others fall to 0
     warmup: int = Field(0, ge=0)  # steps until the full learning rate
-    frozen_layers: int = Field(0, ge=0)  # all but the last, or none (retrieval/frozen.py)
+    frozen_layers: int = Field(0, ge=0)  # 0, or all layers but the last (retrieval/frozen.py)
     alpha: NonNegativeFloat = 0.75  # of Eq. 8, §4.2
     list_weights: ListWeights = ListWeights()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the encoder, D12
@@ -227,7 +229,7 @@ class Expansion(Settings):
 
 
 class Reranking(Settings):
-    """How many candidates are re-ranked, §5.3, and by which models. The rest of a run stays below them."""
+    """How many candidates are re-ranked, §5.3, and by which models. The others keep their order below these."""
 
     depth: PositiveInt = 1_000  # by mono or BERT_CAT; the paper's medium rows have 10
     duo_depth: PositiveInt = 50  # by duo, after mono

@@ -1,4 +1,4 @@
-"""What Snakemake does, in few lines: which job runs and why, how long it took, how much time is left."""
+"""Snakemake's progress, briefly: which job runs and why, how long it took, how much time is left."""
 
 import logging
 import os

@@ -1,1 +1,1 @@
-"""Collections, token ids and files: what a source gives, and how it lies on disk."""
+"""Collections, token ids and files: what a source delivers, and how it is stored."""

@@ -1,4 +1,4 @@
-"""Docstrings of installed packages, read without importing them; and their parts as plain words."""
+"""Docstrings of installed packages, read without importing them, and their parts as plain text."""
 
 import ast
 import re
@@ -68,7 +68,7 @@ def _documented(node: ast.AST, prefix: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def split_docstring(text: str) -> tuple[str, str, tuple[str, ...]]:
-    """(query, passage, names under "See Also") of a docstring, as plain words.
+    """(query, passage, names under "See Also") of a docstring, as plain text.
 
     The query is the summary's first sentence. The passage begins with prose (the rest of the summary, the text below
     it, notes and explanations); what is returned, the arguments' descriptions and the code of examples follow.

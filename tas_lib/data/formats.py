@@ -1,4 +1,4 @@
-"""The field's text formats, plain or gz: runs and judgements (TREC, MS MARCO, BEIR), passages and queries.
+"""Standard text formats, plain or gzipped: runs and judgements (TREC, MS MARCO, BEIR), passages and queries.
 
 Whatever is wrong with a file is a ValueError with file and line.
 """

@@ -17,7 +17,7 @@ SETTINGS |= {"reranking"}
 
 
 class Use(NamedTuple):
-    """A model that some step will need: the profile's key that names it, and how many tokens it reads at once."""
+    """A model that some step needs: the key of the profile that names it, and its longest input in tokens."""
 
     key: str
     source: str
@@ -69,7 +69,7 @@ def _fits(profile: Profile, use: Use) -> None:
     try:
         config = AutoConfig.from_pretrained(inside or use.source)
     except (OSError, ValueError):
-        return  # of a kind that `transformers` does not know; whoever loads it says so
+        return  # unknown to `transformers`: loading it raises the error
     positions = getattr(config, "max_position_embeddings", None) or math.inf
     if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):  # they count from the padding's id
         positions -= config.pad_token_id + 1

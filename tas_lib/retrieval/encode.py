@@ -1,4 +1,4 @@
-"""An encoder at work on a collection: fp16 vectors of all tokens, or of all passages.
+"""Encoding a collection: fp16 vectors of all tokens, or of all passages.
 
 You can interrupt encoding; run it again and it resumes at the first missing shard. Which texts are padded together
 depends on the shard alone, so its bytes are the same in every run (on one kind of processor and as many threads).
@@ -60,7 +60,7 @@ def encode(model: torch.nn.Module, tokens: Ragged, rows: IntArray | None = None,
 
 @torch.inference_mode()
 def token_vectors(model: TokenEncoder, tokens: Ragged, key: str = "colbert", chunk: int = 64) -> FloatArray:
-    """fp16 vectors (all tokens, D) of every text, encoded in length-sorted chunks. key: see `finite`."""
+    """fp16 vectors (all tokens, D) of all texts, encoded in length-sorted chunks. key: see `finite`."""
     device = next(model.parameters()).device
     out = np.empty((tokens.offsets[-1], model.dim), np.float16)
     progress = Progress(log, f"token vectors of {len(tokens.lengths):,} texts", len(out))
@@ -143,7 +143,7 @@ def read_vectors(folder: Path) -> torch.Tensor:
 
 
 class BiEncoder:
-    """A model trained here, or untrained, reads with the profile's tokenizer; a published one brings its own."""
+    """An encoder with its collection. A published model has its own tokenizer, any other the profile's."""
 
     def __init__(self, profile: Profile, collection: Collection, system: System, source: str) -> None:
         """source: the model's folder or hub name. Raises ValueError if it has no vector per text."""

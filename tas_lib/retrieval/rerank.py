@@ -70,7 +70,7 @@ def _reordered(candidates: IntArray, query: IntArray, rank: IntArray, scores: Fl
 
 
 class ScoreCache:
-    """A scorer of pairs or triples that keeps its scores, so that a second first stage pays only for new candidates."""
+    """A scorer of pairs or triples that caches its scores across first stages."""
 
     def __init__(self, score: Callable[..., FloatArray]) -> None:
         """score: a PairScorer or a Preference."""
@@ -78,7 +78,7 @@ class ScoreCache:
         self.known: list[pd.Series] = []  # scores by pair or triple, one series per call with new ones
 
     def __call__(self, *indices: IntArray) -> FloatArray:
-        """Scores (N,); each distinct pair or triple is scored only once, ever."""
+        """Scores (N,); each distinct pair or triple is scored once."""
         keys = pd.MultiIndex.from_arrays(indices)
         new = keys.unique().sort_values()
         for scores in self.known:

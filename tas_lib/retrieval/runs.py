@@ -3,27 +3,26 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tas_lib.config import ROOT, Profile, System
 from tas_lib.data import formats, shipped, store
 from tas_lib.data.collection import Collection
 from tas_lib.evaluation import metrics
 from tas_lib.evaluation.metrics import PerQuery
-from tas_lib.records import NotRun, Run, as_run
+from tas_lib.records import NotRun, Run, Value, as_run
 from tas_lib.retrieval import doc2query, fusion, pretrained
 from tas_lib.retrieval.bm25 import Bm25Index
 from tas_lib.retrieval.encode import BiEncoder, TextSearch
 from tas_lib.retrieval.rerank import Rerankers
 
-Found = TypeVar("Found")
 Maker = Callable[[Sequence[str], list[Run]], Run]
 """(ids of queries, runs of the system's parts) → its run"""
 LEXICAL = ("bm25", "expanded")
-"""First stages that match words, with BM25."""
+"""Lexical first stages."""
 
 
-def known(name: str, sets: Mapping[str, Found]) -> Found:
+def known(name: str, sets: Mapping[str, Value]) -> Value:
     """The query set of this name, or ValueError."""
     if name not in sets:
         raise ValueError(f"there is no query set {name!r}; there are: {', '.join(sorted(sets))}")

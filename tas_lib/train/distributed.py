@@ -1,7 +1,7 @@
 """Several processes train one student, as `accelerate launch` starts them; all of them run the same loop.
 
 Each process has the whole student and the same batch, and encodes its share of the batch's texts. Only the main process
-writes. In a single process, everything here gives back what it was given.
+writes. In a single process, these functions return their arguments.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tas_lib.records import IntArray
 
 PATIENCE = timedelta(days=7)
-"""How long processes wait for each other: the main one may have a collection to encode."""
+"""How long processes wait for each other, since the main one may have to encode a collection."""
 _ALONE = ContextVar("alone", default=False)
 
 

@@ -76,16 +76,16 @@ def best_words(pieces: Sequence[str], scores: FloatArray, n: int) -> list[str]:
 
 def new_words(passages: Sequence[str], states: Ragged, seen: Answered, settings: Copying) -> list[list[str]]:
     """For each passage the likeliest words of a query that it lacks, best first."""
-    found = [{*WORD.findall(query.lower())} for query in seen.queries]
-    count = Counter(word for words in found for word in sorted(words - {*STOPWORDS_EN}))
+    asked = [{*WORD.findall(query.lower())} for query in seen.queries]
+    count = Counter(word for words in asked for word in sorted(words - {*STOPWORDS_EN}))
     vocabulary = [word for word, times in count.items() if times >= settings.least]
-    wanted = np.array([[word in words for word in vocabulary] for words in found], np.float32)  # (Q, V)
+    targets = np.array([[word in words for word in vocabulary] for words in asked], np.float32)  # (Q, V)
     rows = [states.row(p).astype(np.float32) for p in range(len(passages))]
     x = np.stack([np.concatenate([row.mean(0), row[0]]) for row in rows])  # (P, 2D)
     x = with_constant((x - x.mean(0)) / x.std(0))
     fitted = x[seen.passage]
     a = fitted.T @ fitted + settings.new_ridge * np.eye(x.shape[1])
-    scores = x @ np.linalg.solve(a, fitted.T @ wanted[seen.query])  # (P, V)
+    scores = x @ np.linalg.solve(a, fitted.T @ targets[seen.query])  # (P, V)
     result = []
     for text, of_one in zip(passages, scores, strict=True):
         own = {*WORD.findall(text.lower())}

@@ -1,4 +1,4 @@
-"""Anybody's own collection: a folder of files in the layout of MS MARCO or of BEIR.
+"""A user's own collection: a folder of files in the layout of MS MARCO or of BEIR.
 
 | | MS MARCO | BEIR |
 |---|---|---|
@@ -7,7 +7,7 @@
 | judgements | `qrels.<set>.tsv` or `.txt` | `qrels/<set>.tsv` |
 | training pairs (optional) | `pairs.tsv` | `pairs.tsv` |
 
-Each file may be packed: `collection.tsv.gz`.
+Each file may be gzipped: `collection.tsv.gz`.
 
 The set `train` is for training, `stop` for early stopping, `tune` for choosing settings; the latter two are sets of the
 folder, or training queries held out. Every other set with judgements can be a test set of the profile.
@@ -72,7 +72,7 @@ def files(settings: LocalSource) -> Files:
 
 
 def _plain_or_gz(path: Path) -> Path:
-    """The file, or where there is none the packed one."""
+    """The file, or its gzipped version if only that exists."""
     packed = path.with_name(f"{path.name}.gz")
     return packed if packed.is_file() and not path.is_file() else path
 
@@ -178,7 +178,7 @@ def _split(
 
 
 def _unasked(train: QuerySet, sets: Mapping[str, QuerySet]) -> QuerySet:
-    """The training queries that no other set asks, under the same id or in the same words."""
+    """The training queries that no other set contains, under the same id or in the same words."""
     ids = {query for other in sets.values() for query in other.queries.ids}
     wordings = {text.lower() for other in sets.values() for text in other.queries.texts}
     texts = zip(*train.queries, strict=True)

@@ -1,4 +1,4 @@
-"""Which summaries of docstrings are queries: those that ask for one thing, and ask it in their own words."""
+"""Which summaries of docstrings are queries: those that name one thing in distinctive words."""
 
 import re
 from collections import Counter, defaultdict
@@ -16,7 +16,7 @@ NO_QUESTION = re.compile(
     re.I,
 )
 WORD = re.compile(r"[a-z][a-z0-9]+(?:[-_][a-z0-9]+)*")
-COMMON = frozenset(  # words of any summary, which tell no function from another
+COMMON = frozenset(  # words that occur in any summary
     """
     the for from with without and not are that this its which whether when where than then into over under between
     each all any some one two new given other using used use uses via per return returns returned returning get
@@ -39,7 +39,7 @@ def content_words(query: str) -> list[str]:
 
 
 def refused(query: str, settings: DocsSource) -> str:
-    """Why a summary is no query, whatever the others are; "" if it may be one."""
+    """Why a summary cannot be a query, independently of other summaries; "" if it can."""
     if TEMPLATE.search(query):
         return "an unfilled template as summary"
     if not settings.query_words[0] <= len(query.split()) <= settings.query_words[1]:
