@@ -52,9 +52,7 @@ class DocsSource(Settings):
     dev_queries: PositiveInt = 1_000
     stop_queries: PositiveInt = 400  # early stopping, §4.3
     tune_queries: PositiveInt = 800
-    opened: str = Field(
-        "", exclude=True
-    )  # a file of names: queries of earlier test sets, which new ones leave out
+    opened: str = Field("", exclude=True)  # a file of names: queries of earlier test sets, which new ones leave out
     seed: int = 2026
 
 
