@@ -17,6 +17,19 @@ def test_the_table_in_readme_is_the_built_one():
     assert table and table[2].strip() == built.strip()
 
 
+def test_the_verdict_in_readme_is_that_of_the_built_claims(tmp_path: Path):
+    built = ROOT / "figures" / "docs" / "claims.csv"
+    shown = notebooks.VERDICT.search(TEXT)
+    assert shown and shown[2].strip() == notebooks.verdict(built.read_text(encoding="utf-8"))
+    readme, claims = tmp_path / "README.md", tmp_path / "claims.csv"
+    readme.write_text("a\n<!-- verdict -->\nold\n<!-- /verdict -->\nb\n")
+    for text, words in (("claim,verdict\na,holds\na,holds\nb,holds\n", "> **2 claims of the paper, judged here:** 2 *holds* ("),
+                        ("not run: later", "not judged yet")):  # fmt: skip
+        claims.write_text(text)
+        notebooks.publish_verdict(readme, claims)
+        assert words in readme.read_text() and readme.read_text().endswith("\n<!-- /verdict -->\nb\n")
+
+
 def test_the_table_is_put_between_the_marks_and_nowhere_else(tmp_path: Path):
     readme, built = tmp_path / "README.md", tmp_path / "table4.md"
     built.write_text("new \\1\n")

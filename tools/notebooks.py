@@ -5,8 +5,10 @@ changed; otherwise all go, because the output of a cell may depend on any cell b
 """
 
 import ast
+import csv
 import hashlib
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ METADATA = {
 INJECTED = "injected-parameters"  # papermill's tag of the cell that it adds
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 TABLE = re.compile(r"(<!-- table4 -->\n)(.*?)(<!-- /table4 -->)", re.S)
+VERDICT = re.compile(r"(<!-- verdict -->\n)(.*?)(<!-- /verdict -->)", re.S)
 
 
 def read(source: Path) -> NotebookNode:
@@ -123,10 +126,32 @@ def publish(executed: Path, source: Path, parameters: dict[str, Any]) -> None:
 
 def publish_table(readme: Path, built: Path) -> None:
     """Put the built Table 4 between its two marks in README.md."""
-    text, table = readme.read_text(encoding="utf-8"), built.read_text(encoding="utf-8").strip()
-    new, found = TABLE.subn(lambda marks: f"{marks[1]}{table}\n{marks[3]}", text)
+    _put(readme, TABLE, "table4", built.read_text(encoding="utf-8").strip())
+
+
+def publish_verdict(readme: Path, built: Path) -> None:
+    """Put the number of claims by verdict, from claims.csv, between its two marks in README.md."""
+    _put(readme, VERDICT, "verdict", verdict(built.read_text(encoding="utf-8")))
+
+
+def verdict(built: str) -> str:
+    """The sentence about the claims, from the text of claims.csv.
+
+    >>> verdict("claim,verdict\\na,holds\\na,holds\\nb,does not hold\\nc,holds\\n")
+    '> **3 claims of the paper, judged here:** 2 *holds*, 1 *does not hold* ([which](figures/docs/claims.md)).'
+    """
+    if built.startswith("not run"):
+        return "> **The paper's claims are not judged yet** with this experiment ([list](docs/claims.md))."
+    of = {row["claim"]: row["verdict"] for row in csv.DictReader(built.splitlines())}
+    counts = ", ".join(f"{n} *{kind}*" for kind, n in Counter(of.values()).most_common())
+    return f"> **{len(of)} claims of the paper, judged here:** {counts} ([which](figures/docs/claims.md))."
+
+
+def _put(readme: Path, marks: re.Pattern[str], name: str, block: str) -> None:
+    text = readme.read_text(encoding="utf-8")
+    new, found = marks.subn(lambda between: f"{between[1]}{block}\n{between[3]}", text)
     if not found:
-        raise ValueError(f"{readme.name} has lost the marks <!-- table4 --> and <!-- /table4 -->")
+        raise ValueError(f"{readme.name} has lost the marks <!-- {name} --> and <!-- /{name} -->")
     readme.write_text(new, encoding="utf-8")
 
 
