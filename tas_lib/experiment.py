@@ -80,7 +80,7 @@ class Experiment:
         self._check_training()
         return teachers.open_in_batch_teacher(self.profile, self.collection)
 
-    def _clusters(self, system: System) -> Path:
+    def _clusters(self, system: System, light: bool = True) -> Path:
         how = self.profile.of(system).sampling
         encoder = self.bi_encoder(self.baseline)
 
@@ -92,7 +92,7 @@ class Experiment:
         name = f"clusters/{how.clusters}-{'spherical' if how.spherical else 'euclidean'}"
         _, tokens, inputs = encoder.artefact
         parameters = {**how.model_dump(include={"clusters", "spherical", "iterations"}), "tokens": tokens}
-        return self.store.artefact(name, parameters, {"baseline": inputs.pop("model"), **inputs}, make)
+        return self.store.artefact(name, parameters, {"baseline": inputs.pop("model"), **inputs}, make, light=light)
 
     def clusters_of(self, system: System) -> Clusters:
         """The clusters of training queries that a system's batches come from, by the baseline's vectors (Eq. 10)."""
@@ -112,7 +112,7 @@ class Experiment:
     @cached_property
     def query_vecs(self) -> FloatArray:
         """(Q, D) the baseline's vectors of the training queries, as they were clustered."""
-        return store.load_array(self._clusters(self.baseline) / "vecs.npy")
+        return store.load_array(self._clusters(self.baseline, light=False) / "vecs.npy")
 
     @property
     def families(self) -> Families:
@@ -149,12 +149,15 @@ class Experiment:
         first = self.runs.retriever(BM25 if system.name == self.baseline.name else self.baseline)
         return early_stopping.candidates(self.collection, self.profile.stop, first)
 
-    def trained(self, system: System) -> Path:
-        """The folder of a trained system: model, tokenizer, `history.json`; trained now if it is not there."""
+    def trained(self, system: System, light: bool = False) -> Path:
+        """The folder of a trained system: model, tokenizer, `history.json`; trained now if it is not there.
+
+        light: whether the folder may lack what a results pack left out, such as the model.
+        """
         if system.kind != "trained":
             raise NotRun(f"a system of kind {system.kind!r} is not trained here: {system.source or system.name}")
         if system.name != self.baseline.name:
-            self.trained(self.baseline)
+            self.trained(self.baseline, light)
         with distributed.main_first():
             self._check_training()
             encoder, inputs = shipped.encoder(self.profile), self._inputs(system)
@@ -177,21 +180,22 @@ class Experiment:
                 store.write_json(folder / "history.json", history)
                 checkpoint.remove(folder)
 
-        artefact = partial(self.store.artefact, f"systems/{system.name}", parameters, inputs, timed=["history.json"])
+        name, timed = f"systems/{system.name}", ["history.json"]
+        artefact = partial(self.store.artefact, name, parameters, inputs, timed=timed, light=light)
         return distributed.make_together(artefact, make)
 
     def _inputs(self, system: System) -> dict[str, str]:
         inputs = {"collection": self.collection.digest, "pairs": store.digest(*self.pairs)}
         inputs["encoder"] = store.folder_digest(Path(self.profile.encoder_path))
         if system.name != self.baseline.name:
-            inputs["baseline"] = store.digest_of(self.trained(self.baseline))
+            inputs["baseline"] = store.digest_of(self.trained(self.baseline, light=True))
         if system.teacher in ("in_batch", "dual"):
             inputs["colbert"] = store.folder_digest(Path(shipped.model(self.profile, "colbert")))
         return inputs
 
     def history(self, system: System) -> list[History]:
         """The evaluations during its training."""
-        return [History(*row) for row in store.read_json(self.trained(system) / "history.json")]
+        return [History(*row) for row in store.read_json(self.trained(system, light=True) / "history.json")]
 
     # --- retrieval -----------------------------------------------------------------------------------------------
 
@@ -200,7 +204,7 @@ class Experiment:
         if system.kind == "untrained":
             source = shipped.encoder(self.profile)
         else:
-            source = located(system.source) if system.kind == "checkpoint" else str(self.trained(system))
+            source = located(system.source) if system.kind == "checkpoint" else str(self.trained(system, light=True))
         return BiEncoder(self.profile, self.collection, system, source)
 
     def load(self, system: System) -> torch.nn.Module:

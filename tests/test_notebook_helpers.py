@@ -1,11 +1,15 @@
 """What a reader sees of `show`, `grid` and `check`."""
 
+import logging
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 from tas_lib import losses, sampling
+from tas_lib.data import progress
 from tas_lib.report import gaps, notebook
 
 
@@ -110,3 +114,23 @@ def test_a_cell_that_does_not_apply_says_so_and_the_notebook_goes_on(profile: st
         *(["Not so on this profile: one == 2", "goes on"] if goes_on else []),
         "[3] []",
     ]
+
+
+def test_a_live_notebook_shows_the_log_in_one_line_that_warnings_end(monkeypatch, capsys):
+    log = logging.getLogger("tas_lib")
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "level", log.level)
+    monkeypatch.setenv("TAS_LOG", "run.log")
+    progress.show_in(SimpleNamespace(kernel=None))
+    monkeypatch.delenv("TAS_LOG")
+    progress.show_in(InteractiveShell())  # no kernel
+    assert not log.handlers
+    for _ in range(2):  # a notebook imports once, a reader may run the cell twice
+        progress.show_in(SimpleNamespace(kernel=None))
+    step = progress.Progress(logging.getLogger("tas_lib.retrieval.encode"), "token vectors", 4)
+    step.shown -= progress.EVERY_S
+    step.add(1)
+    logging.getLogger("tas_lib.data").warning("careful")
+    first, second = capsys.readouterr().err.split("\r")[1:]
+    assert first.startswith("token vectors: 25% after 0 s") and len(first) == 100
+    assert second == f"{'careful':<100}\n"

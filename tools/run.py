@@ -25,7 +25,7 @@ from tools import graph, notebooks, progress, verify
 from tools.graph import ROOT
 
 DEFAULT = "docs"
-ALONE = ("benchmarks", "book", "teachers")  # targets outside the graph
+ALONE = ("benchmarks", "book", "pack", "teachers", "unpack")  # targets outside the graph
 RESUME = "Run the same command again to resume."
 
 
@@ -71,6 +71,8 @@ def build(words: list[str], dry_run: bool) -> int:
             from tools import book
 
             return book.main()
+        if targets[0] in ("pack", "unpack"):
+            return share(profile, targets[0])
         if targets == ["teachers"]:
             install("teachers")
             from tools.make_shipped import remake
@@ -102,6 +104,18 @@ def install(target: str) -> None:
     """Add to .venv the packages that only this target needs."""
     pins = str(ROOT / f"requirements-{target}.txt")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", pins], check=True)
+
+
+def share(profile: Profile, how: str) -> int:
+    """Write the results pack of a profile (`pack`), or put it into the store (`unpack`)."""
+    from tools import pack
+
+    packed = ROOT / "data" / "results" / f"{profile.name}.tar.xz"
+    if how == "unpack" and not packed.is_file():
+        raise ValueError(f"there is no results pack of profile {profile.name}")
+    getattr(pack, how)(profile, packed)
+    print(f"{progress.short(str(packed))}: {how}ed, {packed.stat().st_size / 1e6:.1f} MB")
+    return 0
 
 
 def check(words: list[str]) -> int:
@@ -169,6 +183,7 @@ def publish(profile: Profile, targets: list[str]) -> None:
             notebooks.publish(executed / f"{job.name}.ipynb", job.source, job.parameters)
         if profile.name == DEFAULT:
             notebooks.publish_table(ROOT / "README.md", profile.figures / "table4.md")
+            notebooks.publish_verdict(ROOT / "README.md", profile.figures / "claims.csv")
     files = [progress.short(str(profile.figures / file)) for job in built for file in job.makes]
     print("", *files, f"Executed notebooks: {progress.short(str(executed))}/", sep="\n", flush=True)
 

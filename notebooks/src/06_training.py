@@ -90,6 +90,7 @@ show(training.train)
 
 # %%
 part = frozen.trained_part(student.to(encode.device()), settings.of(system).training.frozen_layers)
+lab.trained(system)  # now, if it has not been
 start = lab.candidates(system).ndcg(part, lab.texts(system))
 evaluations = [training.History(0, start, float("nan"), float("nan"), 0.0), *lab.history(system)]
 history = pd.DataFrame(evaluations)

@@ -1,6 +1,8 @@
 """Progress of long work in the log: how much is done, and how much time is left at this run's own rate."""
 
 import logging
+import os
+import sys
 import time
 
 EVERY_S = 5.0
@@ -22,3 +24,22 @@ class Progress:
             self.shown, spent, share = now, now - self.start, self.done / self.total
             left = spent * (1 - share) / share
             self.log.info("%s: %.0f%% after %.0f s, about %.0f s left", self.what, 100 * share, spent, left)
+
+
+class LiveLine(logging.StreamHandler):
+    """The log below the cell of a notebook that runs: each line replaces the one before, but warnings stay."""
+
+    terminator = ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, as wide as the one that it covers."""
+        text = f"\r{super().format(record):<100}"
+        return text + "\n" if record.levelno >= logging.WARNING else text
+
+
+def show_in(shell: object) -> None:
+    """Show the log if this shell of IPython is a live kernel's; one of the runner's writes it to a file (`TAS_LOG`)."""
+    log = logging.getLogger("tas_lib")
+    if "TAS_LOG" not in os.environ and hasattr(shell, "kernel") and not log.handlers:
+        log.addHandler(LiveLine(sys.stderr))
+        log.setLevel(logging.INFO)

@@ -123,6 +123,7 @@ class Store:
         inputs: Mapping[str, str],
         make: Callable[[Path], None],
         timed: Sequence[str] = (),
+        light: bool = False,
     ) -> Path:
         """The folder `name`: reused if it was made from these parameters and inputs, else made by `make(folder)`.
 
@@ -130,16 +131,17 @@ class Store:
         `provenance.json`. After an interruption, `make` finds the files that it had written for the same artefact.
         timed: files that hold measured times. The artefact's digest leaves them out, so that equal content made in
         another time is an equal input to the next artefact.
+        light: whether one will do that lacks what a results pack left out (tools/pack.py); else it is made again.
         While another process makes the same artefact, this one waits for it. Raises OSError if the disk is full.
         """
         target = self.root / name
         draft = target.with_name(f".{target.name}.draft")
         origin = {"parameters": json.loads(json.dumps(parameters, default=str)), "inputs": dict(inputs)}
-        why = _stale(target, origin)
+        why = _stale(target, origin, light)
         if why is None:
             return target
         with self.lock(name):
-            if _stale(target, origin) is None:
+            if _stale(target, origin, light) is None:
                 return target
             log.info("%s: %s", name, why)
             if _stale(draft, origin) is not None:  # else killed between completing and renaming it
@@ -176,8 +178,8 @@ class Store:
             yield
 
 
-def _stale(folder: Path, origin: Mapping[str, Any]) -> str | None:
-    """Why a folder is not a complete artefact of this origin; None if it is."""
+def _stale(folder: Path, origin: Mapping[str, Any], light: bool = False) -> str | None:
+    """Why a folder is not a complete artefact of this origin; None if it is. light: but for what was left out."""
     try:
         note = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         sizes: dict[str, int] = note["files"]
@@ -190,7 +192,8 @@ def _stale(folder: Path, origin: Mapping[str, Any]) -> str | None:
         changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if changed:
             return f"remade, {part} changed: {', '.join(changed)}"
-    broken = [n for n, size in sizes.items() if not (folder / n).exists() or (folder / n).stat().st_size != size]
+    needed = {n: size for n, size in sizes.items() if not (light and n in note.get("left_out", ()))}
+    broken = [n for n, size in needed.items() if not (folder / n).exists() or (folder / n).stat().st_size != size]
     return f"remade, {broken[0]} is missing or cut off" if broken else None
 
 
@@ -239,7 +242,8 @@ def provenance(folder: Path) -> dict[str, Any]:
 def damaged(folder: Path) -> list[str]:
     """The files of an artefact that are not as they were written, each with what is wrong; reads every byte."""
     try:
-        digests: dict[str, str] = provenance(folder).get("sha256", {})
+        note = provenance(folder)
+        digests: dict[str, str] = {n: d for n, d in note.get("sha256", {}).items() if n not in note.get("left_out", ())}
     except (ValueError, AttributeError):
         return ["provenance.json cannot be read"]
     missing = [f"{name} is missing" for name in digests if not (folder / name).is_file()]

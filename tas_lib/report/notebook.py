@@ -8,13 +8,17 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from IPython import get_ipython
 from IPython.display import display
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 from torch import Tensor
 
+from tas_lib.data import progress
 from tas_lib.report import gaps  # noqa: F401 - its import sets what happens where a cell does not apply
+
+progress.show_in(get_ipython())
 
 PAPER = (
     "background:#f6f8fa; color:#24292f; padding:.6em .8em; overflow-x:auto; white-space:pre; font:.85em/1.4 monospace"

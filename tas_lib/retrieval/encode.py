@@ -160,6 +160,12 @@ class BiEncoder:
         """The model, on the GPU if there is one: from ids and mask (N, T) to vectors (N, D)."""
         if self.in_modules:
             return SentenceEncoder(self.source, device()).eval()
+        if self.system.kind == "trained" and not Path(self.source, "model.safetensors").exists():
+            name = self.system.name
+            raise ValueError(
+                f"the weights of {name} are not here, since the results pack leaves them out: notebook 06 with this "
+                f"system's parameters trains it, and so does ./run_all.sh {self.profile.name} {name}"
+            )
         return pretrained.load_dot(self.source, self.pooling).to(device()).eval()
 
     def inputs(self) -> dict[str, str]:

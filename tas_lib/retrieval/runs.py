@@ -84,17 +84,17 @@ class Runs:
         self.deepest[system.name] = max(self.deepest.get(system.name, 0), *map(len, run.values()))
         return run
 
-    def file(self, system: System, name: str) -> Path:
-        """The run file, made now if it is not there."""
+    def file(self, system: System, name: str, light: bool = False) -> Path:
+        """The run file, made now if it is not there. light: a results pack may have its provenance only."""
         if system.kind == "run":
             return ROOT / Path(system.source.format(set=name)).expanduser()
         parameters: dict[str, Any] = {"depth": self.profile.evaluation.depth}
-        inputs = {key: store.file_digest(self.file(self.systems[key], name)) for key in system.parts}
+        inputs = {key: self._digest(self.systems[key], name) for key in system.parts}
         inputs["collection"] = self.collection.digest
         if system.kind == "fused":
             parameters |= {"how": system.how} | self.profile.fusion.model_dump()
             if system.how == "interpolate":
-                inputs |= {f"{key}, stop": store.file_digest(self.file(self.systems[key], "stop")) for key in system.of}
+                inputs |= {f"{key}, stop": self._digest(self.systems[key], "stop") for key in system.of}
         elif system.kind == "reranked":
             parameters |= {"by": system.by, "candidates": self.profile.candidates(system)}
             parameters |= {"queries": len(self.rerankers.sample(name)), "tokens": self.profile.tokens.model_dump()}
@@ -116,7 +116,14 @@ class Runs:
             formats.write_run(folder / f"{name}.run.gz", self._maker(system, name)(ids, parts), system.name)
 
         folder = f"retrieved/{system.name}/{name}"
-        return store.Store(self.profile.folder).artefact(folder, parameters, inputs, make) / f"{name}.run.gz"
+        kept = store.Store(self.profile.folder).artefact(folder, parameters, inputs, make, light=light)
+        return kept / f"{name}.run.gz"
+
+    def _digest(self, system: System, name: str) -> str:
+        path = self.file(system, name, light=True)
+        if system.kind == "run":
+            return store.file_digest(path)
+        return str(store.provenance(path.parent)["sha256"][path.name])
 
     def _maker(self, system: System, name: str, remember: bool = True) -> Maker:
         """How a system answers queries of a set, with everything loaded. remember: whether scores are cached."""
@@ -148,11 +155,23 @@ class Runs:
     def evaluate(self, system: System, name: str) -> PerQuery:
         """The paper's measures of a system on a test set, per query; of a re-ranked one, on its sample."""
         test = known(name, {test.name: test for test in self.profile.evaluation.sets})
+        if reason := self.why_not(system, name):
+            raise NotRun(f"{system.name}: {reason}")
         qrels = self.collection.sets[name].qrels
         if system.kind == "reranked":
             qrels = {query: qrels[query] for query in self.rerankers.sample(name) if query in qrels}
         measures = metrics.paper_measures(test.binarise_at, self.profile.evaluation.depth)
-        return metrics.evaluate(self.run(system, name), qrels, measures)
+        if system.kind == "run":
+            return metrics.evaluate(self.run(system, name), qrels, measures)
+
+        def make(folder: Path) -> None:
+            values = metrics.evaluate(self.run(system, name), qrels, measures)
+            store.write_json(folder / "values.json", [values[measure] for measure in measures])
+
+        inputs = {"run": self._digest(system, name), "collection": self.collection.digest}
+        asked = {"measures": [str(measure) for measure in measures], "queries": store.digest(sorted(qrels))}
+        folder = store.Store(self.profile.folder).artefact(f"measured/{system.name}/{name}", asked, inputs, make)
+        return dict(zip(measures, store.read_json(folder / "values.json"), strict=True))
 
     def why_not(self, system: System, name: str) -> str:
         """Why a system has no run on a query set; "" if it has one or can be run."""
