@@ -19,6 +19,7 @@ from tas_lib import models
 from tas_lib.config import ROOT, DocsSource, LocalSource, MsMarcoSource, Profile
 from tas_lib.data import store
 from tas_lib.experiment import Experiment
+from tas_lib.report import following
 from tas_lib.retrieval import pretrained
 
 Values = dict[str, Any]
@@ -69,6 +70,7 @@ OTHER: Values = {
     "stop.depth": 2,
     "evaluation.sets.0.name": "most",
     "evaluation.sets.0.graded": True,
+    "evaluation.sets.0.binarise_at": 2,
     "evaluation.depth": 6,
     "fusion.alphas": [0.01, 100.0],
     "fusion.k": 1,
@@ -121,7 +123,6 @@ NONE = {
     "training.list_weights.lambdarank": "as the weight of listnet",
     "evaluation.sets.*.label": "of tables alone",
     "evaluation.sets.*.paper": "of tables alone",
-    "evaluation.sets.*.binarise_at": "of tables alone",
     "evaluation.alpha": "of tables alone",
     "systems.*.kind": "another kind is another row",
     "deviations": "as systems",
@@ -134,10 +135,11 @@ KINDS = {
     "data/collection.py": {"collection"},
     "data/tokens.py": {"tokens"},
     "experiment.py": {"checked", "clusters", "systems"},
+    "report/following.py": {"following"},
     "report/latency.py": set[str](),  # vectors of no profile
     "retrieval/doc2query.py": {"expansions"},
     "retrieval/encode.py": {"states", "vectors"},
-    "retrieval/runs.py": {"retrieved"},
+    "retrieval/runs.py": {"measured", "retrieved"},
     "train/pairs.py": {"pairs", "negatives"},
     "train/teachers.py": {"colbert-vectors"},
 }
@@ -253,7 +255,8 @@ def build(profile: Values, runs: Path) -> None:
         lab = Experiment(Profile.model_validate(profile))
         for system in lab.listed.values():
             for test in lab.profile.evaluation.sets:
-                lab.run(system, test.name)
+                lab.evaluate(system, test.name)
+        following.margin_errors(lab, [lab.baseline], [lab.sampler(lab.baseline).batch(0)])
 
 
 def notes(runs: Path) -> dict[str, Path]:
