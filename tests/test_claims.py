@@ -12,7 +12,8 @@ from scipy.stats import ttest_rel
 from tas_lib.config import ROOT, Evaluation, TestSet
 from tas_lib.evaluation import claims, comparisons, metrics, significance
 from tas_lib.evaluation.claims import ENOUGH
-from tas_lib.evaluation.comparisons import COLUMNS, SEEDS
+from tas_lib.evaluation.columns import COLUMNS, columns_of
+from tas_lib.evaluation.comparisons import SEEDS, estimate, trained_parts
 from tas_lib.report import claims_page
 from tas_lib.report.paper import paper_table, rows
 
@@ -135,10 +136,9 @@ def test_a_comparison_is_judged_by_its_columns(rule, strengths, equal, need, exp
 
 
 def test_columns_are_those_of_every_graded_set_and_of_the_first_other_one():
-    columns = comparisons.columns_of("the columns of Tables 3 and 5", EVALUATION)
-    names = [f"{test.label} {measure}" for test, measure in columns]
-    assert names == ["A nDCG@10", "B nDCG@10", "A R(rel=2)@100", "B R(rel=2)@100", "Dev RR@10", "Dev R@100"]
-    assert len(comparisons.columns_of("all columns", EVALUATION)) == 9
+    names = [column.heading for column in columns_of("the columns of Tables 3 and 5", EVALUATION)]
+    assert names == ["A nDCG@10", "B nDCG@10", "A R@100", "B R@100", "Dev MRR@10", "Dev R@100"]
+    assert len(columns_of("all columns", EVALUATION)) == 9
 
 
 # five seeds: deviations 0, .001, -.001, .0005, -.0005; their squares sum to 2.5e-6, over 4 is 6.25e-7
@@ -187,7 +187,7 @@ def test_a_difference_that_is_not_seen_is_no_proof_of_equality():
     # five seeds between .49 and .51: two of them lie .03 apart by chance, and no column can show equality within .01
     levels = dict(zip(SEEDS, (0.50, 0.51, 0.49, 0.505, 0.495), strict=True))
     verdicts = judged(scores_of(levels))
-    trained = [c for c in COMPARED if all(comparisons.trained_apart(*pair) for pair in c.pairs)]
+    trained = [c for c in COMPARED if all(trained_parts(a) != trained_parts(b) for a, b in c.pairs)]
     assert {verdicts[claim.key].verdict for claim in trained} == {"undecided"}
     assert verdicts["expanded"].verdict == "no difference"  # docT5query and BM25 have no seeds
 
@@ -264,14 +264,82 @@ def test_what_a_column_can_see_by_hand():
     ]
     assert len(lines) == 2 * 9
     # one pair of the students of Table 4, and two with BM25: their median
-    column = comparisons.columns_of("nDCG, graded sets", EVALUATION)[0]
+    column = columns_of("nDCG, graded sets", EVALUATION)[0]
     pairs = ("labels", SEEDS[0]), ("labels", "bm25"), (SEEDS[0], "bm25")
-    one, *others = (comparisons.estimate(scores, pair, column, {}) for pair in pairs)
+    one, *others = (estimate(scores, pair, [column]) for pair in pairs)
     assert lines[0][2:] == pytest.approx((one.smallest(), comparisons.MARGIN - one.reach(0.9)))
     assert lines[1].smallest == pytest.approx(mean(other.smallest() for other in others))
     # an effect of that size is found four times in five
     t_975, t_8 = (t_distribution.ppf(share, one.freedom) for share in (0.975, 0.8))
     assert one.smallest() == pytest.approx((t_975 + t_8) * one.error)
+
+
+NDCG, RECALL = (columns_of(f"{name}, graded sets", EVALUATION) for name in ("nDCG", "recall"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "parts"),
+    [
+        (("dual/tas", "dual/random"), 2),
+        (("dual/tas_balanced", "labels"), 2),  # instance A alone
+        (("tas_b", "bm25"), 1),
+        (("bm25>duo", "bm25"), 0),
+        (("d2q+tas_b>duo", "d2q>duo"), 1),
+        (("d2q+tas_b", "tas_b"), 0),
+        ((SEEDS[1], SEEDS[0]), 0),  # two models of one system, as in Table 5
+    ],
+)
+def test_with_table_5s_seeds_alone_every_system_counts_with_one_run_and_the_deviation_of_five(keys, parts):
+    scores = scores_of()
+    found = estimate(scores, keys, NDCG[:1])
+    ours, theirs = (scores[key]["a"][NDCG[0].measure] for key in keys)
+    queries = significance.paired(ours, theirs)
+    deviation = stdev(mean(scores[key]["a"][NDCG[0].measure].values()) for key in SEEDS)
+    error = math.sqrt(queries.error**2 + parts * deviation**2)
+    freedom = error**4 / (queries.error**4 / queries.freedom + (parts * deviation**2) ** 2 / 4)
+    assert found == pytest.approx((queries.difference, error, freedom))
+
+
+def test_systems_with_several_seeds_are_averaged_and_their_deviation_is_pooled():
+    # levels .50, .51, .52 and .40, .42: squares .0002 and .0002, 3 degrees of freedom; BM25 has no seed
+    levels = {"labels": 0.50, "labels/seed2": 0.51, "labels/seed3": 0.52, "tas_b": 0.40, "tas_b/seed2": 0.42}
+    scores = scores_of(levels | {"labels/seed4": 0.9})
+    scores = {key: scores[key] for key in (*levels, "bm25")} | {"labels/seed4": {}}
+    deviation = 0.0004 / 3
+    for keys, difference, times in (
+        (("labels", "tas_b"), 0.51 - 0.41, 1 / 3 + 1 / 2),
+        (("labels", "bm25"), 0.51 - 0.50, 1 / 3),
+        (("labels/seed2", "labels"), 0.51 - 0.50, 0),
+    ):
+        found = estimate(scores, keys, NDCG)  # the mean over two sets: a seed moves both
+        ours, theirs, seeds = comparisons.pair(scores, keys, NDCG)
+        queries = [significance.paired(*both) for both in zip(ours, theirs, strict=True)]
+        assert (found.difference, seeds) == pytest.approx((difference, times))
+        variance = sum(one.error**2 for one in queries) / 4
+        assert found.error**2 == pytest.approx(variance + times * deviation)
+    assert comparisons.between_seeds(scores, NDCG) == pytest.approx((deviation, 3))
+    assert comparisons.instances(scores, "labels") == ["labels", "labels/seed2", "labels/seed3"]
+    assert comparisons.single(scores).keys() == {"labels", "tas_b", "bm25"}
+    only = {key: sets for key, sets in scores.items() if key != "tas_b/seed2"}
+    assert comparisons.instances(only, "labels") == ["labels"]  # like is compared with like
+
+
+def test_what_is_re_ranked_is_compared_with_the_same_run_of_its_first_stage():
+    levels = {"tas_b": 0.40, "tas_b/seed2": 0.42, "labels": 0.5, "labels/seed2": 0.52, "tas_b>duo": 0.6}
+    scores = scores_of(levels)
+    assert estimate(scores, ("tas_b>duo", "tas_b"), RECALL).difference == pytest.approx(0.2)
+    assert estimate(scores, ("tas_b>duo", "labels"), RECALL).difference == pytest.approx(0.09)
+    assert comparisons.pair(scores, ("tas_b>duo", "labels"), RECALL).seeds == 1 + 1 / 2
+
+
+def test_a_run_made_here_agrees_with_the_shipped_seeds_within_some_deviations():
+    # shipped: .50, .51, .52, deviation .01 about .51; here .54
+    shipped = {f"labels/seed{n}": 0.49 + n / 100 for n in (1, 2, 3)}
+    scores = scores_of({"labels": 0.54, **shipped})
+    shipped = {key: scores[key] for key in shipped}
+    (one,) = comparisons.agreement({"labels": scores["labels"], "bm25": scores["bm25"]}, shipped, NDCG)
+    assert one == ("labels", *map(pytest.approx, (0.54, 0.51, 3.0)))
+    assert comparisons.agreement(scores, {}, NDCG) == []
 
 
 def test_a_sample_of_queries_that_the_other_system_lacks_is_refused():

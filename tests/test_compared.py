@@ -9,9 +9,10 @@ import pytest
 
 from tas_lib import config
 from tas_lib.config import PAPERS_SETS
+from tas_lib.evaluation.columns import nine_columns
 from tas_lib.evaluation.metrics import PerQuery
 from tas_lib.report import compared, paper, tables
-from tas_lib.report.paper import Cell, nine_columns, paper_table
+from tas_lib.report.paper import Cell, paper_table
 from tools import graph
 
 MSMARCO, CHECKPOINTS, DOCS = (config.load(name) for name in ("msmarco", "checkpoints", "docs"))

@@ -20,7 +20,7 @@ from tas_lib.clustering import Clusters
 from tas_lib.config import Evaluation, TestSet
 from tas_lib.evaluation.comparisons import SEEDS, STUDENTS
 from tas_lib.evaluation.metrics import paper_measures
-from tas_lib.evaluation.significance import Estimate, paired
+from tas_lib.evaluation.significance import paired
 from tas_lib.records import History, Pairs
 from tas_lib.report import curves, figures, forest, pictures, style
 from tas_lib.report.curves import Curve
@@ -311,8 +311,6 @@ def test_steps_by_hand():
     means = [np.mean([[*scores[key][name][m].values()] for name, m in columns]) for key in SEEDS]
     assert step.ours.difference == pytest.approx((a.difference + b.difference) / 2)
     assert step.ours.error**2 == pytest.approx((a.error**2 + b.error**2) / 4 + 2 * np.var(means, ddof=1))
-    # equal errors add up their degrees of freedom
-    assert forest.average([Estimate(1.0, 0.2, 10), Estimate(3.0, 0.2, 10)]) == pytest.approx((2, 0.2 / 2**0.5, 20))
     figure = forest.forest([*found.values()])
     drawn = [len(ax.containers) for ax in panels(figure)]
     assert drawn == [8, 8]  # error bars, but for the two steps from and to the system that was not run

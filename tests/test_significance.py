@@ -22,9 +22,9 @@ def column(values):
 def test_the_paired_t_test_by_hand():
     # differences 1, 2, 3: mean 2, deviation 1, t = 2 / (1 / √3) = 3.46 with 2 degrees of freedom
     ours, theirs = column([2, 4, 6]), column([1, 2, 3])
-    p = significance.paired_t(ours, theirs)
+    p = significance.paired(ours, theirs).p
     assert p == pytest.approx(2 * t_distribution.sf(2 * math.sqrt(3), 2))
-    assert significance.paired_t(ours, dict(reversed(theirs.items()))) == p  # pairs by query, not by order
+    assert significance.paired(ours, dict(reversed(theirs.items()))).p == p  # pairs by query, not by order
 
 
 def test_by_family_it_is_the_regression_on_a_constant_with_clustered_errors():
@@ -48,7 +48,7 @@ def test_families_of_equal_size_are_tested_by_their_means():
     rng = np.random.default_rng(2)
     values = rng.normal(size=(9, 4)) + 0.3
     families = {f"q{i}": i // 4 for i in range(36)}
-    p = significance.paired_t(column(values.ravel()), column(np.zeros(36)), families)
+    p = significance.paired(column(values.ravel()), column(np.zeros(36)), families).p
     assert p == pytest.approx(ttest_1samp(values.mean(axis=1), 0).pvalue)
 
 
@@ -58,20 +58,20 @@ def test_nearly_independent_families_raise_few_false_alarms_and_ignoring_them_ra
     families = {f"q{i}": int(label) for i, label in enumerate(labels)}
     for _ in range(400):
         ours = column(rng.normal(size=240) + rng.normal(size=60)[labels])
-        alarms += [significance.paired_t(ours, dict.fromkeys(ours, 0.0), some) < 0.05 for some in (families, {})]
+        alarms += [significance.paired(ours, dict.fromkeys(ours, 0.0), some).p < 0.05 for some in (families, {})]
     assert 0.02 < alarms[0] / 400 < 0.09 and alarms[1] / 400 > 0.12
 
 
 def test_equal_systems_and_single_queries_are_never_significant():
-    assert significance.paired_t(column([1, 2]), column([1, 2])) == 1
-    assert significance.paired_t(column([1]), column([2])) == 1
+    assert significance.paired(column([1, 2]), column([1, 2])).p == 1
+    assert significance.paired(column([1]), column([2])).p == 1
     one_family = significance.paired(column([1, 2]), column([0, 0]), {"q0": 7, "q1": 7})
     assert one_family.p == 1 and not one_family.within(9) and one_family.smallest() == math.inf
 
 
 def test_systems_over_different_queries_are_not_compared():
     with pytest.raises(ValueError, match="1 are in one of the two only: q2"):
-        significance.paired_t(column([1, 2, 3]), column([1, 2]))
+        significance.paired(column([1, 2, 3]), column([1, 2]))
 
 
 def test_no_difference_is_shown_by_two_one_sided_tests():
@@ -89,31 +89,18 @@ def test_the_smallest_effect_is_the_one_that_is_found_four_times_in_five():
     assert TTestPower().power(effect, 80, 0.05) == pytest.approx(0.8, abs=0.003)
 
 
-def test_the_chance_of_seeds_is_added_by_hand():
+def test_sources_of_chance_are_added_by_hand():
     # .003² and 2 × .004²: 9e-6 + 32e-6 = 41e-6; Satterthwaite: 41² / (9² / 60 + 32² / 4) = 1681 / 257.35 = 6.53
-    both = Estimate(0.01, 0.003, 60).with_seeds(0.004, 2)
-    assert both == (0.01, pytest.approx(math.sqrt(41e-6)), pytest.approx(1681 / 257.35))
-    assert Estimate(0.01, 0.003, 60).with_seeds(0.004, 0) == Estimate(0.01, 0.003, 60)
+    both = significance.combined(0.01, [(9e-6, 60), (32e-6, 4)])
+    assert both == pytest.approx((0.01, math.sqrt(41e-6), 1681 / 257.35))
+    assert significance.combined(0.01, [(9e-6, 60), (0.0, 0)]) == pytest.approx((0.01, 0.003, 60))
+    assert significance.combined(0.01, [(0.0, 7)]) == (0.01, 0.0, math.inf)
+    assert significance.combined(0.01, [(math.inf, math.inf), (9e-6, 60)])[1:] == (math.inf, math.inf)
+    # equal errors add up their degrees of freedom
+    assert significance.combined(2.0, [(0.01, 10), (0.01, 10)]) == pytest.approx((2, 0.2 / 2**0.5, 20))
     # with queries without end, two systems must lie 3.9 deviations of five seeds apart, one and BM25 2.8
-    factors = [Estimate(0.0, 1e-9, 60).with_seeds(1.0, trained).reach(0.95) for trained in (2, 1)]
+    factors = [significance.combined(0.0, [(trained, 4)]).reach(0.95) for trained in (2, 1)]
     assert factors == pytest.approx([3.93, 2.78], abs=0.005)
-
-
-def test_letters_name_the_systems_that_a_row_beats_significantly():
-    # m beats k and l by 1 ± .1 on each query; l beats k on average only, by one lucky query
-    noise = [0.1, -0.1] * 4
-    low = column([0] * 8)
-    lucky = column([4, 0, 0, 0, 0, 0, 0, 0])
-    high = column([5 + n for n in noise])
-    assert significance.better_than({"k": low, "l": lucky, "m": high}) == {"k": "", "l": "", "m": "kl"}
-    # letters in the order of the rows; a row that is significantly worse has none
-    assert significance.better_than({"m": high, "l": lucky, "k": low}) == {"m": "lk", "l": "", "k": ""}
-    # at 40 % the lucky query is enough: t = 0.5 / (√2 / √8) = 1, p = .35
-    assert significance.better_than({"k": low, "l": lucky}, alpha=0.4) == {"k": "", "l": "k"}
-    # two families that gain 9 and 1: t = 5 / 4 with one degree of freedom; eight queries are enough
-    split, families = column([9] * 4 + [1] * 4), {f"q{i}": i // 4 for i in range(8)}
-    found = [significance.better_than({"k": low, "m": split}, some)["m"] for some in (families, {})]
-    assert found == ["", "k"]
 
 
 def test_holm_by_hand():

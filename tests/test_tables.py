@@ -1,7 +1,5 @@
 """Tables: composed from hand-made values, and written as they should be read."""
 
-import math
-
 import pandas as pd
 import pytest
 from ir_measures import Measure, R, nDCG
@@ -9,25 +7,30 @@ from scipy.stats import ttest_rel
 
 from tas_lib import config
 from tas_lib.config import System, TestSet
-from tas_lib.evaluation.significance import paired
+from tas_lib.evaluation.columns import Column, nine_columns, six_columns
+from tas_lib.evaluation.comparisons import estimate
 from tas_lib.report import paper, render, tables
-from tas_lib.report.paper import Column, Printed, Row, nine_columns, paper_table, six_columns
+from tas_lib.report.paper import Printed, Row, paper_table
 from tas_lib.report.render import Grid
 
 NDCG, RECALL = nDCG @ 10, R @ 100
 COLUMNS = [Column("a", "Set A", NDCG, "TREC-DL'19 nDCG@10"), Column("a", "Set A", RECALL, "TREC-DL'19 R@1K")]
 PRINTED = {("low", "TREC-DL'19 nDCG@10"): Printed(".602", ""), ("low", "TREC-DL'19 R@1K"): Printed("lost", "k")}
 LOW = {f"q{i}": 0.1 + i / 100 for i in range(8)}
+LESS, MORE = ({query: value + off for query, value in LOW.items()} for off in (-0.001, 0.001))
 HIGH = {query: value + 0.3 + (0.01 if value > 0.14 else 0) for query, value in LOW.items()}
 TAS_B = "dual/tas_balanced"
 
 
-def row(name: str, letter: str, ndcg: dict[str, float], block: str = "") -> Row:
-    return Row((name,), letter, block=block, scores={"a": {NDCG: ndcg}})
+def small(*rows: tuple[str, str, dict[str, float]], families=None, **blocks: str) -> tables.Table:
+    """A table of one column; rows: name, letter, values."""
+    made = [Row((name,), letter, block=blocks.get(name, ""), key=name, runs=[name]) for name, letter, _ in rows]
+    scores = {name: {"a": {NDCG: values}} for name, _, values in rows}
+    return tables.compose("", ("System",), made, [COLUMNS[0]._replace(families=families or {})], {}, scores)
 
 
-def small(rows: list[Row]) -> tables.Table:
-    return tables.compose("", ("System",), rows, COLUMNS[:1], {})
+def letters(table: tables.Table) -> list[str]:
+    return [cells[0].letters for cells in table.cells]
 
 
 # --- composing and writing -----------------------------------------------------------------------------------------
@@ -36,38 +39,43 @@ TABLE = tables.compose(
     "A & B.",
     ("Teacher", "Sampling"),
     [
-        Row(("None", "Random"), "r", "low", scores={"a": {NDCG: LOW, RECALL: HIGH}}, origin="trained here"),
-        Row(("Pairwise_T", "TAS"), "t", scores={"a": {NDCG: HIGH, RECALL: HIGH}}, origin="run file"),
+        Row(("None", "Random"), "r", "low", key="x", runs=["x", "x/seed2"], origin="trained here, 2 seeds"),
+        Row(("Pairwise_T", "TAS"), "t", key="y", runs=["y"], origin="run file"),
         Row(("ANCE", ""), paper="low", missing="reported", origin="reported"),
         Row(("None", "TAS"), origin="not run"),
     ],
     COLUMNS,
     PRINTED,
-)
+    {"x": {"a": {NDCG: LESS, RECALL: HIGH}}, "x/seed2": {"a": {NDCG: MORE, RECALL: HIGH}},
+     "y": {"a": {NDCG: HIGH, RECALL: HIGH}}},
+)  # fmt: skip
 
 
 def test_a_table_is_written_as_markdown_csv_and_latex(tmp_path):
-    # LOW: .10 ... .17, mean .135; HIGH: .3 more, and .01 more for .15, .16, .17: mean .43875
+    # LOW, .001 less and more: .10 ... .17, mean .135, deviation .0014; HIGH: .3 more, and .01 more for .15, .16, .17:
+    # mean .43875
     paths = tables.write(TABLE, tmp_path, "table0")
     assert [path.name for path in paths] == ["table0.md", "table0.csv", "table0.tex"]
     assert paths[0].read_text().splitlines() == [
-        "A & B. A letter marks a row that this one beats significantly (paired t-test, p < .05)."
+        "A & B. Values are means over the seeds that Run counts, ± their standard deviation."
+        " A letter marks a row that this one beats significantly (paired t-test and random seed, p < .05)."
         " In parentheses the paper's numbers, on MS MARCO: TREC-DL'19 for Set A, R@1K for R@100.",
         "",
         "|  | Teacher | Sampling | Set A<br>nDCG@10 | Set A<br>R@100 | Run |",
         "| --- | --- | --- | ---: | ---: | --- |",
-        "| r | None | Random | .135<br>(.602) | **.439**<br>(lost) | trained here |",
+        "| r | None | Random | .135<br>±.001<br>(.602) | **.439**<br>±.000<br>(lost) | trained here, 2 seeds |",
         "| t | Pairwise_T | TAS | **.439**<sup>r</sup> | **.439** | run file |",
         "|  | ANCE |  | reported<br>(.602) | reported<br>(lost) | reported |",
         "|  | None | TAS | not run | not run | not run |",
     ]
     lines = paths[1].read_text().splitlines()
-    assert lines[0] == "row,column,value,markers,origin,paper_column,paper_value,paper_markers"
-    assert lines[3] == "Pairwise_T / TAS,Set A nDCG@10,.4387,r,run file,TREC-DL'19 nDCG@10,,"
-    assert lines[6] == "ANCE,Set A R@100,reported,,reported,TREC-DL'19 R@1K,lost,k"
+    assert lines[0] == "row,column,value,deviation,markers,origin,paper_column,paper_value,paper_markers"
+    assert lines[1] == 'None / Random,Set A nDCG@10,.1350,.0014,,"trained here, 2 seeds",TREC-DL\'19 nDCG@10,.602,'
+    assert lines[3] == "Pairwise_T / TAS,Set A nDCG@10,.4387,,r,run file,TREC-DL'19 nDCG@10,,"
+    assert lines[6] == "ANCE,Set A R@100,reported,,,reported,TREC-DL'19 R@1K,lost,k"
     latex = paths[2].read_text().splitlines()
     assert latex[1].startswith(
-        r"\caption{A \& B. A letter marks a row that this one beats significantly (paired t-test, p $<$"
+        r"\caption{A \& B. Values are means over the seeds that Run counts, $\pm$ their standard deviation. A letter"
     )
     assert [latex[0], *latex[2:]] == [
         r"\begin{table*}",
@@ -76,8 +84,8 @@ def test_a_table_is_written_as_markdown_csv_and_latex(tmp_path):
         r" &  &  & \multicolumn{2}{c}{Set A} &  \\",
         r" & Teacher & Sampling & nDCG@10 & R@100 & Run \\",
         r"\midrule",
-        r"r & None & Random & .135 & \textbf{.439} & trained here \\",
-        r" &  &  & \scriptsize (.602) & \scriptsize (lost) &  \\",
+        r"r & None & Random & .135 & \textbf{.439} & trained here, 2 seeds \\",
+        r" &  &  & \scriptsize $\pm$.001 (.602) & \scriptsize $\pm$.000 (lost) &  \\",
         r"t & Pairwise\_T & TAS & \textbf{.439}\textsuperscript{r} & \textbf{.439} & run file \\",
         r" & ANCE &  & reported & reported & reported \\",
         r" &  &  & \scriptsize (.602) & \scriptsize (lost) &  \\",
@@ -102,22 +110,34 @@ def test_several_grids_share_a_caption_and_a_long_one_breaks_across_pages():
     )
 
 
-@pytest.mark.parametrize("letters", [("", ""), ("r", "r"), ("", "r"), ("r", "")])
-def test_two_measured_rows_of_a_block_need_different_letters(letters):
+@pytest.mark.parametrize(("one", "other"), [("", ""), ("r", "r"), ("", "r"), ("r", "")])
+def test_two_measured_rows_of_a_block_need_different_letters(one, other):
     with pytest.raises(ValueError, match="needs a letter of its own"):
-        small([row(name, letter, LOW) for name, letter in zip("xy", letters, strict=True)])
+        small(("x", one, LOW), ("y", other, LOW))
 
 
 def test_letters_stay_within_a_block_where_a_row_alone_needs_none():
-    alone, one = row("w", "", HIGH, "alone"), [row("x", "r", LOW, "one"), row("y", "t", HIGH, "one")]
-    rows = [alone, *one, row("z", "r", HIGH, "two")]
-    assert [cells[0].letters for cells in small(rows).cells] == ["", "", "r", ""]
+    rows = ("w", "", HIGH), ("x", "r", LOW), ("y", "t", HIGH), ("z", "r", HIGH)
+    assert letters(small(*rows, w="alone", x="one", y="one", z="two")) == ["", "", "r", ""]
+
+
+def test_letters_name_the_rows_that_are_beaten_significantly():
+    # m beats k and l by 1 ± .1 on each query; l beats k on average only, by one lucky query
+    low, lucky, high, split = (
+        {f"q{i}": value for i, value in enumerate(values)}
+        for values in ([0] * 8, [4] + [0] * 7, [5 + n for n in [0.1, -0.1] * 4], [9] * 4 + [1] * 4)
+    )
+    assert letters(small(("1", "k", low), ("2", "l", lucky), ("3", "m", high))) == ["", "", "kl"]
+    assert letters(small(("3", "m", high), ("2", "l", lucky), ("1", "k", low))) == ["lk", "", ""]  # in order of rows
+    # two families that gain 9 and 1: t = 5 / 4 with one degree of freedom; eight queries are enough
+    rows = ("1", "k", low), ("2", "m", split)
+    assert letters(small(*rows, families={f"q{i}": i // 4 for i in range(8)}))[1] == "" and letters(small(*rows))[1]
 
 
 def test_equal_values_as_printed_share_the_bold():
     values = {"a": 0.71204, "b": 0.71196, "c": 0.09}
-    rows = [row(letter, letter, {"q": value}) for letter, value in values.items()]
-    assert [line[-2] for line in small(rows).grid.rows] == ["**.712**", "**.712**", ".090"]
+    table = small(*((letter, letter, {"q": value}) for letter, value in values.items()))
+    assert [line[-2] for line in table.grid.rows] == ["**.712**", "**.712**", ".090"]
 
 
 # --- columns -------------------------------------------------------------------------------------------------------
@@ -239,12 +259,12 @@ def test_letters_and_steps_are_tested_by_family_and_the_caption_says_so():
     families = {"graded-a": {query: i // 3 for i, query in enumerate(LOW)}}
     table, alone = (tables.table4(scores, EVALUATION, SYSTEMS, some) for some in (families, {}))
     place = [column.heading for column in table.columns].index("Docs A nDCG@10")
-    letters = [by_key(one)["pairwise/tas"].key and column_of(one, place)[3].letters for one in (table, alone)]
-    assert letters == ["", "r"]
-    assert column_of(table, 0)[3].letters == "r"  # the other sets have no families
-    steps = [tables.differences(one, {"": ("pairwise/random", "pairwise/tas")}) for one in (table, alone)]
+    at = list(by_key(table)).index("pairwise/tas")
+    assert [column_of(one, place)[at].letters for one in (table, alone)] == ["", "r"]
+    assert column_of(table, 0)[at].letters == "r"  # the other sets have no families
+    steps = [tables.differences(one, {"": ("pairwise/random", "pairwise/tas")}, scores) for one in (table, alone)]
     p, p_alone = (found[found["column"] == "Docs A nDCG@10"].p.iloc[0] for found in steps)
-    assert p > 0.05 > p_alone == ttest_rel([*better.values()], [*LOW.values()]).pvalue
+    assert p > 0.05 > p_alone == pytest.approx(ttest_rel([*better.values()], [*LOW.values()]).pvalue)
     assert "(paired t-test by family, p < .05)" in table.caption and "by family" not in alone.caption
 
 
@@ -354,7 +374,7 @@ def test_letters_of_table_7_compare_first_stages_under_the_same_re_ranker():
     scores = scores_of({"bm25": LOW, "tas_b": HIGH, "bm25+tas_b": HIGH, "bm25>cat": LOW, "tas_b>cat": HIGH})
     table = tables.table7(scores, PROFILE)
     rows = zip(table.rows, column_of(table, 0), strict=True)
-    assert {row.key: (cell.letters, row.origin) for row, cell in rows if row.scores} == {
+    assert {row.key: (cell.letters, row.origin) for row, cell in rows if row.runs} == {
         "bm25": ("", "BM25"), "tas_b": ("b", "trained here"), "bm25+tas_b": ("b", "fused"),
         "bm25>cat": ("", "trained here"), "tas_b>cat": ("b", "re-ranked"),
     }  # fmt: skip
@@ -382,9 +402,9 @@ def test_a_run_made_elsewhere_is_a_row_of_table_7_with_a_letter_of_its_own():
 
 
 def test_differences_are_second_minus_first_with_the_papers_step_beside():
-    table = TABLES[4](scores_of({"pairwise/random": LOW, "pairwise/tas": HIGH}))
+    table = TABLES[4](scores := scores_of({"pairwise/random": LOW, "pairwise/tas": HIGH}))
     steps = {"to TAS": ("pairwise/random", "pairwise/tas"), "on": ("pairwise/tas", "pairwise/tas_balanced")}
-    found = tables.differences(table, steps)
+    found = tables.differences(table, steps, scores)
     assert found.columns.tolist() == ["step", "column", "difference", "p", "paper"] and len(found) == 2 * 12
     first = found[found["column"] == "Docs A R@100"].iloc[0]
     # LOW's mean .135, HIGH's .43875; the paper's recall on TREC-DL'19 goes from .767 to .769
@@ -403,23 +423,22 @@ def test_differences_are_read_with_p_and_the_papers_below():
     assert tables.step_grid(steps) == ("lrr", ["Step", "A", "B"], [x, y])
 
 
-def test_spread_is_the_sample_deviation_of_the_means_of_the_systems_that_were_run():
-    columns = nine_columns(EVALUATION)
-    # means .115, .230, .345: squares .115² + 0 + .115², over 2, root .115
-    found = tables.spread(scores_of({"a": rising(0.1), "b": rising(0.2), "c": rising(0.3), "d": {}}), columns)
-    assert found == {column.heading: pytest.approx(0.115) for column in columns}
-    assert all(map(math.isnan, tables.spread(scores_of({"a": rising(0.1)}), columns).values()))
-
-
-def test_steps_are_tested_with_the_chance_of_seeds_too():
-    middle = {query: value + 0.1 + 0.01 * (i % 2) for i, (query, value) in enumerate(LOW.items())}
-    table = TABLES[4](scores_of({"bm25": LOW, "pairwise/random": HIGH, "pairwise/tas": middle}))
-    steps = {"one": ("bm25", "pairwise/random"), "two": ("pairwise/tas", "pairwise/random")}
-    deviations = {"Docs A R@100": 0.05, "Docs B R@100": math.nan}
-    alone, both = tables.differences(table, steps), tables.differences(table, steps, deviations)
-    assert both.difference.equals(alone.difference)
-    places = {name: both["column"] == name for name in ("Docs A R@100", "Docs B R@100", "Docs C R@100")}
-    expected = [paired(HIGH, LOW).with_seeds(0.05, 1).p, paired(HIGH, middle).with_seeds(0.05, 2).p]
-    assert both.p[places["Docs A R@100"]].tolist() == pytest.approx(expected) and 0.001 < expected[0] < expected[1]
-    assert both.p[places["Docs B R@100"]].isna().all()  # not enough seeds to know
-    assert both.p[places["Docs C R@100"]].equals(alone.p[places["Docs C R@100"]])
+def test_tables_average_the_seeds_of_a_row_and_letters_and_steps_count_their_chance():
+    # .3 apart on every query, and two seeds that lie .2 apart: too far to tell the rows apart
+    values = {"pairwise/random": LOW, "pairwise/tas": HIGH}
+    apart = {f"{key}/seed2": {q: v + 0.2 for q, v in values[key].items()} for key in values}
+    alone, scores = scores_of(values), scores_of(values | apart)
+    table, step = TABLES[4](scores), ("pairwise/random", "pairwise/tas")
+    rows, cells = by_key(table), dict(zip(by_key(table), column_of(table, 0), strict=True))
+    assert [rows[key].origin for key in (*step, "bm25")] == ["trained here, 2 seeds"] * 2 + ["not run"]
+    assert cells["pairwise/tas"].value == pytest.approx(0.53875)  # LOW's mean .135, HIGH's .43875
+    assert cells["pairwise/tas"].deviation == pytest.approx(0.2 / 2**0.5)
+    of_one = column_of(TABLES[4](alone), 0)[list(rows).index("pairwise/tas")]
+    assert (of_one.letters, cells["pairwise/tas"].letters) == ("r", "")
+    found = tables.differences(table, {"": step}, scores)
+    expected = [estimate(scores, step[::-1], [column]).p for column in table.columns]
+    assert found.p.tolist() == expected and min(expected) > 0.05
+    assert "± their standard deviation" in table.caption and "±" not in TABLES[4](alone).caption
+    sixth = TABLES[6](scores)
+    assert not [key for key in by_key(sixth) if "seed" in key]
+    assert tables.table7(scores, PROFILE).rows[-1].key == "pairwise/tas"  # pipelines are run with one seed

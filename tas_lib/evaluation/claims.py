@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from tas_lib.config import ROOT, Evaluation
-from tas_lib.evaluation.comparisons import SEEDS, Comparison, Scores, Test, columns_of, compare, spread
-from tas_lib.evaluation.metrics import mean
+from tas_lib.evaluation.columns import columns_of
+from tas_lib.evaluation.comparisons import SEEDS, Comparison, Scores, compare, instances, level, spread
 from tas_lib.records import ALONE, Families
 
 VERDICTS = ("holds", "same direction", "undecided", "no difference", "does not hold", "not run")
@@ -78,15 +78,14 @@ def paper_claims() -> tuple[Claim, ...]:
 
 def compared(scores: Scores, evaluation: Evaluation, families: Families) -> dict[str, list[Comparison]]:
     """The comparisons of every claim whose systems were all run, by its key; Holm's correction is within groups."""
-    tests: dict[str, dict[str, list[Test]]] = {}  # group → claim → tests
-    for claim in paper_claims():
-        if claim.pairs and all(map(scores.get, claim.systems)):
-            of_claim = [*product(claim.pairs, columns_of(claim.columns, evaluation))]
-            tests.setdefault(claim.group, {})[claim.key] = of_claim
     found: dict[str, list[Comparison]] = {}
-    for of_group in tests.values():
-        results = compare(scores, sum(of_group.values(), []), families, evaluation.alpha)
-        found |= {key: [results[test] for test in of_claim] for key, of_claim in of_group.items()}
+    claims = [claim for claim in paper_claims() if claim.pairs and all(map(scores.get, claim.systems))]
+    for group in {claim.group for claim in claims}:
+        tests = {
+            c.key: [*product(c.pairs, columns_of(c.columns, evaluation, families))] for c in claims if c.group == group
+        }
+        results = compare(scores, sum(tests.values(), []), evaluation.alpha)
+        found |= {key: [results[(*pair, column.heading)] for pair, column in some] for key, some in tests.items()}
     return found
 
 
@@ -96,7 +95,8 @@ def from_scores(scores: Scores, evaluation: Evaluation) -> dict[str, float]:
         return {}
 
     def means(key: str, columns: str) -> list[float]:
-        return [mean(scores[key][test.name][measure]) for test, measure in columns_of(columns, evaluation)]
+        asked = [[column] for column in columns_of(columns, evaluation)]
+        return [fmean(level(scores, run, one) for run in instances(scores, key, one)) for one in asked]
 
     def gain(columns: str, *systems: str) -> float:
         """The first of the systems over the best of the others."""
@@ -112,13 +112,14 @@ def from_scores(scores: Scores, evaluation: Evaluation) -> dict[str, float]:
                 numbers[claim.subject] = gain(match[1], *systems)
     if all(map(scores.get, SEEDS)):
         names = ("nDCG and recall, graded sets", "MRR and recall, dev set")
-        graded, dev = ([spread(scores, *column) for column in columns_of(name, evaluation)] for name in names)
+        graded, dev = ([spread(scores, SEEDS, [c]) for c in columns_of(name, evaluation)] for name in names)
         numbers["largest standard deviation of nDCG and recall, graded sets"] = max(graded)
         numbers["standard deviation of MRR, dev set"] = dev[0]
         numbers["mean standard deviation, graded sets less dev"] = fmean(graded) - fmean(dev)
     if all(map(scores.get, (*SEEDS, "dual/random"))):
-        random = means("dual/random", columns := "the columns of Tables 3 and 5")
-        above = [a > b for key in SEEDS for a, b in zip(means(key, columns), random, strict=True)]
+        random = means("dual/random", name := "the columns of Tables 3 and 5")
+        columns = columns_of(name, evaluation)
+        above = [level(scores, run, [c]) > b for run in SEEDS for c, b in zip(columns, random, strict=True)]
         numbers["share of seeds and columns in which it is above random batches"] = fmean(above)
     if all(map(scores.get, systems := ["dual/tas_balanced", "pairwise/random", "in_batch/random"])):
         top = max(gain("nDCG", *systems), gain("MRR", *systems))

@@ -1,19 +1,19 @@
-"""Two systems in one column: how large the difference is, and what the queries and the random seeds can tell of it.
+"""Two systems in some columns: how large the difference is, and what queries and random seeds can tell of it.
 
 The rules and `MARGIN` were fixed before any test set was searched.
 """
 
+import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations, product
-from statistics import fmean, median, stdev
+from statistics import fmean, median, stdev, variance
 from typing import NamedTuple
 
-from ir_measures import Measure
-
-from tas_lib.config import Evaluation, TestSet
+from tas_lib.config import Evaluation
 from tas_lib.evaluation import significance
-from tas_lib.evaluation.metrics import PerQuery, paper_measures, printed_name
+from tas_lib.evaluation.columns import Column, columns_of
+from tas_lib.evaluation.metrics import PerQuery
 from tas_lib.evaluation.significance import Estimate, holm
 from tas_lib.records import Families
 
@@ -28,26 +28,131 @@ STUDENTS = ("labels", *map("/".join, product(("pairwise", "in_batch", "dual"), (
 """The trained systems of Table 4."""
 UNTRAINED = {"untrained", "bm25", "d2q", "mono", "duo", "cat"}
 """Parts of systems that have no random seed of ours."""
-Column = tuple[TestSet, Measure]
-Test = tuple[tuple[str, str], Column]
-GRADED, DEV = ([(sets, measure) for measure in ("nDCG", "RR", "R")] for sets in ("graded", "dev"))
-COLUMNS = {
-    "all columns": GRADED + DEV,
-    "the graded sets": GRADED,
-    "the dev set": DEV,
-    "nDCG and MRR": GRADED[:2] + DEV[:2],
-    "nDCG and MRR, graded sets": GRADED[:2],
-    "nDCG and MRR, dev set": DEV[:2],
-    "recall": GRADED[2:] + DEV[2:],
-    "recall, graded sets": GRADED[2:],
-    "nDCG, graded sets": GRADED[:1],
-    "MRR, graded sets": GRADED[1:2],
-    "nDCG and recall, graded sets": GRADED[::2],
-    "MRR, dev set": DEV[1:2],
-    "MRR and recall, dev set": DEV[1:],
-    "the columns of Tables 3 and 5": GRADED[::2] + DEV[1:],
-}
-"""Where a claim is tested: on all graded sets, or on the first of the others, "dev"."""
+SEED = re.compile(r"/seed\d+$")
+
+
+# --- one system, several runs --------------------------------------------------------------------------------------
+
+
+def repeated(scores: Scores, columns: Collection[Column] = ()) -> dict[str, list[str]]:
+    """system → its runs on the sets of these columns: its own, and `<system>/seed2`, ..., with other random seeds.
+
+    >>> repeated({"a": {"dev": {}}, "a/seed2": {"dev": {}}, "a/seed3": {}, "a/b": {"dev": {}}})
+    {'a': ['a', 'a/seed2'], 'a/b': ['a/b']}
+    """
+    sets, runs = {column.test_set for column in columns}, dict[str, list[str]]()
+    for key, run in scores.items():
+        if run and sets <= run.keys():
+            runs.setdefault(SEED.sub("", key), []).append(key)
+    return runs
+
+
+def instances(scores: Scores, key: str, columns: Collection[Column] = ()) -> list[str]:
+    """The runs that a system's values are averaged over; none if it was not run.
+
+    Where one system alone was run with several seeds, that of Table 5, all are compared by their own runs.
+    """
+    runs = repeated(scores, columns)
+    if key in runs and sum(len(some) > 1 for some in runs.values()) > 1:
+        return runs[key]
+    return [run for run in runs.get(SEED.sub("", key), []) if run == key]
+
+
+def single(scores: Scores) -> Scores:
+    """Each system's own run."""
+    return {key: sets for key, sets in scores.items() if not SEED.search(key)}
+
+
+def ran(scores: Scores, keys: Iterable[str], columns: Collection[Column]) -> bool:
+    """Whether all of these systems were run on the sets of all these columns."""
+    return all(instances(scores, key, columns) for key in keys)
+
+
+def values(scores: Scores, runs: Sequence[str], column: Column) -> Mapping[str, float]:
+    """query → value, averaged over these runs; {} without any."""
+    found = [scores[run][column.test_set][column.measure] for run in runs]
+    return {query: fmean(one[query] for one in found) for query in found[0]} if len(found) > 1 else dict(*found)
+
+
+def level(scores: Scores, run: str, columns: Sequence[Column], queries: Sequence[Collection[str]] = ()) -> float:
+    """The mean over columns of a run's mean over queries: these of each column, by default all."""
+    of_run = [scores[run][column.test_set][column.measure] for column in columns]
+    return fmean(fmean(map(one.__getitem__, some)) for one, some in zip(of_run, queries or of_run, strict=True))
+
+
+def spread(scores: Scores, runs: Collection[str], columns: Sequence[Column]) -> float:
+    """The standard deviation (n - 1) of the levels of runs; NaN for fewer than two."""
+    levels = [level(scores, run, columns) for run in runs]
+    return stdev(levels) if len(levels) > 1 else math.nan
+
+
+def between_seeds(
+    scores: Scores, columns: Sequence[Column], queries: Sequence[Collection[str]] = ()
+) -> tuple[float, int]:
+    """The variance of a level between random seeds, pooled over the systems with several, and its degrees of freedom.
+
+    (0, 0) where no system was run with two seeds.
+    """
+    runs = [some for some in repeated(scores, columns).values() if len(some) > 1]
+    sums = [(len(some) - 1) * variance(level(scores, run, columns, queries) for run in some) for some in runs]
+    freedom = sum(map(len, runs)) - len(runs)
+    return (sum(sums) / freedom, freedom) if freedom else (0.0, 0)
+
+
+# --- two systems ---------------------------------------------------------------------------------------------------
+
+
+def trained_parts(key: str) -> set[str]:
+    """The trained systems that a system is made of: their random seeds are chance.
+
+    >>> sorted(trained_parts("d2q+tas_b>duo")), trained_parts("dual/tas/seed2")
+    (['tas_b'], {'dual/tas'})
+    """
+    return {SEED.sub("", part) for part in re.split("[+>]", key)} - UNTRAINED
+
+
+class Pair(NamedTuple):
+    """Two systems on the queries that both have: query → value, for each column.
+
+    seeds: how many times the variance between seeds is in that of their difference.
+    """
+
+    ours: list[Mapping[str, float]]
+    theirs: list[Mapping[str, float]]
+    seeds: float
+
+
+def pair(scores: Scores, keys: tuple[str, str], columns: Sequence[Column]) -> Pair:
+    """Two systems that were run, each averaged over its instances. A re-ranker may have seen a sample of the queries.
+
+    Each trained part that is in one of the two only counts as a random seed, divided by the number of instances. Where
+    both have a trained part, such as a first stage, only their own runs are compared: these have the same seed of it.
+    """
+    runs, parts = [instances(scores, key, columns) for key in keys], [trained_parts(key) for key in keys]
+    if shared := parts[0] & parts[1]:
+        runs = [[key] for key in keys]
+    both = Pair([], [], sum(len(mine - shared) / len(some) for mine, some in zip(parts, runs, strict=True)))
+    for column in columns:
+        of_both = [values(scores, some, column) for some in runs]
+        fewer = min(of_both, key=len)
+        for side, one in zip(both[:2], of_both, strict=True):
+            side.append({query: value for query, value in one.items() if query in fewer})
+    return both
+
+
+def estimate(scores: Scores, keys: tuple[str, str], columns: Sequence[Column]) -> Estimate:
+    """The first less the second, averaged over columns: with the chance of the queries, by family, and of the seeds.
+
+    The queries' variances add up, as test sets are independent; a seed moves all of them together. Without a system
+    that was run with several seeds, only the queries' chance is known.
+    """
+    ours, theirs, seeds = pair(scores, keys, columns)
+    found = [significance.paired(a, b, c.families) for a, b, c in zip(ours, theirs, columns, strict=True)]
+    chances = [((one.error / len(found)) ** 2, one.freedom) for one in found]
+    if seeds:
+        between, freedom = between_seeds(scores, columns, ours)
+        chances.append((seeds * between, freedom))
+    return significance.combined(fmean(one.difference for one in found), chances)
 
 
 class Comparison(NamedTuple):
@@ -75,56 +180,17 @@ def strength(difference: float, p: float, adjusted: float, alpha: float = 0.05) 
     return size if difference > 0 else -size
 
 
-def columns_of(name: str, evaluation: Evaluation) -> list[Column]:
-    """The columns of a key of COLUMNS on a profile's test sets."""
-    graded = [test for test in evaluation.sets if test.graded]
-    kinds = {"graded": graded, "dev": [test for test in evaluation.sets if not test.graded][:1]}
-    return [
-        (test, next(m for m in paper_measures(test.binarise_at, evaluation.depth) if measure == m.NAME))
-        for kind, measure in COLUMNS[name]
-        for test in kinds[kind]
-    ]
-
-
-def spread(scores: Scores, test: TestSet, measure: Measure, queries: Collection[str] = ()) -> float:
-    """Table 5's standard deviation in one column, over five seeds (ddof = 1); of some queries, by default of all."""
-    seeds = [scores[key][test.name][measure] for key in SEEDS]
-    return stdev(fmean(values[query] for query in queries or values) for values in seeds)
-
-
-def trained_apart(better: str, worse: str) -> int:
-    """How many trained systems are a part of one of the two only: their random seeds are chance that does not cancel.
-
-    >>> trained_apart("dual/tas", "dual/random"), trained_apart("d2q+tas_b>duo", "d2q>duo"), trained_apart("a>duo", "a")
-    (2, 1, 0)
-    """
-    parts = [{*re.split("[+>]", key)} - UNTRAINED for key in (better, worse)]
-    return len(parts[0] ^ parts[1])
-
-
-def estimate(scores: Scores, pair: tuple[str, str], column: Column, families: Families) -> Estimate:
-    """The first less the second: with the chance of the queries, by family, and of the seeds, by Table 5.
-
-    On the queries of the one with fewer: a re-ranker may have seen a sample.
-    """
-    test, measure = column
-    values = [scores[key][test.name][measure] for key in pair]
-    fewer = min(values, key=len)
-    ours, theirs = ({query: value for query, value in of_one.items() if query in fewer} for of_one in values)
-    found = significance.paired(ours, theirs, families.get(test.name, {}))
-    return found.with_seeds(spread(scores, test, measure, fewer), trained_apart(*pair))
-
-
-def compare(scores: Scores, tests: Iterable[Test], families: Families, alpha: float) -> dict[Test, Comparison]:
-    """The tests of one group of claims, with Holm's correction for all of them; one that comes twice counts once."""
-    found = {test: estimate(scores, *test, families) for test in tests}
-    results = {}
-    for (test, one), adjusted in zip(found.items(), holm([one.p for one in found.values()]), strict=True):
-        pair, (test_set, measure) = test
-        size = strength(one.difference, one.p, adjusted, alpha)
-        column = f"{test_set.label} {printed_name(measure)}"
-        results[test] = Comparison(*pair, column, *one, one.p, adjusted, size, one.within(MARGIN, alpha))
-    return results
+def compare(
+    scores: Scores, tests: Iterable[tuple[tuple[str, str], Column]], alpha: float
+) -> dict[tuple[str, str, str], Comparison]:
+    """(better, worse, heading) → the tests of one group of claims; Holm's correction counts each of them once."""
+    once = {(*keys, column.heading): (keys, column) for keys, column in tests}
+    found = [estimate(scores, keys, [column]) for keys, column in once.values()]
+    return {
+        test: Comparison(*test, *one, one.p, adjusted, strength(one.difference, one.p, adjusted, alpha),
+                         one.within(MARGIN, alpha))
+        for test, one, adjusted in zip(once, found, holm([one.p for one in found]), strict=True)
+    }  # fmt: skip
 
 
 class Sight(NamedTuple):
@@ -138,15 +204,40 @@ class Sight(NamedTuple):
 
 
 def sight(scores: Scores, evaluation: Evaluation, families: Families) -> list[Sight]:
-    """For each column: among the students of Table 4, and of these against BM25; medians over the pairs."""
+    """For each column: among the students of Table 4, and of these against BM25; medians over the pairs.
+
+    Nothing without a system that was run with several seeds.
+    """
     run = [key for key in STUDENTS if scores.get(key)]
     against = [(key, "bm25") for key in run if scores.get("bm25")]
-    pairs = {"students": [*combinations(run, 2)], "BM25": against}
     lines = []
-    for column in columns_of("all columns", evaluation) if all(map(scores.get, SEEDS)) else []:
-        for rival, some in pairs.items():
-            if found := [estimate(scores, pair, column, families) for pair in some]:
+    for column in columns_of("all columns", evaluation, families):
+        for rival, some in (("students", [*combinations(run, 2)]), ("BM25", against)):
+            if some and between_seeds(scores, [column])[1]:
+                found = [estimate(scores, keys, [column]) for keys in some]
                 smallest = median(one.smallest(alpha=evaluation.alpha) for one in found)
                 reach = median(one.reach(1 - 2 * evaluation.alpha) for one in found)
-                lines.append(Sight(f"{column[0].label} {printed_name(column[1])}", rival, smallest, MARGIN - reach))
+                lines.append(Sight(column.heading, rival, smallest, MARGIN - reach))
+    return lines
+
+
+# --- do the seeds agree? -------------------------------------------------------------------------------------------
+
+
+class Agreement(NamedTuple):
+    """A system's own run beside the shipped ones: levels, and their distance in standard deviations between seeds."""
+
+    system: str
+    own: float
+    shipped: float
+    distance: float
+
+
+def agreement(scores: Scores, shipped: Scores, columns: Sequence[Column]) -> list[Agreement]:
+    """For each system that was run here and shipped with several seeds; the deviation is pooled over those shipped."""
+    deviation, lines = math.sqrt(between_seeds(shipped, columns)[0]), []
+    for key, runs in repeated(shipped, columns).items():
+        if deviation and ran(scores, [key], columns):
+            own, theirs = level(scores, key, columns), fmean(level(shipped, run, columns) for run in runs)
+            lines.append(Agreement(key, own, theirs, abs(own - theirs) / deviation))
     return lines

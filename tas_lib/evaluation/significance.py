@@ -1,18 +1,16 @@
-"""Significance of differences between systems (Tables 3-7): tests by family, letters, Holm's correction.
+"""Significance of differences between systems (Tables 3-7): errors by family and seed, Holm's correction.
 
 Queries that link to each other are not independent: what helps one helps the other. So the unit of chance is a family
 of queries; where none are known, each query is its own, and the test is the ordinary paired t-test.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import t
 from statsmodels.stats.multitest import multipletests
-
-from tas_lib.evaluation.metrics import mean
 
 
 class Estimate(NamedTuple):
@@ -41,16 +39,18 @@ class Estimate(NamedTuple):
         """The smallest true difference that the two-sided test would find with this chance."""
         return self.reach(1 - alpha) + self.reach(2 * power - 1)
 
-    def with_seeds(self, deviation: float, trained: int, freedom: int = 4) -> "Estimate":
-        """The same with the chance of the random seed: `trained` systems of this standard deviation between seeds.
 
-        freedom: of the deviation, which is that of Table 5's five seeds. The sum has Satterthwaite's.
-        """
-        if not trained or not deviation or math.isinf(self.error):
-            return self
-        queries, seeds = self.error**2, trained * deviation**2
-        combined = (queries + seeds) ** 2 / (queries**2 / self.freedom + seeds**2 / freedom)
-        return Estimate(self.difference, math.sqrt(queries + seeds), combined)
+def combined(difference: float, chances: Iterable[tuple[float, float]]) -> Estimate:
+    """An estimate with several independent sources of chance, each a variance and its degrees of freedom.
+
+    The variances add up; the degrees of freedom of the sum are Satterthwaite's.
+    """
+    known = [(variance, freedom) for variance, freedom in chances if variance]
+    total = sum(variance for variance, _ in known)
+    if not known or math.isinf(total):
+        return Estimate(difference, math.sqrt(total), math.inf)
+    freedom = total**2 / sum(variance**2 / freedom for variance, freedom in known)
+    return Estimate(difference, math.sqrt(total), freedom)
 
 
 def paired(ours: Mapping[str, float], theirs: Mapping[str, float], families: Mapping[str, int] = {}) -> Estimate:
@@ -68,29 +68,6 @@ def paired(ours: Mapping[str, float], theirs: Mapping[str, float], families: Map
     if n < 2:
         return Estimate(float(differences.mean()), math.inf, math.inf)
     return Estimate(float(differences.mean()), math.sqrt(n / (n - 1) * (sums @ sums)) / len(differences), n - 1)
-
-
-def paired_t(ours: Mapping[str, float], theirs: Mapping[str, float], families: Mapping[str, int] = {}) -> float:
-    """p of the two-sided paired t-test by family; 1 if the two never differ or there is only one family."""
-    return paired(ours, theirs, families).p
-
-
-def better_than(
-    column: Mapping[str, Mapping[str, float]], families: Mapping[str, int] = {}, alpha: float = 0.05
-) -> dict[str, str]:
-    """The superscripts of a column: a system's letter → the letters of those that it beats significantly.
-
-    column: letter → query → value. Letters in the order of the rows; as in the paper, not corrected for many tests.
-    """
-    means = {letter: mean(values) for letter, values in column.items()}
-    return {
-        letter: "".join(
-            rival
-            for rival in column
-            if means[letter] > means[rival] and paired_t(values, column[rival], families) < alpha
-        )
-        for letter, values in column.items()
-    }
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,17 +1,17 @@
 """The Answer of a notebook: sentences about the values of this run, grammatical whatever these are."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from statistics import fmean, stdev
+from collections.abc import Iterable
+from statistics import fmean
 from typing import NamedTuple
 
 from IPython.display import Markdown
-from ir_measures import Measure
 
-from tas_lib.config import Evaluation, TestSet
-from tas_lib.evaluation.comparisons import MARGIN, SEEDS, Scores, trained_apart
-from tas_lib.evaluation.metrics import paper_measures, printed_name
-from tas_lib.evaluation.significance import Estimate, paired
+from tas_lib.config import Evaluation
+from tas_lib.evaluation.columns import Column, nine_columns
+from tas_lib.evaluation.comparisons import MARGIN, Scores, estimate, pair, ran, repeated
+from tas_lib.evaluation.metrics import mean, printed_name
+from tas_lib.evaluation.significance import Estimate
 from tas_lib.records import ALONE, Families
 from tas_lib.report.render import decimals, signed
 
@@ -58,61 +58,54 @@ def interval(found: Estimate) -> str:
 
 
 class Teller(NamedTuple):
-    """Compares systems on the queries of all graded test sets together, or of all sets where none is graded."""
+    """Compares systems on the graded test sets, or on all sets where none is graded: means over the sets."""
 
     scores: Scores
     evaluation: Evaluation
     families: Families = ALONE
 
-    @property
-    def sets(self) -> Sequence[TestSet]:
-        """The test sets that are compared."""
-        return [test for test in self.evaluation.sets if test.graded] or self.evaluation.sets
-
-    def measure(self, name: str, test: TestSet) -> Measure:
-        """nDCG, RR or R as the tables have it on a test set."""
-        return next(m for m in paper_measures(test.binarise_at, self.evaluation.depth) if name == m.NAME)
+    def columns(self, name: str) -> list[Column]:
+        """nDCG, RR or R on the test sets that are compared."""
+        sets = [test.name for test in self.evaluation.sets if test.graded] or [t.name for t in self.evaluation.sets]
+        nine = nine_columns(self.evaluation, self.families)
+        return [column for column in nine if column.test_set in sets and name == column.measure.NAME]
 
     @property
     def note(self) -> str:
         """Which queries the sentences are about, and what their intervals cover."""
-        where, seeds = listed(test.label for test in self.sets), all(map(self.scores.get, SEEDS))
-        chance = "of queries and of random seeds" if seeds else "of queries, not of random seeds"
+        columns = self.columns("nDCG")
+        several = [len(runs) for runs in repeated(self.scores, columns).values() if len(runs) > 1]
+        chance = "of queries, not of random seeds"
+        if several:
+            systems = f"{len(several)} systems" if len(several) > 1 else "one system"
+            chance = f"of queries and of random seeds, as seen in {sum(several)} runs of {systems}"
+        where = listed(column.label for column in columns)
         return f"Changes are on {where}; in parentheses their {SHARE:.0%} interval, for the chance {chance}."
 
-    def values(self, key: str, name: str) -> dict[str, float]:
-        """Set and query → value of the measure of this name; {} unless the system was run on all the sets."""
-        ran = [(t.name, self.scores.get(key, {}).get(t.name, {}).get(self.measure(name, t), {})) for t in self.sets]
-        return {f"{s} {q}": value for s, of_set in ran for q, value in of_set.items()} if all(v for _, v in ran) else {}
+    def ran(self, *keys: str) -> bool:
+        """Whether these systems were run on all the sets that are compared."""
+        return ran(self.scores, keys, self.columns("nDCG"))
 
-    def estimate(self, old: str, new: str, name: str) -> tuple[float, float, Estimate]:
-        """Both means and their difference, on the queries of both; with the chance of the seeds if all were run."""
-        before, after = self.values(old, name), self.values(new, name)
-        shared, seeds = sorted(before.keys() & after.keys()), [self.values(key, name) for key in SEEDS]
-        n, of_sets = len(self.families), enumerate(self.families.items())
-        families = {f"{s} {q}": n * label + i for i, (s, of_set) in of_sets for q, label in of_set.items()}
-        old_values, new_values = ({query: values[query] for query in shared} for values in (before, after))
-        found = paired(new_values, old_values, families)
-        if all(seeds):
-            deviation = stdev(fmean(values[query] for query in shared) for values in seeds)
-            found = found.with_seeds(deviation, trained_apart(new, old))
-        return fmean(old_values.values()), fmean(new_values.values()), found
+    def estimate(self, old: str, new: str, name: str) -> Estimate:
+        """What the measure of this name gains from one system to another."""
+        return estimate(self.scores, (new, old), self.columns(name))
 
     def step(self, lead: str, old: str, new: str, *names: str) -> str:
         """A sentence: what the measures of these names do from one system to another; `lead` says what changes."""
-        if missing := [f"`{key}`" for key in (old, new) if not self.values(key, names[0])]:
+        if missing := [f"`{key}`" for key in (old, new) if not self.ran(key)]:
             return f"{lead}: not run, without {listed(missing)}."
         clauses = []
         for name in names:
-            before, after, found = self.estimate(old, new, name)
-            label = printed_name(self.measure(name, self.sets[0]))
-            clauses.append(f"{label} {change(before, after)} ({interval(found)})")
+            columns, found = self.columns(name), self.estimate(old, new, name)
+            before = fmean(map(mean, pair(self.scores, (new, old), columns).theirs))
+            moved = change(before, before + found.difference)
+            clauses.append(f"{printed_name(columns[0].measure)} {moved} ({interval(found)})")
         return f"{lead}, {listed(clauses)}."
 
     def tally(self, pairs: Iterable[tuple[str, str]], *names: str) -> str:
         """The verdicts on (old, new) pairs, set by set and measure by measure, counted in words."""
         ones = [self.evaluation.model_copy(update={"sets": (test,)}) for test in self.evaluation.sets]
-        tests = [(self._replace(evaluation=one), *pair, name) for pair in pairs for one in ones for name in names]
-        tests = [test for test in tests if all(test[0].values(key, test[3]) for key in test[1:3])]
-        verdicts = Counter(verdict(teller.estimate(*test)[2]) for teller, *test in tests)
+        tellers = [self._replace(evaluation=one) for one in ones]
+        tests = [(teller, *keys, name) for keys in pairs for teller in tellers if teller.ran(*keys) for name in names]
+        verdicts = Counter(verdict(teller.estimate(*test)) for teller, *test in tests)
         return listed(f"{n} of {len(tests)} {words}" for words, n in verdicts.most_common()) if tests else "not run"

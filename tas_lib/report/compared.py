@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from tas_lib.report.paper import FOLDER, Cell, Column, Row
+from tas_lib.evaluation.columns import Column
+from tas_lib.report.paper import FOLDER, Cell, Row
 from tas_lib.report.render import Grid, decimals, signed
 
 SOURCES = ("paper", "2023 study", "Pyserini")

@@ -1,18 +1,18 @@
 """The steps of Table 4 in one picture: how much each adds here, in the paper and in the 2023 study."""
 
-import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tas_lib.config import Evaluation
-from tas_lib.evaluation.comparisons import SEEDS, Scores
-from tas_lib.evaluation.metrics import mean, paper_measures, printed_name
-from tas_lib.evaluation.significance import Estimate, paired
+from tas_lib.config import PAPERS_SETS, Evaluation
+from tas_lib.evaluation.columns import nine_columns
+from tas_lib.evaluation.comparisons import Scores, estimate, ran
+from tas_lib.evaluation.metrics import printed_name
+from tas_lib.evaluation.significance import Estimate
 from tas_lib.records import Families
 from tas_lib.report import compared
 from tas_lib.report.paper import TABLE4, paper_table
@@ -43,35 +43,18 @@ class Effect(NamedTuple):
 
 
 def effects(scores: Scores, evaluation: Evaluation, families: Families) -> list[Effect]:
-    """Every step in nDCG@10 and recall. Our error has the chance of queries and, if all were run, of Table 5's seeds.
-
-    The test sets are independent, so the variances of their queries add up; a seed moves all sets together.
-    """
+    """Every step in nDCG@10 and recall, with the chance of queries and, if it is known, of random seeds."""
     lines = []
-    for place, theirs in ((0, "nDCG@10"), (2, "R@1K")):
-        columns = [(test, paper_measures(test.binarise_at, evaluation.depth)[place]) for test in evaluation.sets]
-        sets = [f"{name} {theirs}" for name in ("TREC-DL'19", "TREC-DL'20", "MSMARCO DEV")]
-        seeds = [scores.get(key) for key in SEEDS]
-        means = [fmean(mean(seed[test.name][m]) for test, m in columns) for seed in seeds if seed]
-        deviation = stdev(means) if len(means) == len(SEEDS) else 0.0
-        for step, pair in STEPS.items():
-            ours = None
-            if all(map(scores.get, pair)):
-                before, after = (scores[key] for key in pair)
-                of_sets = [paired(after[t.name][m], before[t.name][m], families.get(t.name, {})) for t, m in columns]
-                ours = average(of_sets).with_seeds(deviation, 2)
-            name = printed_name(columns[0][1])
-            name += f" (theirs {theirs})" if name != theirs else ""
-            lines.append(Effect(step, name, ours, _others(pair, sets)))
+    for measure, theirs in (("nDCG", "nDCG@10"), ("R", "R@1K")):
+        columns = [column for column in nine_columns(evaluation, families) if measure == column.measure.NAME]
+        sets = [f"{name} {theirs}" for name in PAPERS_SETS]
+        name = printed_name(columns[0].measure)
+        name += f" (theirs {theirs})" if name != theirs else ""
+        for step, (before, after) in STEPS.items():
+            both = ran(scores, (before, after), columns)
+            ours = estimate(scores, (after, before), columns) if both else None
+            lines.append(Effect(step, name, ours, _others((before, after), sets)))
     return lines
-
-
-def average(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of independent estimates, with Satterthwaite's degrees of freedom."""
-    total = sum(one.error**2 for one in estimates)
-    parts = sum(one.error**4 / one.freedom for one in estimates)
-    error = math.sqrt(total) / len(estimates)
-    return Estimate(fmean(one.difference for one in estimates), error, total**2 / parts if parts else math.inf)
 
 
 def _others(pair: tuple[str, str], columns: Sequence[str]) -> dict[str, float | None]:

@@ -1,16 +1,13 @@
-"""What the paper prints: the cells of its seven tables, and the rows and columns of Tables 3 to 7."""
+"""What the paper prints: the cells of its seven tables, and the rows of Tables 3 to 7."""
 
 import csv
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from string import ascii_lowercase
 from typing import NamedTuple
 
-from ir_measures import Measure
-
-from tas_lib.config import ROOT, Evaluation, Profile, System
-from tas_lib.evaluation.comparisons import Scores
-from tas_lib.evaluation.metrics import PerQuery, paper_measures, printed_name
-from tas_lib.records import ALONE, Families
+from tas_lib.config import ROOT, Profile, System
+from tas_lib.evaluation.comparisons import Scores, instances
 
 FOLDER = ROOT / "data" / "paper"
 NOT_RUN, REPORTED = "not run", "reported only"
@@ -41,7 +38,7 @@ class Printed(NamedTuple):
 class Cell(NamedTuple):
     """A cell of a table of ours: the mean (None where nothing was measured), its text and letters, the paper's cell.
 
-    best: the highest of its column, as printed.
+    best: the highest of its column, as printed. deviation: between the random seeds of the row; NaN for one seed.
     """
 
     value: float | None
@@ -49,53 +46,13 @@ class Cell(NamedTuple):
     letters: str = ""
     paper: Printed | None = None
     best: bool = False
+    deviation: float = math.nan
 
 
 def paper_table(number: int) -> dict[tuple[str, str], Printed]:
     """(row, column) → cell of one of the paper's seven tables."""
     with open(FOLDER / f"table{number}.csv", newline="", encoding="utf-8") as f:
         return {(cell["row"], cell["column"]): Printed(cell["value"], cell["markers"]) for cell in csv.DictReader(f)}
-
-
-# --- columns -------------------------------------------------------------------------------------------------------
-
-
-class Column(NamedTuple):
-    """A measure on one of our test sets, and the column of the paper that it is compared with ("" for none).
-
-    families: of the set's queries, for the tests.
-    """
-
-    test_set: str
-    label: str
-    measure: Measure
-    paper: str = ""
-    families: Mapping[str, int] = {}
-
-    @property
-    def heading(self) -> str:
-        """Set and measure on one line."""
-        return f"{self.label} {printed_name(self.measure)}"
-
-
-def nine_columns(evaluation: Evaluation, families: Families = ALONE) -> list[Column]:
-    """Tables 4 and 6: nDCG@10, MRR@10 and recall on every test set, each beside the paper's set of the same label.
-
-    A profile can name the paper's set for another label (`paper`); other sets have no figures beside them.
-    """
-    columns = []
-    for test in evaluation.sets:
-        for measure in paper_measures(test.binarise_at, evaluation.depth)[:3]:
-            name = "R@1K" if measure.NAME == "R" else printed_name(measure)
-            beside = f"{test.beside} {name}" if test.beside else ""
-            columns.append(Column(test.name, test.label, measure, beside, families.get(test.name, {})))
-    return columns
-
-
-def six_columns(evaluation: Evaluation, families: Families = ALONE) -> list[Column]:
-    """Tables 3 and 5: nDCG@10 and recall on graded sets, MRR@10 and recall on the others."""
-    shown = {test.name: ("nDCG" if test.graded else "RR", "R") for test in evaluation.sets}
-    return [column for column in nine_columns(evaluation, families) if column.measure.NAME in shown[column.test_set]]
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------
@@ -106,7 +63,7 @@ class Row(NamedTuple):
 
     letter: marks it in the superscripts of other rows. paper: its row in data/paper. block: a row is tested against the
     rows of its block. missing: the text of a cell without a measurement. key: the system's name in the profile.
-    scores: test set → measure → query → value. origin: where its run comes from.
+    runs: its runs, one for each random seed. origin: where they come from.
     """
 
     names: tuple[str, ...]
@@ -115,17 +72,13 @@ class Row(NamedTuple):
     block: str = ""
     missing: str = NOT_RUN
     key: str = ""
-    scores: Mapping[str, PerQuery] = {}
+    runs: Sequence[str] = ()
     origin: str = ""
 
     @property
     def label(self) -> str:
         """The names in one line."""
         return " / ".join(filter(None, self.names))
-
-    def values(self, column: Column) -> Mapping[str, float]:
-        """query → value; {} where the row was not run."""
-        return self.scores.get(column.test_set, {}).get(column.measure, {})
 
 
 def rows(table: str) -> dict[str, Row]:
@@ -158,10 +111,11 @@ def filled(rows: Mapping[str, Row], scores: Scores, systems: Mapping[str, System
     for key, row in rows.items():
         if key in ADDED and key not in systems:
             continue
-        kind, measured = kinds.get(key, "trained"), scores.get(key, {})
+        kind, runs = kinds.get(key, "trained"), instances(scores, key)
         missing = REPORTED if kind == "reported" else row.missing
-        origin = ORIGIN[kind] if measured else missing
-        result.append(row._replace(key=key, scores=measured, origin=origin, missing=missing))
+        seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
+        origin = ORIGIN[kind] + seeds if runs else missing
+        result.append(row._replace(key=key, runs=runs, origin=origin, missing=missing))
     return result
 
 

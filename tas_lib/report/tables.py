@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -10,15 +10,15 @@ from typing import NamedTuple
 import pandas as pd
 
 from tas_lib.config import Evaluation, Profile, System
-from tas_lib.evaluation.comparisons import Scores, trained_apart
-from tas_lib.evaluation.metrics import mean, printed_name
-from tas_lib.evaluation.significance import better_than, paired
+from tas_lib.evaluation.columns import Column, nine_columns, six_columns
+from tas_lib.evaluation.comparisons import SEED, Scores, estimate, level, ran, single, spread
+from tas_lib.evaluation.metrics import printed_name
 from tas_lib.records import ALONE, Families
 from tas_lib.report import compared, paper, render
-from tas_lib.report.paper import NOT_RUN, Cell, Column, Printed, Row
+from tas_lib.report.paper import NOT_RUN, Cell, Printed, Row
 from tas_lib.report.render import Grid, decimals, signed
 
-FIELDS = ("row", "column", "value", "markers", "origin", "paper_column", "paper_value", "paper_markers")
+FIELDS = ("row", "column", "value", "deviation", "markers", "origin", "paper_column", "paper_value", "paper_markers")
 
 
 class Table(NamedTuple):
@@ -33,13 +33,14 @@ class Table(NamedTuple):
 
     @property
     def grid(self) -> Grid:
-        """The text: the best of a column in bold, letters as superscripts, the paper's number below ours."""
+        """The text: the best of a column in bold, letters as superscripts; below it deviation and paper's number."""
         lines = []
         for row, cells in zip(self.rows, self.cells, strict=True):
             texts = []
             for cell in cells:
                 text = f"**{cell.text}**" if cell.best else cell.text
                 text += f"<sup>{cell.letters}</sup>" if cell.letters else ""
+                text += "" if math.isnan(cell.deviation) else f"<br>±{decimals(cell.deviation)}"
                 texts.append(text + (f"<br>({cell.paper.value})" if cell.paper else ""))
             lines.append([row.letter, *row.names, *texts, row.origin])
         heads = ["", *self.heads, *(f"{c.label}<br>{printed_name(c.measure)}" for c in self.columns), "Run"]
@@ -49,7 +50,8 @@ class Table(NamedTuple):
     def tidy(self) -> pd.DataFrame:
         """One line per cell: row, column, value and markers as in data/paper, where it comes from, the paper's cell."""
         lines = [
-            (row.label, column.heading, cell.text if cell.value is None else decimals(cell.value, 4), cell.letters)
+            (row.label, column.heading, cell.text if cell.value is None else decimals(cell.value, 4))
+            + ("" if math.isnan(cell.deviation) else decimals(cell.deviation, 4), cell.letters)
             + (row.origin, column.paper, *(cell.paper or ("", "")))
             for row, cells in zip(self.rows, self.cells, strict=True)
             for column, cell in zip(self.columns, cells, strict=True)
@@ -81,15 +83,19 @@ def compose(
     rows: Sequence[Row],
     columns: Sequence[Column],
     printed: Mapping[tuple[str, str], Printed],
+    scores: Scores,
     alpha: float = 0.05,
     within: str = "",
 ) -> Table:
-    """A table of these rows and columns; the caption says what letters mean and what is in parentheses.
+    """A table of these rows and columns; the caption says what values and letters mean and what is in parentheses.
 
     printed: (row, column) → the paper's cell. within: whose rows a row is tested against, in words.
     """
-    by_column = [_column(rows, column, printed, alpha) for column in columns]
+    by_column = [_column(rows, column, printed, scores, alpha) for column in columns]
     test = "paired t-test by family" if any(column.families for column in columns) else "paired t-test"
+    if any(len(row.runs) > 1 for row in rows):
+        title += " Values are means over the seeds that Run counts, ± their standard deviation."
+        test += " and random seed"
     test += f", p < {alpha:g}".replace("0.", ".")
     caption = f"{title} A letter marks a row{within} that this one beats significantly ({test})."
     if paired := [(column, *column.paper.rpartition(" ")[::2]) for column in columns if column.paper]:
@@ -101,28 +107,32 @@ def compose(
 
 
 def _column(
-    rows: Sequence[Row], column: Column, printed: Mapping[tuple[str, str], Printed], alpha: float
+    rows: Sequence[Row], column: Column, printed: Mapping[tuple[str, str], Printed], scores: Scores, alpha: float
 ) -> list[Cell]:
     """The cells of one column, from top to bottom."""
-    blocks: dict[str, dict[str, Mapping[str, float]]] = {row.block: {} for row in rows}  # → letter → query → value
-    means: list[float | None] = []
+    means: dict[str, float] = {}  # by key
+    blocks: dict[str, dict[str, Row]] = {}  # → letter → row
     for row in rows:
-        values, rivals = row.values(column), blocks[row.block]
-        means.append(mean(values) if values else None)
-        if values:
+        if runs := [run for run in row.runs if column.test_set in scores[run]]:
+            means[row.key] = fmean(level(scores, run, [column]) for run in runs)
+            rivals = blocks.setdefault(row.block, {})
             if row.letter in rivals or (rivals and "" in (row.letter, *rivals)):
                 raise ValueError(f"{row.label}: a row needs a letter of its own, not {row.letter!r}")
-            rivals[row.letter] = values
-    letters = {block: better_than(rivals, column.families, alpha) for block, rivals in blocks.items()}
-    highest = decimals(max((value for value in means if value is not None), default=0))
-    cells = []
-    for row, value in zip(rows, means, strict=True):
-        theirs = printed.get((row.paper, column.paper))
+            rivals[row.letter] = row
+    highest, cells = decimals(max(means.values(), default=0)), []
+    for row in rows:
+        theirs, value = printed.get((row.paper, column.paper)), means.get(row.key)
         if value is None:
             cells.append(Cell(None, row.missing, paper=theirs))
-        else:
-            text = decimals(value)
-            cells.append(Cell(value, text, letters[row.block][row.letter], theirs, text == highest))
+            continue
+        beaten = [
+            letter
+            for letter, rival in blocks[row.block].items()
+            if value > means[rival.key] and estimate(scores, (row.key, rival.key), [column]).p < alpha
+        ]
+        runs = [run for run in row.runs if column.test_set in scores[run]]
+        text, deviation = decimals(value), spread(scores, runs, [column])
+        cells.append(Cell(value, text, "".join(beaten), theirs, text == highest, deviation))
     return cells
 
 
@@ -134,8 +144,8 @@ def table3(
 ) -> Table:
     """Table 3: losses for the in-batch signal; the pairwise part is Margin-MSE. systems: the profile's."""
     title = "Table 3: losses for the in-batch negatives; TAS-Balanced batches, both teachers."
-    rows, columns = paper.filled(paper.TABLE3, scores, systems), paper.six_columns(evaluation, families)
-    return compose(title, ("Loss",), rows, columns, paper.paper_table(3), evaluation.alpha)
+    rows, columns = paper.filled(paper.TABLE3, scores, systems), six_columns(evaluation, families)
+    return compose(title, ("Loss",), rows, columns, paper.paper_table(3), scores, evaluation.alpha)
 
 
 def table4(
@@ -144,9 +154,9 @@ def table4(
     """Table 4: samplings and teachers; letters compare the samplings of one teacher."""
     bm25 = {key: cell for key, cell in paper.paper_table(7).items() if key[0] == paper.TABLE4["bm25"].paper}
     title = "Table 4: samplings and teachers. BM25 is not in the paper's; its numbers there are those of Table 7."
-    rows, columns = paper.filled(paper.TABLE4, scores, systems), paper.nine_columns(evaluation, families)
-    heads, within = ("Teacher", "Sampling"), " of the same teacher"
-    return compose(title, heads, rows, columns, paper.paper_table(4) | bm25, evaluation.alpha, within).with_others()
+    rows, columns = paper.filled(paper.TABLE4, scores, systems), nine_columns(evaluation, families)
+    heads, within, printed = ("Teacher", "Sampling"), " of the same teacher", paper.paper_table(4) | bm25
+    return compose(title, heads, rows, columns, printed, scores, evaluation.alpha, within).with_others()
 
 
 def table5(
@@ -158,13 +168,14 @@ def table5(
     """
     printed = paper.paper_table(5)
     title = "Table 5: instances that differ only in the random seed, which draws clusters, queries and pairs."
-    rows, columns = paper.filled(paper.TABLE5, scores, systems), paper.six_columns(evaluation, families)
-    table = compose(title, ("Inst.",), rows, columns, printed, evaluation.alpha)
-    n = sum(bool(row.scores) for row in rows)
+    rows = paper.filled(paper.TABLE5, {key: scores.get(key, {}) for key in paper.TABLE5}, systems)
+    rows = [row._replace(runs=[row.key for _ in row.runs[:1]], origin=row.origin.partition(",")[0]) for row in rows]
+    table = compose(title, ("Inst.",), rows, six_columns(evaluation, families), printed, scores, evaluation.alpha)
+    n = sum(len(row.runs) for row in rows)
     for name, summary in (("Avg.", fmean), ("StdDev", stdev)):
         cells = []
-        for column in columns:
-            means = [mean(values) for row in rows if (values := row.values(column))]
+        for column, of_column in zip(table.columns, zip(*table.cells[: len(rows)], strict=True), strict=True):
+            means = [cell.value for cell in of_column if cell.value is not None]
             value = summary(means) if len(means) > 1 else None
             text = NOT_RUN if value is None else decimals(value)
             cells.append(Cell(value, text, paper=printed.get((name, column.paper))))
@@ -186,7 +197,7 @@ def table6(
     encoder, layers: what our systems start from.
     """
     rows = paper.rows6(systems, encoder, layers)
-    rows |= {key: Row(("Added", key, "", "", "")) for key in scores if key not in rows}
+    rows |= {key: Row(("Added", key, "", "", "")) for key in scores if key not in rows and not SEED.search(key)}
     title = "Table 6: dense retrieval, baselines and TAS-Balanced."
     batches = [key for key, row in paper.TABLE6.items() if row.names[0] == "Ours" and key in systems]
     sizes = [(systems[key].batch_size, paper.TABLE6[key].paper.rpartition(" ")[2]) for key in batches]
@@ -194,8 +205,8 @@ def table6(
         title += f" TAS-Balanced batch sizes are in the paper's order: {', '.join(moved)}."
     heads = ("", "Training Type", *paper.LABELS6)
     of_rows = paper.filled(paper.lettered(rows, scores), scores, systems)
-    columns = paper.nine_columns(evaluation, families)
-    return compose(title, heads, of_rows, columns, paper.paper_table(6), evaluation.alpha).with_others()
+    columns = nine_columns(evaluation, families)
+    return compose(title, heads, of_rows, columns, paper.paper_table(6), scores, evaluation.alpha).with_others()
 
 
 def table7(
@@ -212,16 +223,16 @@ def table7(
     Further keys of `scores` are rows below, among the first stages.
     """
     evaluation, rows = settings.evaluation, paper.rows7(settings, tas, latencies)
-    rows |= {key: Row(("Added", key, "–", "–", ""), block="–") for key in scores if key not in rows}
-    shared, counts = common(scores)
+    shared, counts = common(single(scores))
+    rows |= {key: Row(("Added", key, "–", "–", ""), block="–") for key in shared if key not in rows}
     title = "Table 7: retrieval, fusion and re-ranking. # is how many candidates are re-ranked; ms: latency per query."
     sizes = [(test.label, *counts[test.name]) for test in evaluation.sets if test.name in counts]
     if sampled := [f"{label}: {n} of {whole} queries" for label, n, whole in sizes if n < whole]:
         title += f" {', '.join(sampled)}, the same for all rows."
     heads, within = ("", "First stage", "Re-ranker", "#", "ms"), " under the same re-ranker"
-    of_rows = paper.filled(paper.lettered(rows, scores), shared, settings.systems)
-    columns = paper.nine_columns(evaluation, families)
-    return compose(title, heads, of_rows, columns, paper.paper_table(7), evaluation.alpha, within)
+    of_rows = paper.filled(paper.lettered(rows, shared), shared, settings.systems)
+    columns = nine_columns(evaluation, families)
+    return compose(title, heads, of_rows, columns, paper.paper_table(7), shared, evaluation.alpha, within)
 
 
 def common(scores: Scores) -> tuple[Scores, dict[str, tuple[int, int]]]:
@@ -246,30 +257,27 @@ def deviations(
 ) -> Table:
     """What the other choice in some rows of DEVIATIONS.md changes. systems: the profile's."""
     rows = paper.filled(paper.DEVIATIONS, scores, systems)
-    columns = [column._replace(paper="") for column in paper.nine_columns(evaluation, families)]
+    columns = [column._replace(paper="") for column in nine_columns(evaluation, families)]
     title = "The effect of choices that DEVIATIONS.md names; both teachers, one order of the batches."
-    return compose(title, ("Row", "Choice"), rows, columns, {}, evaluation.alpha)
+    return compose(title, ("Row", "Choice"), rows, columns, {}, scores, evaluation.alpha)
 
 
 # --- between the rows ----------------------------------------------------------------------------------------------
 
 
-def differences(table: Table, steps: Mapping[str, tuple[str, str]], seeds: Mapping[str, float] = {}) -> pd.DataFrame:
-    """For each step and column: how much higher the second row's mean is than the first's, and p of the paired t-test.
+def differences(table: Table, steps: Mapping[str, tuple[str, str]], scores: Scores) -> pd.DataFrame:
+    """For each step and column: how much higher the second system's mean is than the first's, and p of the difference.
 
-    steps: label → keys of two rows. seeds: `spread` of Table 5; with it, p counts the chance of random seeds too.
-    paper: the same step between the paper's numbers. NaN where one of the two is missing.
+    steps: label → keys of two rows. paper: the same step between the paper's numbers. NaN where one is missing.
     """
-    by_key, lines = {row.key: (row, cells) for row, cells in zip(table.rows, table.cells, strict=True)}, []
+    printed = {row.key: cells for row, cells in zip(table.rows, table.cells, strict=True)}
+    lines: list[tuple[str, str, float, float, float]] = []
     for step, (before, after) in steps.items():
-        (first, cells), (second, others) = by_key[before], by_key[after]
-        for column, a, b in zip(table.columns, cells, others, strict=True):
-            p = math.nan
-            if a.value is not None and b.value is not None:
-                found = paired(second.values(column), first.values(column), column.families)
-                p = found.with_seeds(seeds.get(column.heading, 0), trained_apart(before, after)).p
-            printed = [cell.paper and cell.paper.number for cell in (b, a)]
-            lines.append((step, column.heading, _minus(b.value, a.value), p, _minus(*printed)))
+        for column, *cells in zip(table.columns, printed[after], printed[before], strict=True):
+            both = ran(scores, (before, after), [column])
+            found = estimate(scores, (after, before), [column]) if both else None
+            theirs = _minus(*(cell.paper and cell.paper.number for cell in cells))
+            lines.append((step, column.heading, *((found.difference, found.p) if found else (math.nan,) * 2), theirs))
     return pd.DataFrame(lines, columns=["step", "column", "difference", "p", "paper"])
 
 
@@ -288,12 +296,3 @@ def step_grid(steps: pd.DataFrame, alpha: float = 0.05) -> Grid:
             cells.append(text if math.isnan(theirs) else f"{text}<br>({signed(theirs)})")
         lines.append(cells)
     return Grid("l" + "r" * len(columns), ["Step", *columns], lines)
-
-
-def spread(scores: Scores, columns: Iterable[Column]) -> dict[str, float]:
-    """The standard deviation (n - 1) of the means of the systems that were run, by column; NaN for less than two."""
-    result = {}
-    for column in columns:
-        means = [mean(sets[column.test_set][column.measure]) for sets in scores.values() if column.test_set in sets]
-        result[column.heading] = stdev(means) if len(means) > 1 else math.nan
-    return result
