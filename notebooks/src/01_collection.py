@@ -232,7 +232,7 @@ means.rename_axis(["k1", "b"]).unstack().sort_index().round(4) if tune else "no 
 # %%
 best = max(trials, key=lambda trial: (means[trial], trial), default=None)
 others = sorted(set(trials) - {chosen})
-p = {trial: significance.paired_t(trials[trial], trials[chosen]) for trial in others}
+p = {trial: significance.paired(trials[trial], trials[chosen]).p for trial in others}
 holm = dict(zip(others, significance.holm([p[trial] for trial in others]), strict=True))
 both = {"best": best, "profile": chosen} if tune else {}
 rows = [(which, *map(str, t), means[t], p.get(t), holm.get(t)) for which, t in both.items()]

@@ -7,7 +7,7 @@
 # > "we fix the use of the Margin-MSE loss for the pairwise teaching part and examine the effect of different losses
 # > for additional in-batch negative training" (§5.1)
 #
-# Four students see the same batches and the same teachers. Only the loss in place of Equation (7) differs.
+# Four systems see the same batches and the same teachers. Only the loss in place of Equation (7) differs.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
@@ -31,7 +31,7 @@ from tas_lib.train import loop as training
 settings = config.load(PROFILE)
 lab = experiment.Experiment(settings)
 scores = lab.scores(TABLE3)
-{key: "run" if sets else "not run" for key, sets in scores.items()}
+{key: "run" if scores[key] else "not run" for key in TABLE3}
 
 # %% [markdown]
 # ## What does a list loss throw away?
@@ -110,14 +110,15 @@ Markdown(render.markdown(table.caption, table.grid))
 #
 # ## The step from each list loss to Margin-MSE
 #
-# The same numbers as differences, with the p of the paired t-test by family; the paper's step is below.
+# The same numbers as differences, with their p, by family and, where several seeds were run, by seed; the paper's step
+# is below.
 
 # %%
 steps = {
     f"{TABLE3[key].names[0]} → Margin-MSE": (key, "dual/tas_balanced")
     for key in ("dual/tas_balanced/kldiv", "dual/tas_balanced/listnet", "dual/tas_balanced/lambdarank")
 }
-found = tables.differences(table, steps)
+found = tables.differences(table, steps, scores)
 Markdown(render.pipe_table(tables.step_grid(found, settings.evaluation.alpha)))
 
 # %% [markdown]
@@ -136,9 +137,9 @@ grid([[kind, *map(int, row)] for kind, row in zip(counts.index, counts.values, s
      ["Margin-MSE is", "significantly better", "significantly worse", "of"])  # fmt: skip
 
 # %% [markdown]
-# Among so many tests some come out significant by chance; the next cell says how many. And a letter compares two
-# trained models, not two losses: the same loss with another random seed gives another model. Notebook 10 measures how
-# far apart *those* are.
+# Among so many tests some come out significant by chance; the next cell says how many. And where a row has one seed, a
+# letter compares two trained models, not two losses: the same loss with another random seed gives another model.
+# Notebook 10 measures how far apart *those* are.
 
 # %%
 same = (known.difference * known.paper > 0).sum()

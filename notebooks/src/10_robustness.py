@@ -24,11 +24,10 @@ from IPython.display import Markdown
 from scipy.stats import chi2, t
 
 from tas_lib import config, experiment
-from tas_lib.evaluation import comparisons
-from tas_lib.evaluation.significance import Estimate
+from tas_lib.evaluation import comparisons, significance
 from tas_lib.report import claims_page, forest, render, style, tables
 from tas_lib.report.notebook import check, grid
-from tas_lib.report.paper import NOT_RUN, TABLE4, TABLE5, nine_columns, six_columns
+from tas_lib.report.paper import NOT_RUN, TABLE4, TABLE5
 
 lab = experiment.Experiment(settings := config.load(PROFILE))
 alpha, b = settings.evaluation.alpha, settings.sampling.batch_size
@@ -71,11 +70,10 @@ Markdown(render.markdown(table.caption, table.grid))
 # point" (§5.1), that is .01. The same question for ours:
 
 # %%
-columns = six_columns(settings.evaluation)
-spread = tables.spread(scores, columns)
-paper = {c.heading: cell.paper.number for c, cell in zip(columns, table.cells[-1], strict=True) if cell.paper}
-known = [s for s in spread.values() if not np.isnan(s)]
-grid([(name, None if np.isnan(s) else s, paper.get(name)) for name, s in spread.items()],
+spread = {column.heading: cell for column, cell in zip(table.columns, table.cells[-1], strict=True)}
+paper = {name: cell.paper.number for name, cell in spread.items() if cell.paper}
+known = [cell.value for cell in spread.values() if cell.value is not None]
+grid([(name, cell.value, paper.get(name)) for name, cell in spread.items()],
      ["column", "standard deviation", "the paper's"])  # fmt: skip
 print(f"Under a single point: {sum(s < 0.01 for s in known)} of {len(known)} columns.")
 assert all(deviation < 0.01 for deviation in paper.values())
@@ -103,7 +101,7 @@ print(f"With 95% chance the true deviation is between {low:.1f} and {high:.1f} t
 # %%
 names = {key: row.names[0] for key, row in TABLE5.items()}
 pairs = {f"{names[a]} → {names[z]}": (a, z) for a, z in combinations(names, 2)}
-between = tables.differences(table, pairs).dropna(subset=["p"])
+between = tables.differences(table, pairs, scores).dropna(subset=["p"])
 print(f"{(between.p < alpha).sum()} of {len(between)} pairs are significantly different at p < {alpha:g}.")
 
 # %% [markdown]
@@ -125,21 +123,23 @@ assert sum(map(len, printed)) == 5
 # system lie more than two deviations apart?
 
 # %%
-factors = [Estimate(0.0, 1e-9, 1e9).with_seeds(1.0, trained).reach(0.95) for trained in (2, 1)]
+factors = [significance.combined(0.0, [(trained, n - 1)]).reach(0.95) for trained in (2, 1)]
 alarms = 2 * t.sf(2 / np.sqrt(2), n - 1)
 print(f"Two trained systems: {factors[0]:.1f} deviations; one and BM25: {factors[1]:.1f}.")
 print(f"Two runs of one system are more than two deviations apart in {alarms:.0%} of cases.")
 assert (round(factors[0], 1), round(factors[1], 1), round(alarms, 2)) == (3.9, 2.8, 0.23)
 
 # %% [markdown]
-# So two deviations are no test. In notebook 13 the standard error of a difference therefore has two parts, from the
-# queries (by family) and from the seeds: $se^2 = se_q^2 + k s^2$, with $k$ the number of trained systems (2 or 1), $s$
-# the deviation of Table 5, and Satterthwaite's degrees of freedom.
+# So two deviations are no test. The standard error of a difference therefore has two parts, from the queries (by
+# family) and from the seeds: $se^2 = se_q^2 + s^2 \sum_i 1/n_i$, with a term for each trained system (2 or 1) and $n_i$
+# the number of its seeds. $s$ is pooled over all systems with several seeds, and the degrees of freedom are
+# Satterthwaite's. If Table 5's system alone has several, $s$ is its deviation, and every system counts with one run.
 #
 # ## The steps of Table 4, with both kinds of chance
 #
-# The steps of notebook 09, random → TAS → TAS-Balanced. A star marks p below α for the queries alone, two stars for
-# queries and seeds. *Before you look:* how many of the stars will the seeds take away?
+# The steps of notebook 09, random → TAS → TAS-Balanced, from all seeds that there are. A star marks p below α for one
+# run of each system and the chance of the queries alone, as in the paper; a dagger for all seeds and both kinds of
+# chance. *Before you look:* which of the stars will get no dagger?
 
 # %%
 steps = {}
@@ -148,19 +148,19 @@ for teacher, name in (("pairwise", "Pairwise"), ("in_batch", "In-batch"), ("dual
     steps[f"{name}: to TAS-B"] = (f"{teacher}/tas", f"{teacher}/tas_balanced")
 scores |= lab.scores(TABLE4)
 ablation = tables.table4(scores, settings.evaluation, settings.systems, lab.families)
-found = tables.differences(ablation, steps)
-ruler = tables.spread({key: scores[key] for key in TABLE5}, nine_columns(settings.evaluation))
-found["lasting"] = tables.differences(ablation, steps, ruler).p
-stars = (found.p < alpha).astype(int) + (found.lasting < alpha)
-shown = found.difference.map(render.signed) + stars.map("*".__mul__)
+found = tables.differences(ablation, steps, scores)
+found["alone"] = tables.differences(ablation, steps, comparisons.single(scores)).p
+shown = found.difference.map(render.signed)
+for p, mark in ((found.alone, "*"), (found.p, "†")):
+    shown += (p < alpha).map({True: mark, False: ""})
 found["text"] = shown.where(found.difference.notna(), NOT_RUN)
 wide = found.set_index(["column", "step"])["text"].unstack(sort=False)
 wide.rename_axis(index=None, columns=None)
 
 # %%
-known = found.dropna(subset=["p", "lasting"])
-print(f"{len(known)} steps: {(known.p < alpha).sum()} beyond the chance of the queries, "
-      f"{(known.lasting < alpha).sum()} beyond that of queries and seeds.")  # fmt: skip
+known = found.dropna(subset=["p"])
+print(f"{len(known)} steps: {(known.alone < alpha).sum()} beyond the chance of the queries, "
+      f"{(known.p < alpha).sum()} beyond that of queries and seeds.")  # fmt: skip
 
 # %% [markdown]
 # ## All steps in one picture
@@ -177,7 +177,7 @@ figure
 # %% [markdown]
 # ## What can a column see?
 #
-# No star may also mean that the column is too coarse. For each one: the smallest true effect that it would find four
+# No dagger may also mean that the column is too coarse. For each one: the smallest true effect that it would find four
 # times in five, among students and against BM25 (medians over the systems of Table 4); and how close together two
 # students must be for it to show that they are equal within one point, the margin of notebook 13.
 
@@ -194,12 +194,14 @@ Markdown(render.pipe_table(claims_page.sight_grid(sights)))
 from tas_lib.report import answers
 
 tell = answers.Teller(scores, settings.evaluation, lab.families)
-ndcg = {key: np.mean([*values.values()]) for key in scores if (values := tell.values(key, "nDCG"))}
-above = [mean > ndcg["dual/random"] for key, mean in ndcg.items() if key in TABLE5 and "dual/random" in ndcg]
-between = sorted(deviation for deviation in dict(spread).values() if deviation == deviation)
+runs = comparisons.repeated(scores, columns := tell.columns("nDCG"))
+ndcg, random = ([comparisons.level(scores, run, columns) for run in runs.get(key, [])]
+                for key in ("dual/tas_balanced", "dual/random"))  # fmt: skip
+above = [one > np.mean(random) for one in ndcg] if random else []
+between = sorted(cell.value for cell in dict(spread).values() if cell.value is not None)
 answers.say(
-    f"nDCG@10 of the seeds that were run: {answers.listed(render.decimals(ndcg[key]) for key in TABLE5 if key in ndcg)}"
-    f"; above random batches: {sum(above)} of {len(above)}.",
+    f"nDCG@10 of the seeds that were run: {answers.listed(map(render.decimals, ndcg))}; above random batches: "
+    f"{sum(above)} of {len(above)}.",
     f"The standard deviations between seeds, column by column: {answers.listed(map(render.decimals, between))}; below "
     f"one point: {sum(deviation < 0.01 for deviation in between)} of {len(between)}.",
     tell.step("With TAS-Balanced instead of random batches (both teachers)", "dual/random", "dual/tas_balanced",
@@ -209,8 +211,8 @@ answers.say(
 
 # %% [markdown]
 # Table 5 says how far one configuration moves when only the random seed changes. A step in another table that seeds
-# alone could make is no finding, whatever its letter. Table 5 does *not* say how much other configurations vary (random
-# sampling may vary more or less), nor what another initialisation of the model would add, since all five share one.
+# alone could make is no finding, whatever its letter. Table 5 does *not* say how much other configurations vary, nor
+# what another initialisation of the model would add, since all five share one.
 #
 # ## Where we differ
 #
@@ -234,7 +236,8 @@ check(my_deviation, lambda values: float(np.std(values, ddof=1)), ([0.845, 0.833
 # %% [markdown]
 # 2. With $n$ instead of $n - 1$, which column of the paper's Table 5 would be printed differently? (A, ..., E are the
 #    first five rows.)
-# 3. *Open:* retrain two of the random-sampling systems with another seed. Do they vary as much as the five here?
+# 3. *Open:* do all systems vary alike, as the pooled deviation takes for granted? `lab.shipped_seeds` has the seeds of
+#    others, where they are shipped; otherwise retrain two of the random-sampling systems with another seed.
 #
 # ## Next
 #

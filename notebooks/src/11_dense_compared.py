@@ -20,7 +20,7 @@ import numpy as np
 from IPython.display import Markdown
 
 from tas_lib import config, experiment, sampling
-from tas_lib.evaluation import metrics
+from tas_lib.evaluation import comparisons, metrics
 from tas_lib.report import paper, render, tables
 from tas_lib.report.notebook import check, grid
 from tas_lib.retrieval import pretrained
@@ -30,6 +30,7 @@ settings = config.load(PROFILE)
 lab = experiment.Experiment(settings)
 added = [key for key, system in settings.systems.items() if system.kind in ("run", "checkpoint")]
 scores = lab.scores([*paper.TABLE6, *(key for key in added if key not in paper.TABLE4 | paper.TABLE6)])
+seeds = scores | lab.scores(paper.TABLE5)
 start = pretrained.load_encoder(settings.encoder_path)
 encoder = f"{type(start).__name__.removesuffix('Model')}, {start.config.hidden_size} wide"
 print(f"Our systems start from: {encoder}, {start.config.num_hidden_layers} layers")
@@ -90,7 +91,8 @@ assert [share[f"TREC-DL'{year} nDCG@10"] for year in (19, 20)] == [43, 44]
 wins = []
 for key in ("pairwise/random", "in_batch/random", "dual/tas_balanced", "tas_b", "tas_b/largest"):
     for column in table.columns:
-        dense, words = (table.rows[place[k]].values(column) for k in (key, "bm25"))
+        runs = [comparisons.instances(scores, k, [column]) for k in (key, "bm25")]
+        dense, words = (comparisons.values(scores, some, column) for some in runs)
         if dense and words and column.measure.NAME == "nDCG":
             delta = np.array([dense[query] - words[query] for query in words])
             wins.append([table.rows[place[key]].names[1], table.rows[place[key]].names[-1], column.label,
@@ -106,7 +108,7 @@ assert all(abs(sum(row[3:]) - 1) < 1e-9 for row in wins)
 # > "we only see a clear trend of improvement on MSMARCO DEV, but not on the TREC collections, there the results are
 # > inconsistent, albeit with small differences, that fall in the standard deviation of our robustness analysis" (§5.2)
 #
-# Each step in batch size with its p, and the paper's below.
+# Each step in batch size with its p, by family and random seed, and the paper's below.
 
 # %%
 sizes = {
@@ -122,19 +124,20 @@ steps = {
     f"{named[a]} → {named[z]}": (a, z)
     for a, z in (("dual/tas_balanced", "tas_b"), ("tas_b", "tas_b/largest"), ("dual/tas_balanced", "tas_b/largest"))
 }
-found = tables.differences(table, steps)
+found = tables.differences(table, steps, seeds)
 Markdown(render.pipe_table(tables.step_grid(found, settings.evaluation.alpha)))
 
 # %% [markdown]
-# Now with the chance of another random seed, which notebook 10 measures: for each kind of set, how many steps are
-# significant, and how many still are if p counts the seeds too? Sparse sets are those like MSMARCO DEV.
+# What does the chance of another random seed change, which notebook 10 measures? For each kind of set, how many steps
+# are significant for one run of each system and the queries alone, and how many are if p counts the seeds too? Sparse
+# sets are those like MSMARCO DEV.
 
 # %%
-ruler = tables.spread(lab.scores(paper.TABLE5), table.columns)
 graded = {column.heading: {t.name: t.graded for t in settings.evaluation.sets}[column.test_set]
           for column in table.columns}  # fmt: skip
-known = found.assign(far=tables.differences(table, steps, ruler).p < settings.evaluation.alpha).dropna(subset=["p"])
-known["up"], known["sure"] = known.difference > 0, known.p < settings.evaluation.alpha
+alone = tables.differences(table, steps, comparisons.single(scores)).p < settings.evaluation.alpha
+known = found.assign(sure=alone).dropna(subset=["p"])
+known["up"], known["far"] = known.difference > 0, known.p < settings.evaluation.alpha
 kinds = known["column"].map(graded)
 counted = [[name, step, *map(int, (part.up.sum(), (part.up & part.sure).sum(), (part.up & part.far).sum())), len(part)]
            for name, kind in (("graded", True), ("sparse", False))
@@ -165,7 +168,7 @@ grid(grown, ["batch size", "steps", "pairs read", "mixed batches"])
 from tas_lib.report import answers
 
 small, middle, large = named
-tell = answers.Teller(scores | lab.scores(paper.TABLE5), settings.evaluation, lab.families)
+tell = answers.Teller(seeds, settings.evaluation, lab.families)
 answers.say(
     *(
         tell.step(f"With TAS-Balanced, {named[key]}, instead of BM25", "bm25", key, "nDCG", "R")

@@ -25,7 +25,7 @@ import numpy as np
 from IPython.display import Markdown
 
 from tas_lib import config, experiment
-from tas_lib.evaluation import metrics
+from tas_lib.evaluation import comparisons, metrics
 from tas_lib.report import curves, latency, render, style, tables
 from tas_lib.report.curves import Curve
 from tas_lib.report.notebook import check, grid
@@ -168,14 +168,14 @@ grid(ceiling, ["set", "BM25", "TAS-Balanced", "fused", "all of both"])
 # %%
 scores = lab.scores(rows7(settings, TAS))
 name, ms = graded[0].name, {}
-for key in [key for key, measured in scores.items() if name in measured and lab.answers(lab.listed[key])]:
+for key in [key for key in lab.listed if name in scores.get(key, {}) and lab.answers(lab.listed[key])]:
     queries, answer = cycle(lab.collection.sets[name].queries.ids), lab.answerer(lab.listed[key], name)
     ms[key] = latency.time_boxed(lambda q=queries, a=answer: a(next(q)), warm_up=2, seconds=2, most=200).mean
 
 # %% [markdown]
 # Letters compare first stages under one re-ranker: *b* BM25, *d* docT5query, *t* TAS-B, *q* TAS-B + docT5query; for our
 # own rows *f* is TAS-B + BM25, *c* TCT and *m* Margin-MSE of Table 6. The BERT_CAT rows are ours: the paper's re-ranker
-# is mono-duo-T5, in the rows above them.
+# is mono-duo-T5, in the rows above them. Every row is one run, since pipelines are run with one seed of their students.
 
 # %%
 added = {key: system for key, system in settings.systems.items() if system.kind == "run" and key not in scores}
@@ -199,7 +199,8 @@ steps |= {
     if key in shown
     for model, rerankers in (("duo", ">duo"), ("mono and duo", ">mono>duo"), ("BERT_CAT", ">cat"))
 }
-moved = tables.differences(table, steps)
+shared, _ = tables.common(comparisons.single(scores))
+moved = tables.differences(table, steps, shared)
 reranked = moved[moved.step.str.contains(", by ") & moved["column"].str.contains(" R@")].dropna(subset=["p"])
 assert (reranked.difference.abs() < 1e-9).all()
 Markdown(render.pipe_table(tables.step_grid(moved, settings.evaluation.alpha)))
@@ -261,7 +262,7 @@ for column in ("TREC-DL'19 nDCG@10", "TREC-DL'20 nDCG@10"):
     gaps.append(["the paper", column, first[1] - first[0], last[1] - last[0], None])
 assert all(row[3] < row[2] for row in gaps)
 ends = {"before": ("d2q", TAS), "mono": ("d2q>mono>duo", f"{TAS}>mono>duo"), "cat": ("bm25>cat", f"{TAS}>cat")}
-ours = tables.differences(table, ends)
+ours = tables.differences(table, ends, shared)
 ours = ours[ours["column"].str.contains("nDCG")].pivot(index="column", columns="step", values="difference")
 gaps += [["ours", name, *(None if np.isnan(x) else x for x in row)] for name, *row in ours[[*ends]].itertuples()]
 grid(gaps, ["whose", "column", "before", "after mono and duo", "after BERT_CAT (BM25 below)"])

@@ -17,6 +17,7 @@ PROFILE = "docs"  # a file in profiles/
 from IPython.display import Markdown
 
 from tas_lib import config, experiment
+from tas_lib.evaluation import comparisons
 from tas_lib.report import render, tables
 from tas_lib.report.notebook import check, grid
 from tas_lib.report.paper import DEVIATIONS, TABLE5
@@ -24,7 +25,7 @@ from tas_lib.report.paper import DEVIATIONS, TABLE5
 settings = config.load(PROFILE)
 lab = experiment.Experiment(settings)
 scores = lab.scores(DEVIATIONS)
-{key: "run" if sets else "not run" for key, sets in scores.items()}
+{key: "run" if scores[key] else "not run" for key in DEVIATIONS}
 
 # %% [markdown]
 # ## The table
@@ -47,8 +48,8 @@ Markdown(render.markdown(table.caption, table.grid))
 
 # %%
 steps = {name: ("dual/tas_balanced", name) for name in list(DEVIATIONS)[1:]}
-found = tables.differences(table, steps)
-found["p with seeds"] = tables.differences(table, steps, tables.spread(lab.scores(TABLE5), table.columns)).p
+found = tables.differences(table, steps, comparisons.single(scores))
+found["p with seeds"] = tables.differences(table, steps, scores | lab.scores(TABLE5)).p
 found.drop(columns="paper").dropna().round(4)
 
 # %% [markdown]
@@ -69,7 +70,7 @@ assert len(far) <= len(found)
 # best.
 
 # %%
-run = {key: (settings.systems | settings.deviations)[key] for key, sets in scores.items() if sets}
+run = {key: (settings.systems | settings.deviations)[key] for key in DEVIATIONS if scores[key]}
 run = {key: system for key, system in run.items() if system.kind == "trained"}
 best = {key: max(lab.history(system), key=lambda h: h.ndcg) for key, system in run.items()}
 grid([(key, h.step, h.ndcg) for key, h in best.items()], ["row", "step kept", "nDCG@10, early stopping"])
