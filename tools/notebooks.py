@@ -25,6 +25,7 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 INJECTED = "injected-parameters"  # papermill's tag of the cell that it adds
+WIDGET = "application/vnd.jupyter.widget-view+json"
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 TABLE = re.compile(r"(<!-- table4 -->\n)(.*?)(<!-- /table4 -->)", re.S)
 VERDICT = re.compile(r"(<!-- verdict -->\n)(.*?)(<!-- /verdict -->)", re.S)
@@ -89,6 +90,7 @@ def _outputs(outputs: list[NotebookNode], count: int | None) -> list[NotebookNod
     for output in outputs:
         if output.get("name") == "stderr":
             continue
+        output.get("data", {}).pop(WIDGET, None)  # it answers to the kernel of the run alone; what stands for it stays
         for kind, value in output.get("data", {}).items():
             if kind.startswith("text/") and isinstance(value, str):
                 output.data[kind] = _portable(value)

@@ -23,7 +23,7 @@ from torch import tensor
 from tas_lib import config, experiment, losses, models
 from tas_lib.config import System
 from tas_lib.data import shipped
-from tas_lib.report import pictures
+from tas_lib.report import explore, pictures
 from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import pretrained
 from tas_lib.train import loop as training
@@ -204,7 +204,8 @@ margins = tensor(np.asarray(batch.margins))
 tuple(s.shape), tuple(t.shape), tuple(margins.shape)
 
 # %% [markdown]
-# Equation (8) with either reading of Equation (7), and its parts:
+# Equation (8) with either reading of Equation (7), and its parts. Below, move α: with which value do the two parts have
+# one size, and which scores does a step then move?
 
 # %%
 both = {
@@ -218,6 +219,7 @@ grid(
 )
 assert both["mean"].pairwise == both["as printed"].pairwise
 assert both["as printed"].in_batch > (len(s) - 1) * both["mean"].in_batch
+explore.two_losses(s, t, margins, alpha)
 
 # %% [markdown]
 # The pairwise part is the same in both rows; the in-batch part is at least $b - 1$ times larger in the lower one. In

@@ -31,7 +31,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from tas_lib import clustering, config
 from tas_lib.experiment import Experiment
-from tas_lib.report import figures, style
+from tas_lib.report import explore, figures, style
 from tas_lib.report.notebook import check, grid, show
 
 settings = config.load(PROFILE)
@@ -203,8 +203,16 @@ style.save(figure, settings.figures, "figure1")
 figure
 
 # %% [markdown]
-# Most queries sit among their own cluster, although t-SNE never saw the clusters. A picture can flatter, so count: how
-# often is a query's nearest neighbour *on the plane* from its own cluster, and how often would that happen by chance?
+# The same plane to explore: point at a query, or move with the arrow keys, to read it. The lines lead to the five
+# queries whose vectors are nearest to its own. *Before you try:* are these always its neighbours on the plane too?
+
+# %%
+explore.cluster_hover(plane, clusters, vecs, queries)
+
+# %% [markdown]
+# A long line is a place where two dimensions were not enough. Most queries sit among their own cluster, although t-SNE
+# never saw the clusters. A picture can flatter, so count: how often is a query's nearest neighbour *on the plane* from
+# its own cluster, and how often would that happen by chance?
 
 # %%
 owner = np.repeat(plane.numbers, [len(points) for points in plane.points])

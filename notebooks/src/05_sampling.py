@@ -24,7 +24,7 @@ import numpy as np
 from tas_lib import config, sampling
 from tas_lib.experiment import Experiment
 from tas_lib.records import Pairs
-from tas_lib.report import figures, pictures, style
+from tas_lib.report import explore, figures, pictures, style
 from tas_lib.report.notebook import check, grid, show
 from tas_lib.report.style import LOOKS, fit
 
@@ -242,12 +242,17 @@ print(f"From TAS to TAS-Balanced the median moves by {shift:+.2f} standard devia
 # Training asks for batch 0, 1, 2, ...; a batch is a function of the seed and its number alone. So several workers can
 # compose ahead (§3: "concurrently in a sub-process"), and an interrupted run resumes with the batches it would have
 # had. *Before you run:* does it matter that we asked for other batches in between?
+#
+# Below, look at any batch: a line per query, with the margins of its pairs (ranges in grey, the pair drawn in red) and
+# its row of ColBERT's scores, each minus that of its own positive. With TAS, do the other queries' passages come
+# nearer?
 
 # %%
 first, *_ = [samplers["tas_balanced"].batch(step) for step in (7, 1000, 8)]
 again = samplers["tas_balanced"].batch(7)
 assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
 show(sampling.Sampler.batch)
+explore.batches(experiment, SEED)
 
 # %% [markdown]
 # ## Answer

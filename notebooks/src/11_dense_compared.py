@@ -21,7 +21,7 @@ from IPython.display import Markdown
 
 from tas_lib import config, experiment, sampling
 from tas_lib.evaluation import comparisons, metrics
-from tas_lib.report import paper, render, tables
+from tas_lib.report import explore, paper, render, tables
 from tas_lib.report.notebook import check, grid
 from tas_lib.retrieval import pretrained
 
@@ -160,6 +160,18 @@ for key, size in sizes.items():
     mixed = sampling.mixed_share(batches, topic_of, settings.sampling.clusters_per_batch)
     grown.append([size, steps_taken, steps_taken * size, f"{mixed:.0%}"])
 grid(grown, ["batch size", "steps", "pairs read", "mixed batches"])
+
+# %% [markdown]
+# ## Search for yourself
+#
+# Type a query and press Enter: what do lexical matching, the encoder before training and TAS-Balanced retrieve? The
+# text is read from your own installation, under the licences of its packages. Without a kernel, you see the names of
+# what they retrieve for three queries of a test set. *Before you try:* which query should only BM25 answer, and which
+# only TAS-Balanced?
+
+# %%
+keys = [key for key in ("bm25", "untrained", "dual/tas_balanced") if key in lab.listed]
+explore.search(lab, keys, lab.collection.sets[settings.evaluation.sets[0].name].queries.texts[:3])
 
 # %% [markdown]
 # ## Answer
