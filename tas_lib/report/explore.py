@@ -92,7 +92,7 @@ def _matrix(ax: Axes, values: FloatArray, limit: float, label: str) -> None:
     ax.set_xticks([b / 2 - 0.5, 1.5 * b - 0.5], [f"{b} positives (+)", f"{b} negatives (-)"])
     ax.tick_params(length=0)
     ax.set_yticks([])
-    ax.get_figure().colorbar(shown, ax=ax, label=label, pad=0.03)
+    ax.figure.colorbar(shown, ax=ax, label=label, pad=0.03)
 
 
 @house_style
@@ -132,11 +132,11 @@ def batches(lab: Experiment, seed: int) -> Panel:
 
     def composed(strategy: Any, b: int, n: int, h: int, seed: int, step: int) -> tuple[Batch, FloatArray, float]:
         """A batch with the queries of a cluster together, its in-batch margins, and the mean of those of Eq. 7."""
-        how = {"batch_size": b, "clusters_per_batch": n, "margin_bins": h}
-        how = lab.profile.sampling.model_copy(update=how)
+        changes = {"batch_size": b, "clusters_per_batch": n, "margin_bins": h}
+        how = lab.profile.sampling.model_copy(update=changes)
         drawn = sampling.make_sampler(strategy, lab.pairs, clusters.members, how, seed).batch(step)
         order = np.argsort(clusters.assignment[drawn.queries], kind="stable")
-        batch = Batch(*(values[order] for values in drawn))
+        batch = Batch(drawn.queries[order], drawn.pos[order], drawn.neg[order], drawn.margins[order])
         scores = teacher.scores(batch, torch.device("cpu")).numpy()
         margins = scores.diagonal()[:, None] - scores
         return batch, margins, float(margins[~np.tile(np.eye(b, dtype=bool), 2)].mean())
@@ -174,8 +174,8 @@ def two_losses(student: Tensor, teacher: Tensor, margins: Tensor, alpha: float) 
         dual = losses.dual(scores, teacher, margins, alpha, readings[reading])
         push = -torch.autograd.grad(dual.total, scores)[0].numpy()
         push = np.sign(push) * np.sqrt(np.abs(push))  # else the query's own passages outshine all others
-        parts = {"L_Pair": dual.pairwise, "α · L_InB": alpha * dual.in_batch, "L_DS": dual.total}
-        parts = {name: value.item() for name, value in parts.items()}
+        values = [value.item() for value in (dual.pairwise, alpha * dual.in_batch, dual.total)]
+        parts = dict(zip(("L_Pair", "α · L_InB", "L_DS"), values, strict=True))
         figure = Figure((PAGE, 2.6), layout="constrained")
         bars, matrix = figure.subplots(1, 2, width_ratios=(1, 1.7))
         colours = [LOOKS["pairwise"].colour, LOOKS["in_batch"].colour, GREY]
@@ -226,7 +226,7 @@ def cluster_hover(plane: ClusterPlane, clusters: Clusters, vecs: FloatArray, tex
     groups, names, rows = "", "", iter(zip(queries, near.tolist(), strict=True))
     for number, points, (colour, marker) in zip(plane.numbers, plane.points, CLUSTERS, strict=False):
         shape = MarkerStyle(marker)
-        corners = shape.get_path().transformed(shape.get_transform()).to_polygons()[0] * (7, -7)
+        corners = np.asarray(shape.get_path().transformed(shape.get_transform()).to_polygons()[0]) * (7, -7)
         groups += f'<g fill="{"currentColor" if colour == INK else colour}"><defs><path id="hover-{number}" d="M'
         groups += "L".join(f"{x:.1f} {y:.1f}" for x, y in corners) + '"/></defs>\n'
         places = np.round((points - low) / (high - low) * (700, -450) + (0, 450)).astype(int)
