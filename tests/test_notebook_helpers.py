@@ -24,8 +24,16 @@ def double(x):
     return 2 * x
 
 
-def triple(x):
-    return 3 * x
+def one_of(values, rng):
+    return rng.choice(values)
+
+
+@pytest.fixture
+def solutions(monkeypatch):
+    """The functions that take the place of notebooks/solutions.py."""
+    found = {"double": double, "one_of": one_of}
+    monkeypatch.setattr(notebook.runpy, "run_path", lambda path: found)
+    return found
 
 
 def test_shown_code_is_the_source_with_its_name_and_no_path_and_twice_the_same(seen):
@@ -48,17 +56,31 @@ def test_a_grid_puts_words_left_and_numbers_right_and_breaks_long_names(seen):
     assert seen[1]["text/plain"] == "name | count"
 
 
-def test_an_unfilled_stub_is_not_done_yet_and_a_correct_answer_is_confirmed(capsys):
-    notebook.check(lambda x: None, double, (1,), (2,))
-    notebook.check(double, double, (1,), (torch.ones(2),))
-    assert capsys.readouterr().out == "Not done yet\nRight: the same as double in 2 cases\n"
+def named(name, function):
+    function.__name__ = name
+    return function
 
 
-def test_a_wrong_answer_names_the_first_case_where_the_two_differ():
-    with pytest.raises(AssertionError, match="case 2 of 3: triple gives 3, double gives 2; the arguments were 1"):
-        notebook.check(triple, double, (0,), (1,), (2,))
+def test_an_unfilled_stub_is_not_done_yet_and_a_correct_answer_is_confirmed(solutions, capsys):
+    notebook.check(named("double", lambda x: None), (1,), (2,))
+    notebook.check(named("one_of", lambda values, rng: None), ([1, 2],), draws=2_000)
+    notebook.check(double, (1,), (torch.ones(2),))
+    said = capsys.readouterr().out
+    assert said == "Not done yet\nNot done yet\nRight: the same as the solution in 2 cases\n"
+
+
+def test_a_wrong_answer_names_the_first_case_where_the_two_differ(solutions):
+    with pytest.raises(AssertionError, match="case 2 of 3: double gives 3, the solution 2; the arguments were 1"):
+        notebook.check(named("double", lambda x: 3 * x), (0,), (1,), (2,))
     with pytest.raises(AssertionError, match="case 2 of 2"):  # None is an answer in a later case
-        notebook.check(lambda x: x or None, lambda x: x, (1,), (0,))
+        notebook.check(named("double", lambda x: x or None), (1,), (0,))
+
+
+def test_draws_agree_if_they_are_equally_frequent(solutions, capsys):
+    notebook.check(named("one_of", lambda values, rng: values[int(2 * rng.random())]), ([1, 2],), draws=2_000)
+    assert capsys.readouterr().out.startswith("Right")
+    with pytest.raises(AssertionError, match=r"one_of gives '\[1\] in 1[2-3]\d\d of 2000 draws', the solution '\[1\]"):
+        notebook.check(named("one_of", lambda values, rng: rng.choice([1, *values])), ([1, 2],), draws=2_000)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +97,10 @@ def test_a_wrong_answer_names_the_first_case_where_the_two_differ():
         ({"a": 1}, {"a": 2}, False),
     ],
 )
-def test_answers_agree_if_they_are_equal_but_for_rounding(answer, expected, agree, capsys):
+def test_answers_agree_if_they_are_equal_but_for_rounding(answer, expected, agree, solutions, capsys):
+    solutions["double"] = lambda x: x and expected
     try:
-        notebook.check(lambda x: x and answer, lambda x: x and expected, (0,), (1,))
+        notebook.check(named("double", lambda x: x and answer), (0,), (1,))
     except AssertionError:
         assert not agree
     assert ("Right" in capsys.readouterr().out) == agree

@@ -90,7 +90,7 @@ def test_a_notebook_keeps_the_outputs_of_a_whole_clean_run(path: Path):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert outputs
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
-    assert nbformat.from_dict(notebooks.clean(notebook)) == notebook
+    assert nbformat.from_dict(notebooks.clean(notebook)).cells == notebook.cells
     assert path.stat().st_size < 1_000_000
     texts = [text for o in outputs for kind, text in [("text/", o.get("text", "")), *o.get("data", {}).items()]
              if kind.startswith("text/")]  # fmt: skip

@@ -7,6 +7,7 @@ changed; otherwise all go, because the output of a cell may depend on any cell b
 import ast
 import csv
 import hashlib
+import platform
 import re
 from collections import Counter
 from pathlib import Path
@@ -20,9 +21,17 @@ from tas_lib.data.store import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
-METADATA = {
-    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
+METADATA = {  # what JupyterLab would write once the kernel has started: else it counts an opened notebook as edited
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {
+        "codemirror_mode": {"name": "ipython", "version": 3},
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3",
+        "version": platform.python_version(),
+    },
 }
 INJECTED = "injected-parameters"  # papermill's tag of the cell that it adds
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -49,7 +58,7 @@ def inputs(notebook: NotebookNode, *kinds: str) -> list[tuple[str, str, list[str
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:
-    """The same bytes whenever the same things happened, on any machine.
+    """The same bytes whenever the same things happened, on any machine with the same Python.
 
     Removed are times, random cell ids, standard error (it is in the log), memory addresses, and this folder's path.
     """

@@ -25,7 +25,7 @@ from tools import graph, notebooks, progress, verify
 from tools.graph import ROOT
 
 DEFAULT = "docs"
-ALONE = ("benchmarks", "book", "pack", "teachers", "unpack")  # targets outside the graph
+ALONE = ("benchmarks", "book", "editions", "pack", "teachers", "unpack")  # targets outside the graph
 RESUME = "Run the same command again to resume."
 
 
@@ -71,6 +71,10 @@ def build(words: list[str], dry_run: bool) -> int:
             from tools import book
 
             return book.main()
+        if targets == ["editions"]:
+            from tools import editions
+
+            return editions.main()
         if targets[0] in ("pack", "unpack"):
             return share(profile, targets[0])
         if targets == ["teachers"]:

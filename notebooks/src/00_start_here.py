@@ -35,7 +35,6 @@ PROFILE = "docs"  # a file in profiles/
 import importlib
 
 from tas_lib import config, losses
-from tas_lib.evaluation import metrics
 from tas_lib.report import pictures
 from tas_lib.report.notebook import check, grid, show
 
@@ -197,23 +196,36 @@ show(losses.margin_mse)
 #
 # ## Exercises
 #
-# An exercise is a stub and a check. Left empty, it says so; a wrong answer shows the first case that differs.
+# An exercise is a stub and a check. Left empty, it says so; a wrong answer shows the first case that differs from the
+# solution.
 #
-# 1. Order the passages of a run: by falling score, ties by falling id, as trec_eval does. (Why does the rule for ties
-#    matter?)
+# **1.** Order the passages of a run: by falling score, ties by falling id, as trec_eval does. (Why does the rule for
+# ties matter?)
+#
+# <details><summary>Hint</summary>
+#
+# `sorted` compares tuples item by item; its `key` can return one.
+#
+# </details>
 
 
 # %% tags=["exercise"]
 def my_ranking(passages):
-    """Passage ids of {id: score} by falling score, then rising id."""
+    """Passage ids of {id: score} by falling score, then falling id."""
     # TODO
 
 
-check(my_ranking, metrics.ranking, ({"b": 1.0, "a": 3.0},), ({"b": 1.0, "a": 1.0, "c": 2.0},))
+check(my_ranking, ({"b": 1.0, "a": 3.0},), ({"b": 1.0, "a": 1.0, "c": 2.0},))
 
 # %% [markdown]
-# 2. The reciprocal rank for one query: one over the rank of the first relevant passage, or 0 if none is among the first
-#    `k`. `relevant` is a set of ids.
+# **2.** The reciprocal rank for one query: one over the rank of the first relevant passage, or 0 if none is among the
+# first `k`. `relevant` is a set of ids.
+#
+# <details><summary>Hint</summary>
+#
+# Ranks begin at 1, and only `ranking[:k]` counts. `enumerate` takes a start.
+#
+# </details>
 
 
 # %% tags=["exercise"]
@@ -222,16 +234,11 @@ def my_reciprocal_rank(ranking, relevant, k):
     # TODO
 
 
-check(
-    my_reciprocal_rank,
-    lambda ranking, relevant, k: max((1 / (i + 1) for i, p in enumerate(ranking[:k]) if p in relevant), default=0.0),
-    (["a", "b", "c"], {"b", "c"}, 10),
-    (["a", "b", "c"], {"c"}, 2),
-)
+check(my_reciprocal_rank, (["a", "b", "c"], {"b", "c"}, 10), (["a", "b", "c"], {"c"}, 2))
 
 # %% [markdown]
-# 3. *Open:* copy `profiles/docs.yaml` to `profiles/mine.yaml`, halve the number of clusters, and run `./run_all.sh mine
-#    figure1`. Which of the eight clusters would you have split?
+# **3. Open.** Copy `profiles/docs.yaml` to `profiles/mine.yaml`, halve the number of clusters, and run `./run_all.sh
+# mine figure1`. Which of the eight clusters would you have split?
 #
 # ## Next
 #

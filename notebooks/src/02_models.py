@@ -261,7 +261,14 @@ files
 #
 # ## Exercises
 #
-# 1. Equation (3) in one line, for one query and one passage without padding.
+# **1.** Equation (3) in one line, for one query and one passage without padding.
+#
+# <details><summary>Hint</summary>
+#
+# One matrix product gives the similarity of every query token to every passage token, (M, N). Which axis does the
+# maximum run over, and which one the sum?
+#
+# </details>
 
 
 # %% tags=["exercise"]
@@ -270,12 +277,18 @@ def my_late_interaction(query, passage):
     # TODO
 
 
-rng = torch.Generator().manual_seed(0)
-q, p = torch.randn(4, 8, generator=rng), torch.randn(9, 8, generator=rng)
-check(my_late_interaction, late_interaction_in_loops, (q, p), (p, q), (q[:1], p[:1]))
+q, p = torch.randn(2, 9, 8, generator=torch.Generator().manual_seed(0))
+check(my_late_interaction, (q[:4], p), (p, q[:4]), (q[:1], p[:1]))
 
 # %% [markdown]
-# 2. The input of Equation (1): `CLS query SEP passage SEP`, from the ids of two texts that each have a CLS and a SEP.
+# **2.** The input of Equation (1): `CLS query SEP passage SEP`, from the ids of two texts that each have a CLS and a
+# SEP.
+#
+# <details><summary>Hint</summary>
+#
+# Only one of the four special tokens must go.
+#
+# </details>
 
 
 # %% tags=["exercise"]
@@ -284,18 +297,20 @@ def my_cat_ids(query, passage):
     # TODO
 
 
-check(
-    my_cat_ids,
-    lambda query, passage: models.cat_inputs([query], [passage])[0][0].tolist(),
-    (tokens.row(0).tolist(), tokens.row(1).tolist()),
-    ([2, 9, 3], [2, 3]),
-)
+check(my_cat_ids, ([2, 9, 3], [2, 7, 8, 3]), ([2, 3], [2, 9, 3]))
 
 # %% [markdown]
-# 3. Why does the mean over tokens need the mask, when CLS does not? Try `models.BertDot(encoder, "mean")` on a text
-#    with and without padding, and once more with a mask of ones.
-# 4. *Open:* train a system with `pooling: cls` in a copy of the profile (06). What does it lose, and does it catch up
-#    with longer training?
+# **3.** Why does the mean over tokens need the mask, when CLS does not? Try `models.BertDot(encoder, "mean")` on a text
+# with and without padding, and once more with a mask of ones.
+#
+# <details><summary>Hint</summary>
+#
+# Where in a row do words come first, and where padding?
+#
+# </details>
+#
+# **4. Open.** Train a system with `pooling: cls` in a copy of the profile (06). What does it lose, and does it catch up
+# with longer training?
 #
 # ## Next
 #

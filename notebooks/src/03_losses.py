@@ -342,44 +342,48 @@ assert losses.ranknet(tensor([[50.0, 0.0]])) < 1e-6 < losses.ranknet(tensor([[5.
 #
 # ## Exercises
 #
-# 1. Equation (6) in one line. `student` is (B, 2B), `margins` (B,); you need the diagonals of the two halves.
+# **1.** *Predict, then compute:* in which cells of a $b \times 2b$ matrix does Equation (6) have a derivative other
+# than 0, and with which signs? Write the derivative without autograd. `student` is (B, 2B), `margins` (B,).
+#
+# <details><summary>Hint</summary>
+#
+# Equation (6) is the mean of $e_i^2$ over $b$ queries, with $e_i = s_{i,i} - s_{i,b+i} - m_i$. Begin with
+# `torch.zeros_like(student)`.
+#
+# </details>
 
 
 # %% tags=["exercise"]
-def my_margin_mse(student, margins):
-    """Eq. 6."""
+def my_gradient(student, margins):
+    """(B, 2B): the derivative of Eq. 6 in each of the student's scores."""
     # TODO
 
 
-check(my_margin_mse, losses.margin_mse, (student, losses.own_margins(teacher)), (s, margins))
+scores = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0))
+check(my_gradient, (tensor([[3.0, 1.0]]), tensor([5.0])), (scores[0], scores[1, :, 0]))
 
 # %% [markdown]
-# 2. Equation (7) exactly as printed, without a loop.
+# **2.** ListNet with a temperature: both softmaxes are taken of the scores divided by it. What happens to the teacher's
+# shares when it grows, and when it goes towards 0?
+#
+# <details><summary>Hint</summary>
+#
+# `log_softmax` is safer than the logarithm of `softmax`. Sum over a row, average over the queries.
+#
+# </details>
 
 
 # %% tags=["exercise"]
-def my_in_batch_as_printed(student, teacher):
-    """Eq. 7 as printed."""
+def my_tempered_listnet(student, teacher, temperature):
+    """-Σ t log s, where t and s are the shares at this temperature."""
     # TODO
 
 
-check(my_in_batch_as_printed, losses.in_batch_margin_mse_as_printed, (student, teacher), (s, t))
+check(my_tempered_listnet, (*scores, 1.0), (*scores, 10.0), (*scores, 0.1))
 
 # %% [markdown]
-# 3. ListNet in one line: the cross-entropy of two softmaxes over each row, averaged over the queries.
-
-
-# %% tags=["exercise"]
-def my_listnet(student, teacher):
-    """-Σ t log s."""
-    # TODO
-
-
-check(my_listnet, losses.listnet, (student, teacher), (s, t))
-
-# %% [markdown]
-# 4. *Open:* train the dual system with `-p LOSS margin_mse_as_printed` (06). Does it end up like a system with the
-#    in-batch teacher alone?
+# **3. Open.** Train the dual system with `-p LOSS margin_mse_as_printed` (06). Does it end up like a system with the
+# in-batch teacher alone?
 #
 # ## Next
 #

@@ -269,31 +269,47 @@ answers.say(
 #
 # ## Exercises
 #
-# **1.** The queries of a cluster nearest to its centroid, by angle, without looking at the library. Return at most `n`
-# indices, best first.
+# **1.** The vectors nearest to a centroid by angle, best first; at most `n` of them. Then look at a cluster of your
+# choice with it: `my_nearest(vecs[clusters.members[0]], clusters.centroids[0], 5)`.
+#
+# <details><summary>Hint</summary>
+#
+# The centroid's length is the same for all and does not change the order; a vector's own length does.
+#
+# </details>
 
 
 # %% tags=["exercise"]
-def my_nearest(clusters, vecs, topic, n):
-    """Rows of the n queries of a cluster that point most nearly where its centroid points."""
+def my_nearest(vecs, centroid, n):
+    """Indices of the n vectors that point most nearly where the centroid points, best first."""
     # TODO
 
 
-check(my_nearest, clustering.nearest, (clusters, vecs, topic, 5), (clusters, vecs, topic, 1))
+made = np.array([[1.0, 0.1], [9.0, 9.0], [0.2, 0.0], [0.0, 2.0]])
+check(my_nearest, (made, np.array([2.0, 0.0]), 3), (made, np.array([1.0, 2.0]), 1), (made, np.array([0.0, 1.0]), 9))
 
 # %% [markdown]
-# **2.** The clusters themselves: from the cluster of each query to the queries of each cluster, in rising order,
-# without a loop over the queries. A cluster may be empty.
+# **2.** *The topic-aware draw*, which is what clusters are for: `b` different queries of one random cluster. Every
+# cluster that has `b` queries is equally likely, however large it is; smaller ones are left out for now (notebook 05
+# tops them up). `members` holds an array of queries per cluster. A draw cannot be compared value by value, so the check
+# compares how often 2,000 draws return which queries.
+#
+# <details><summary>Hint</summary>
+#
+# First draw a cluster, then queries in it: `rng.integers(n)` and `rng.choice(queries, b, replace=False)`. Drawing a
+# query and taking its cluster would favour large clusters.
+#
+# </details>
 
 
 # %% tags=["exercise"]
-def my_topics(clusters):
-    """A list of K arrays of query rows."""
+def my_topic(members, b, rng):
+    """b different queries of one cluster; all clusters that have b are equally likely."""
     # TODO
 
 
-few = clustering.Clusters(np.array([2, 0, 2]), np.zeros((4, 1)))
-check(my_topics, clustering.Clusters.members.fget, (few,), (clusters,))
+two, three = [np.arange(3), np.arange(3, 9)], [np.arange(1), np.arange(1, 3), np.arange(3, 6)]
+check(my_topic, (two, 3), (three, 2), draws=2_000)
 
 # %% [markdown]
 # **3. Open.** Copy the profile to `profiles/wide.yaml`, halve `sampling.clusters`, and run `./run_all.sh wide table4`.

@@ -284,37 +284,58 @@ answers.say(
 #
 # ## Exercises
 #
-# **1.** With $n$ clusters per batch, how many queries does each give, if the last one takes the remainder?
-
-
-# %% tags=["exercise"]
-def my_shares(b, n):
-    """A list of n numbers that sum to b."""
-    # TODO
-
-
-check(my_shares, sampling.shares, (32, 1), (32, 2), (32, 3), (7, 4))
-
-# %% [markdown]
-# **2.** The share of batches whose queries come from more than `n` clusters.
-
-
-# %% tags=["exercise"]
-def my_mixed_share(batches, assignment, n):
-    """A number from 0 to 1; a batch has `.queries`."""
-    # TODO
-
-
-random_batches = [samplers["random"].batch(step) for step in range(20)]
-check(my_mixed_share, sampling.mixed_share, (batches, topic_of, 1), (random_batches, topic_of, 2))
-
-# %% [markdown]
-# **3.** Look at `samplers["hard_margin"]` as we looked at the others: which margins does it feed, and which queries
-# does it never draw?
+# **1.** *The balanced draw*, Equations (12) and (13), for one query: from its margins, in any order, the index of the
+# pair that is drawn. Ranges without pairs are not drawn, the others are equally likely. The check compares how often
+# 2,000 draws return which index.
 #
-# **4. Open.** Train with it, `papermill notebooks/06_training.ipynb out.ipynb -p SAMPLING hard_margin`, and compare
-# nDCG@10 and recall with those of TAS-Balanced. The 2023 reproducibility study found that it helps some metrics and
-# hurts others.
+# <details><summary>Hint</summary>
+#
+# Number the range of every margin, the last one closed; `np.unique` gives those that occur. Then two draws: a range,
+# and a pair in it.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def my_balanced_pair(margins, h, rng):
+    """The index of the pair that is drawn."""
+    # TODO
+
+
+check(my_balanced_pair, (np.array([9.0, 0.0, 9.5, 10.0, 2.5]), 4), (np.array([0.0, 1.0, 5.0]), 2), draws=2_000)
+
+# %% [markdown]
+# **2.** *Find the bug.* Somebody sends in this sampler. Its batches look right, and it promises four things: all
+# queries of a batch are different; they come from one random cluster, topped up only where that is too small; every
+# cluster is equally likely to be the first; within a cluster every query is equally likely. Which promise does it
+# break? Do not read for it, count: draw a few thousand batches in a new cell. Then write the draw that keeps all four.
+#
+# <details><summary>Hint</summary>
+#
+# Draw batches of 2 from `[np.arange(3), np.arange(3, 8)]` and count with `np.bincount` how often each query occurs.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def suspect(members, b, rng):
+    """b queries: one random cluster, topped up if it is too small."""
+    batch = members[rng.integers(len(members))][:b]
+    others = np.setdiff1d(np.concatenate(members), batch)
+    return np.append(batch, rng.choice(others, b - len(batch), replace=False))
+
+
+def my_repair(members, b, rng):
+    """b queries, as the suspect promises them."""
+    # TODO
+
+
+check(my_repair, ([np.arange(1), np.arange(1, 5)], 2), ([np.arange(2), np.arange(2, 5)], 2), draws=2_000)
+
+# %% [markdown]
+# **3. Open.** `samplers["hard_margin"]` never draws some queries: which? Train with it, `papermill
+# notebooks/06_training.ipynb out.ipynb -p SAMPLING hard_margin`, and compare nDCG@10 and recall with those of
+# TAS-Balanced. The 2023 reproducibility study found that it helps some metrics and hurts others.
 #
 # ## Next
 #

@@ -154,7 +154,13 @@ answers.say(
 #
 # ## Exercises
 #
-# 1. Write Equation (8) in one line; `pair` and `crossed` are Equations (6) and (7).
+# **1.** Write Equation (8) in one line; `pair` and `crossed` are Equations (6) and (7).
+#
+# <details><summary>Hint</summary>
+#
+# Only one of the two losses has a weight.
+#
+# </details>
 
 
 # %% tags=["exercise"]
@@ -163,12 +169,22 @@ def my_dual(pair, crossed, alpha):
     # TODO
 
 
-check(my_dual, lambda pair, crossed, alpha: pair + crossed * alpha, (3.0, 2.0, 0.75), (1.0, 0.0, 0.5))
+check(my_dual, (3.0, 2.0, 0.75), (1.0, 0.0, 0.5))
 
 # %% [markdown]
-# 2. Which queries of the batch above does the untrained student already order as the pairwise teacher does? Compare the
-#    signs of `losses.own_margins(scores)` and of `batch.margins`.
-# 3. *Open:* run this notebook with `-p SAMPLING random` and with `-p SEED 2`. Which of the two changes the table more?
+# **2.** *Predict, then measure:* for the untrained student, is the in-batch loss of a random batch higher or lower than
+# that of a batch from one cluster? Draw ten batches of each with `lab.sampler`, and average `loss(scores,
+# batch).in_batch`.
+#
+# <details><summary>Hint</summary>
+#
+# `system.model_copy(update={"sampling": "random"})` is the system for `lab.sampler`; the scores come from
+# `training.score_batch`, as above. Whose passages vary more in what the teacher says about them?
+#
+# </details>
+#
+# **3. Open.** Run this notebook with `-p SAMPLING random` and with `-p SEED 2`. Which of the two changes the table
+# more?
 #
 # ## Next
 #

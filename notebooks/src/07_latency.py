@@ -283,14 +283,14 @@ from tas_lib.report import answers
 
 one, whole, most = found[1], found[1][latency.TOTAL], max(found)
 largest = max(stages[:3], key=lambda stage: one[stage].mean)
-limits = [f"by {'neither reading nor computing' if bound == 'neither' else bound} in batches of {size}"
-          for size, stage, *_, bound in bounds if stage == latency.RETRIEVAL]  # fmt: skip
+limits = {size: f"{share:.0%}" for size, stage, *_, share, _ in bounds if stage == latency.RETRIEVAL}
 spent = {key: s.clustering_s / (s.clustering_s + s.step_s * s.steps) for key, s in costs.items() if s.clustering_s}
 answers.say(
     f"One query takes {whole.mean:.1f} ms on average, and the tail is {whole.tail:.1f} ms; the largest part, "
     f"{one[largest].mean / whole.mean:.0%}, is {largest.lower()}.",
     f"In batches of {most:,}, a query takes {found[most][latency.TOTAL].mean / most / whole.mean:.0%} of that mean.",
-    f"Retrieval is bound {answers.listed(limits)}.",
+    f"Reading or computing, whichever takes longer, needs {answers.listed(limits.values())} of retrieval's time in "
+    f"batches of {answers.listed(limits)}; it is the bound where that is at least half.",
     *(f"Clustering is {share:.1%} of the time of clustering and training `{key}`." for key, share in spent.items()),
 )
 
@@ -309,7 +309,13 @@ answers.say(
 #
 # ## Exercises
 #
-# 1. The tail, without the library: the smallest of at least 100 times that 99% of them do not exceed.
+# **1.** The tail, without the library: the smallest of at least 100 times that 99% of them do not exceed.
+#
+# <details><summary>Hint</summary>
+#
+# Sort. How many of 200 times may be longer?
+#
+# </details>
 
 
 # %% tags=["exercise"]
@@ -318,11 +324,17 @@ def my_tail(times):
     # TODO
 
 
-check(my_tail, lambda times: latency.Timing(times).tail, ([float(i) for i in range(200)],), ([2.0] * 99 + [9.0],))
+check(my_tail, ([float(i) for i in range(200)],), ([2.0] * 99 + [9.0],))
 
 # %% [markdown]
-# 2. How many milliseconds does exact search over `n` fp16 vectors of `width` take at least, for one query, at `gb_s`
-#    gigabytes a second?
+# **2.** How many milliseconds does exact search over `n` fp16 vectors of `width` take at least, for one query, at
+# `gb_s` gigabytes a second?
+#
+# <details><summary>Hint</summary>
+#
+# An fp16 number has two bytes; a gigabyte here is $10^9$ bytes.
+#
+# </details>
 
 
 # %% tags=["exercise"]
@@ -331,11 +343,18 @@ def my_least_ms(n, width, gb_s):
     # TODO
 
 
-check(my_least_ms, lambda n, width, gb_s: 2e-6 * n * width / gb_s, (8_841_823, 768, 100.0), (1_000, 8, 0.5))
+check(my_least_ms, (8_841_823, 768, 100.0), (1_000, 8, 0.5))
 
 # %% [markdown]
-# 3. Give the batch of ten the same query ten times. Which stage gets faster, and why not the others?
-# 4. *Open:* an 8-bit index reads half the bytes and is not exact. Is it twice as fast, and what does nDCG@10 lose?
+# **3.** Give the batch of ten the same query ten times. Which stage gets faster, and why not the others?
+#
+# <details><summary>Hint</summary>
+#
+# Which stage depends on what the query says?
+#
+# </details>
+#
+# **4. Open.** An 8-bit index reads half the bytes and is not exact. Is it twice as fast, and what does nDCG@10 lose?
 #
 # ## Next
 #

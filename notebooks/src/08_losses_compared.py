@@ -187,8 +187,14 @@ answers.say(
 #
 # ## Exercises
 #
-# 1. What share of the teacher's softmax do its first $k$ passages hold, averaged over the queries? `teacher` is (B,
-#    2B).
+# **1.** What share of the teacher's softmax do its first $k$ passages hold, averaged over the queries? `teacher` is (B,
+# 2B).
+#
+# <details><summary>Hint</summary>
+#
+# `topk` returns values and indices; rows are queries.
+#
+# </details>
 
 
 # %% tags=["exercise"]
@@ -197,17 +203,21 @@ def my_first_share(teacher, k):
     # TODO
 
 
-check(
-    my_first_share,
-    lambda teacher, k: float(teacher.softmax(dim=1).topk(k, dim=1).values.sum(dim=1).mean()),
-    *[(teacher, 1), (teacher, 5), (teacher / 10, 5)],
-)
+scales = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)) * 5
+check(my_first_share, (scales, 1), (scales, 5), (scales / 10, 5))
 
 # %% [markdown]
-# 2. A temperature makes a softmax flatter: divide the teacher's scores by 10 in the cell with the gradients. Where does
-#    ListNet look now?
-# 3. *Open:* train a ListNet student with a weight ten times larger (`training.list_weights` in your own profile) and
-#    put it beside the row above. Does the order of the rows depend on the weight?
+# **2.** *Predict, then measure:* a temperature makes a softmax flatter. Divide the teacher's scores by 10 in the cell
+# with the gradients. Where will ListNet look then?
+#
+# <details><summary>Hint</summary>
+#
+# Compare `my_first_share` of both.
+#
+# </details>
+#
+# **3. Open.** Train a ListNet student with a weight ten times larger (`training.list_weights` in your own profile) and
+# put it beside the row above. Does the order of the rows depend on the weight?
 #
 # ## Next
 #

@@ -188,7 +188,14 @@ answers.say(
 #
 # ## Exercises
 #
-# 1. The mean of a column hides its queries. Write the share of queries on which `a` beats `b`; both map query → value.
+# **1.** The mean of a column hides its queries. Write the share of queries on which `a` beats `b`; both map query →
+# value.
+#
+# <details><summary>Hint</summary>
+#
+# A tie is no win. `True` counts as 1 in a sum.
+#
+# </details>
 
 
 # %% tags=["exercise"]
@@ -197,12 +204,20 @@ def my_wins(a, b):
     # TODO
 
 
-check(my_wins, lambda a, b: sum(a[q] > b[q] for q in a) / len(a), ({"x": 1.0, "y": 0.0}, {"x": 0.5, "y": 0.5}))
+half = {"x": 0.5, "y": 0.5, "z": 0.5}
+check(my_wins, ({"x": 1.0, "y": 0.0}, half), ({"x": 1.0, "y": 0.5, "z": 0.1}, half))
 
 # %% [markdown]
-# 2. Find the query on which the last row loses most against BM25, and read it. What does BM25 see in it?
-# 3. *Open:* in a copy of `profiles/docs.yaml`, give `in_batch/random` another seed (`seed: 2`) and build `table4`. Does
-#    every step of the table survive the exchange?
+# **2.** Find the query on which the last row loses most against BM25, and read it. What does BM25 see in it?
+#
+# <details><summary>Hint</summary>
+#
+# `lab.evaluate(row, name)` has a value per query for each measure; take `min` of the differences.
+#
+# </details>
+#
+# **3. Open.** In a copy of `profiles/docs.yaml`, give `in_batch/random` another seed (`seed: 2`) and build `table4`.
+# Does every step of the table survive the exchange?
 #
 # ## Next
 #

@@ -222,7 +222,13 @@ answers.say(
 #
 # ## Exercises
 #
-# 1. The standard deviation of a sample: the root of the mean squared deviation, with $n - 1$ for $n$.
+# **1.** The standard deviation of a sample: the root of the mean squared deviation, with $n - 1$ for $n$.
+#
+# <details><summary>Hint</summary>
+#
+# `np.std` has an argument for it, `ddof`; or write the sum.
+#
+# </details>
 
 
 # %% tags=["exercise"]
@@ -231,13 +237,20 @@ def my_deviation(values):
     # TODO
 
 
-check(my_deviation, lambda values: float(np.std(values, ddof=1)), ([0.845, 0.833, 0.844, 0.838, 0.841],), ([1.0, 2.0],))
+check(my_deviation, ([0.845, 0.833, 0.844, 0.838, 0.841],), ([1.0, 2.0],))
 
 # %% [markdown]
-# 2. With $n$ instead of $n - 1$, which column of the paper's Table 5 would be printed differently? (A, ..., E are the
-#    first five rows.)
-# 3. *Open:* do all systems vary alike, as the pooled deviation takes for granted? `lab.shipped_seeds` has the seeds of
-#    others, where they are shipped; otherwise retrain two of the random-sampling systems with another seed.
+# **2.** With $n$ instead of $n - 1$, which column of the paper's Table 5 would be printed differently? (A, ..., E are
+# the first five rows.)
+#
+# <details><summary>Hint</summary>
+#
+# With five values the two differ by a factor of $\sqrt{5/4}$.
+#
+# </details>
+#
+# **3. Open.** Do all systems vary alike, as the pooled deviation takes for granted? `lab.shipped_seeds` has the seeds of
+# others, where they are shipped; otherwise retrain two of the random-sampling systems with another seed.
 #
 # ## Next
 #

@@ -20,7 +20,7 @@ import numpy as np
 from IPython.display import Markdown
 
 from tas_lib import config, experiment, sampling
-from tas_lib.evaluation import comparisons, metrics
+from tas_lib.evaluation import comparisons
 from tas_lib.report import explore, paper, render, tables
 from tas_lib.report.notebook import check, grid
 from tas_lib.retrieval import pretrained
@@ -204,23 +204,38 @@ answers.say(
 #
 # ## Exercises
 #
-# 1. By how much is one system better than another, relative to the other's mean? Both map query → value.
+# **1.** *Predict, then measure.* A batch of TAS comes from one cluster, topped up from others where that is too small.
+# With clusters of 40 queries, how many other queries of its own cluster does a query meet in a batch of 32, 96 or 256?
+# Write three numbers down before you measure them.
+#
+# <details><summary>Hint</summary>
+#
+# `sampling.cluster_queries(members, [b], rng)` draws the queries of a batch; `np.isin` finds those of a cluster. A
+# cluster with $s$ queries in the batch gives $s (s - 1)$ meetings.
+#
+# </details>
 
 
 # %% tags=["exercise"]
-def my_gain(ours, theirs):
-    """0.44 where the paper says 44%."""
+def my_fellows(members, b):
+    """The mean, over a batch, of how many other queries of its own cluster a query meets in it."""
     # TODO
 
 
-check(my_gain, lambda ours, theirs: metrics.mean(ours) / metrics.mean(theirs) - 1,
-      ({"x": 0.717, "y": 0.686}, {"x": 0.501, "y": 0.475}), ({"x": 1.0}, {"x": 2.0}))  # fmt: skip
+check(my_fellows, *((np.arange(1_600).reshape(40, 40), b) for b in (32, 96, 256)))
 
 # %% [markdown]
-# 2. Does the mean of the per-query gains equal the gain of the means? Try it on BM25's nDCG@10, and see what a query
-#    with 0 does.
-# 3. *Open:* train the largest batch on as many *pairs* as the smallest has read, using fewer steps in your own profile.
-#    What is left of the difference?
+# **2.** *Predict, then measure:* does the mean of the per-query gains equal the gain of the means? Try it on BM25's
+# nDCG@10, and see what a query with 0 does.
+#
+# <details><summary>Hint</summary>
+#
+# Try two queries by hand: 0.2 and 0.8 against 0.1 and 0.8.
+#
+# </details>
+#
+# **3. Open.** Train the largest batch on as many *pairs* as the smallest has read, using fewer steps in your own
+# profile. What is left of the difference?
 #
 # ## Next
 #

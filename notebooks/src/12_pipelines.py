@@ -303,7 +303,13 @@ answers.say(
 #
 # ## Exercises
 #
-# 1. Write the sum for one query: both lists map passage → score; a passage missing from one gets its lowest score.
+# **1.** Write the sum for one query: both lists map passage → score; a passage missing from one gets its lowest score.
+#
+# <details><summary>Hint</summary>
+#
+# `dense | sparse` has the passages of both, and `get` takes a default.
+#
+# </details>
 
 
 # %% tags=["exercise"]
@@ -312,14 +318,20 @@ def my_fusion(dense, sparse, alpha):
     # TODO
 
 
-check(my_fusion, lambda dense, sparse, alpha: fusion.interpolate({"q": dense}, {"q": sparse}, alpha)["q"],
-      ({"a": 70.0, "b": 68.0}, {"b": 9.0, "c": 5.0}, 0.5))  # fmt: skip
+check(my_fusion, ({"a": 70.0, "b": 68.0}, {"b": 9.0, "c": 5.0}, 0.5))
 
 # %% [markdown]
-# 2. Reciprocal rank fusion needs no $\alpha$: add a row `{ kind: fused, of: [bm25, tas_b], how: rrf }` to the profile.
-#    Which of the two methods takes into account how *sure* a retriever is?
-# 3. *Open:* raise `reranking.depth` step by step. From which depth on does the last table's gap stop moving, and which
-#    column of the table of ranks moves with it?
+# **2.** Reciprocal rank fusion needs no $\alpha$: add a row `{ kind: fused, of: [bm25, tas_b], how: rrf }` to the
+# profile. Which of the two methods takes into account how *sure* a retriever is?
+#
+# <details><summary>Hint</summary>
+#
+# What is left of a score when only its rank counts?
+#
+# </details>
+#
+# **3. Open.** Raise `reranking.depth` step by step. From which depth on does the last table's gap stop moving, and
+# which column of the table of ranks moves with it?
 #
 # ## Next
 #

@@ -351,25 +351,45 @@ answers.say(
 #
 # ## Exercises
 #
-# 1. How strong is a difference? Write the rule: 2 if it is significant after Holm's correction, 1 if only before, 0 if
-#    not; negative if the difference is.
+# **1.** Who tests many claims finds some by chance. Write Holm's correction: the smallest of $m$ p values is multiplied
+# by $m$, the next by $m - 1$, and so on; no product may exceed 1, and none may be smaller than one before it.
+#
+# <details><summary>Hint</summary>
+#
+# `np.argsort` gives the order; carry the largest product so far along, and write each result where its p value was.
+#
+# </details>
 
 
 # %% tags=["exercise"]
-def my_strength(difference, p, adjusted):
-    """An integer from -2 to 2."""
+def my_holm(p_values):
+    """The adjusted p values, in the order given."""
     # TODO
 
 
-check(my_strength, comparisons.strength, (0.03, 0.001, 0.04), (-0.01, 0.01, 0.06), (0.01, 0.2, 1.0))
+check(my_holm, ([0.01, 0.04, 0.03],), ([0.6, 0.001, 0.6],), ([0.02],))
 
 # %% [markdown]
-# 2. Take a claim with the verdict *same direction*. Which columns are missing, and why? `claims.csv` has
-#    every comparison on its own line.
-# 3. Find a sentence of the paper that is not in the list and that these systems could test. Write its rule *before* you
-#    look at the numbers.
-# 4. *Open:* one deviation between seeds stands for all systems. Compare that of `dual/random` with that of
-#    `dual/tas_balanced` (notebook 10): is it the same?
+# **2.** Take a claim with the verdict *same direction*. Which columns are missing, and why? `claims.csv` has every
+# comparison on its own line.
+#
+# <details><summary>Hint</summary>
+#
+# Look at the signs first, then at the corrected p values.
+#
+# </details>
+#
+# **3.** Find a sentence of the paper that is not in the list and that these systems could test. Write its rule *before*
+# you look at the numbers.
+#
+# <details><summary>Hint</summary>
+#
+# A rule names two systems, the columns, and what would refute the sentence.
+#
+# </details>
+#
+# **4. Open.** One deviation between seeds stands for all systems. Compare that of `dual/random` with that of
+# `dual/tas_balanced` (notebook 10): is it the same?
 #
 # ## Next
 #

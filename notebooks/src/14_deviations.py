@@ -89,9 +89,15 @@ grid([(key, h.step, h.ndcg) for key, h in best.items()], ["row", "step kept", "n
 #
 # ## Exercises
 #
-# 1. By how much must two trained systems differ? Write the factor of `deviation`, the standard deviation of five seeds,
-#    that their difference must exceed if the queries add no chance: the .975 quantile of t with 4 degrees of freedom
-#    (2.776), and two systems.
+# **1.** By how much must two trained systems differ? Write the factor of `deviation`, the standard deviation of five
+# seeds, that their difference must exceed if the queries add no chance: the .975 quantile of t with 4 degrees of
+# freedom (2.776), and two systems.
+#
+# <details><summary>Hint</summary>
+#
+# The variance of a difference of two independent values is the sum of their variances.
+#
+# </details>
 
 
 # %% tags=["exercise"]
@@ -100,11 +106,18 @@ def my_bound(deviation):
     # TODO
 
 
-check(my_bound, lambda deviation: 2.776 * 2**0.5 * deviation, (0.004,), (0.01,))
+check(my_bound, (0.004,), (0.01,))
 
 # %% [markdown]
-# 2. D2 changes the clusters, and so every batch. Compare the sizes of both clusterings (`lab.clusters_of`).
-# 3. *Open:* D10 adds [MASK]s to ColBERT's query (`query_masks: 8`). Is that another teacher, or the same?
+# **2.** D2 changes the clusters, and so every batch. Compare the sizes of both clusterings (`lab.clusters_of`).
+#
+# <details><summary>Hint</summary>
+#
+# `clustering.size_histogram` counts clusters by size, as in notebook 04.
+#
+# </details>
+#
+# **3. Open.** D10 adds [MASK]s to ColBERT's query (`query_masks: 8`). Is that another teacher, or the same?
 #
 # ## Next
 #

@@ -3,7 +3,7 @@
 import subprocess
 from collections.abc import Sequence
 from functools import cache
-from importlib.metadata import distributions, packages_distributions, version
+from importlib.metadata import distributions, metadata, packages_distributions, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -34,6 +34,13 @@ def installed(packages: Sequence[str]) -> dict[str, str]:
     return {
         name: version(owners()[name][0]).partition("+")[0] if name in owners() else "not installed" for name in packages
     }
+
+
+def licence(package: str) -> str:
+    """The licence of an import name, as its distribution states it."""
+    about = metadata(owners()[package][0])
+    classes = [c.rpartition(" :: ")[2] for c in about.get_all("Classifier", []) if c.startswith("License ::")]
+    return about["License-Expression"] or ", ".join(classes) or "licence in its files"
 
 
 def off_pins(packages: Sequence[str], requirements: Path) -> list[str]:
