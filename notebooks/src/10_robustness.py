@@ -249,8 +249,8 @@ check(my_deviation, ([0.845, 0.833, 0.844, 0.838, 0.841],), ([1.0, 2.0],))
 #
 # </details>
 #
-# **3. Open.** Do all systems vary alike, as the pooled deviation takes for granted? `lab.shipped_seeds` has the seeds of
-# others, where they are shipped; otherwise retrain two of the random-sampling systems with another seed.
+# **3. Open.** Do all systems vary alike, as the pooled deviation takes for granted? `lab.shipped_seeds` has the seeds
+# of others, where they are shipped; otherwise retrain two of the random-sampling systems with another seed.
 #
 # ## Next
 #
