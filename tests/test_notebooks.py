@@ -91,6 +91,8 @@ def test_a_notebook_keeps_the_outputs_of_a_whole_clean_run(path: Path):
     assert outputs
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert nbformat.from_dict(notebooks.clean(notebook)).cells == notebook.cells
+    shown = [o.data for o in outputs if o.get("data", {}).get("text/plain", "").startswith("<Figure size")]
+    assert all("image/png" in data for data in shown), "a figure that is not shown"
     assert path.stat().st_size < 1_000_000
     texts = [text for o in outputs for kind, text in [("text/", o.get("text", "")), *o.get("data", {}).items()]
              if kind.startswith("text/")]  # fmt: skip

@@ -21,7 +21,10 @@ from tas_lib.config import ROOT
 from tas_lib.data import progress
 from tas_lib.report import gaps  # noqa: F401 - its import sets what happens where a cell does not apply
 
-progress.show_in(get_ipython())
+shell = get_ipython()
+progress.show_in(shell)
+if hasattr(shell, "kernel"):  # else a figure is shown only if pyplot was used before
+    shell.run_line_magic("matplotlib", "inline")
 
 PAPER = (
     "background:#f6f8fa; color:#24292f; padding:.6em .8em; overflow-x:auto; white-space:pre; font:.85em/1.4 monospace"
@@ -75,13 +78,14 @@ def check(yours: Callable[..., Any], *cases: Sequence[Any], draws: int = 0) -> N
     """
     ours = runpy.run_path(str(SOLUTIONS))[yours.__name__]
     for number, case in enumerate(cases, 1):
-        answer, expected = (_often(f, case, draws) if draws else f(*case) for f in (yours, ours))
+        results: list[Any] = [_often(f, case, draws) if draws else f(*case) for f in (yours, ours)]
+        answer, expected = results
         if answer is None and number == 1:
             print("Not done yet")
             return
         same = _agree(answer, expected)
         if draws:
-            worst = max({*answer, *expected}, key=lambda what: abs(answer[what] - expected[what]))
+            worst = max(sorted({*answer, *expected}), key=lambda what: abs(answer[what] - expected[what]))
             same = abs(answer[worst] - expected[worst]) <= CHANCE * draws
             answer, expected = (f"{worst} in {often[worst]} of {draws} draws" for often in (answer, expected))
         if not same:
