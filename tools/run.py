@@ -6,6 +6,7 @@ was built, or in the last line what went wrong.
 
 import argparse
 import fcntl
+import importlib
 import os
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from tools import graph, notebooks, progress, verify
 from tools.graph import ROOT
 
 DEFAULT = "docs"
-ALONE = ("benchmarks", "book", "editions", "pack", "teachers", "unpack")  # targets outside the graph
+ALONE = ("benchmarks", "book", "editions", "pack", "slides", "teachers", "unpack")  # targets outside the graph
 RESUME = "Run the same command again to resume."
 
 
@@ -66,11 +67,9 @@ def build(words: list[str], dry_run: bool) -> int:
             from benchmarks.__main__ import main as benchmarks
 
             return benchmarks(["--full"])
-        if targets == ["book"]:
+        if targets in (["book"], ["slides"]):
             install("book")
-            from tools import book
-
-            return book.main()
+            return importlib.import_module(f"tools.{targets[0]}").main()
         if targets == ["editions"]:
             from tools import editions
 
