@@ -73,7 +73,7 @@ def test_a_wrong_answer_names_the_first_case_where_the_two_differ(solutions):
     with pytest.raises(AssertionError, match="case 2 of 3: double gives 3, the solution 2; the arguments were 1"):
         notebook.check(named("double", lambda x: 3 * x), (0,), (1,), (2,))
     with pytest.raises(AssertionError, match="case 2 of 2"):  # None is an answer in a later case
-        notebook.check(named("double", lambda x: x or None), (1,), (0,))
+        notebook.check(named("double", lambda x: 2 * x or None), (1,), (0,))
 
 
 def test_draws_agree_if_they_are_equally_frequent(solutions, capsys):
