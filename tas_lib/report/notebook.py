@@ -96,7 +96,7 @@ def check(yours: Callable[..., Any], *cases: Sequence[Any], draws: int = 0) -> N
     print(f"Right: the same as the solution in {len(cases)} case{'s' * (len(cases) > 1)}")
 
 
-def _often(draw: Callable[..., Any], case: Sequence[Any], draws: int) -> Counter[str] | None:
+def _often(draw: Callable[..., Any], case: Sequence[Any], draws: int) -> Any:
     rng = np.random.default_rng(1)
     answers = [draw(*case, rng) for _ in range(draws)]
     return None if answers[0] is None else Counter(str(np.sort(answer, axis=None)) for answer in answers)
