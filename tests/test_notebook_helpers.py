@@ -79,7 +79,7 @@ def test_a_wrong_answer_names_the_first_case_where_the_two_differ(solutions):
 def test_draws_agree_if_they_are_equally_frequent(solutions, capsys):
     notebook.check(named("one_of", lambda values, rng: values[int(2 * rng.random())]), ([1, 2],), draws=2_000)
     assert capsys.readouterr().out.startswith("Right")
-    with pytest.raises(AssertionError, match=r"one_of gives '\[1\] in 1[2-3]\d\d of 2000 draws', the solution '\[1\]"):
+    with pytest.raises(AssertionError, match=r"one_of gives '\[[12]\] in \d+ of 2000 draws', the solution"):
         notebook.check(named("one_of", lambda values, rng: rng.choice([1, *values])), ([1, 2],), draws=2_000)
 
 
