@@ -31,6 +31,7 @@ from tas_lib.settings import (  # noqa: F401 - all are imported from here
     Tokens,
     Training,
     Variant,
+    sentence,
 )
 
 Teacher = Literal["none", "pairwise", "in_batch", "dual"]
@@ -293,18 +294,3 @@ def system(profile: str, **parameters: Any) -> tuple[Profile, System]:
     except ValueError as error:
         raise ValueError(f"notebook parameters: {sentence(error)}") from None
     return settings, row
-
-
-CLEAR = {"missing", "value_error", "extra_forbidden", "union_tag_invalid", "union_tag_not_found"}
-"""Kinds of error whose message is clear without the value."""
-
-
-def sentence(error: ValueError) -> str:
-    """An error of pydantic's on one line: `training.alpha: Input should be greater than or equal to 0 (got -1)`."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    return "; ".join(
-        f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg'].removeprefix('Value error, ')}"
-        + ("" if e["type"] in CLEAR else f" (got {e['input']!r})")
-        for e in error.errors()
-    )

@@ -4,7 +4,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 InBatchLoss = Literal["margin_mse", "margin_mse_as_printed", "kldiv_as_published", "listnet", "lambdarank"]
@@ -241,3 +249,18 @@ class Variant(Settings):
 
     sampling: dict[str, Any] = {}
     training: dict[str, Any] = {}
+
+
+CLEAR = {"missing", "value_error", "extra_forbidden", "union_tag_invalid", "union_tag_not_found"}
+"""Kinds of error whose message is clear without the value."""
+
+
+def sentence(error: ValueError) -> str:
+    """An error of pydantic's on one line: `training.alpha: Input should be greater than or equal to 0 (got -1)`."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg'].removeprefix('Value error, ')}"
+        + ("" if e["type"] in CLEAR else f" (got {e['input']!r})")
+        for e in error.errors()
+    )
