@@ -34,6 +34,7 @@ METADATA = {  # what JupyterLab would write once the kernel has started: else it
     },
 }
 INJECTED = "injected-parameters"  # papermill's tag of the cell that it adds
+BAR = re.compile(r".*\d+%\|.*\| \d+/\d+ \[")  # progress, as tqdm shows it
 WIDGET = "application/vnd.jupyter.widget-view+json"
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 TABLE = re.compile(r"(<!-- table4 -->\n)(.*?)(<!-- /table4 -->)", re.S)
@@ -60,7 +61,7 @@ def inputs(notebook: NotebookNode, *kinds: str) -> list[tuple[str, str, list[str
 def clean(notebook: NotebookNode) -> NotebookNode:
     """The same bytes whenever the same things happened, on any machine with the same Python.
 
-    Removed are times, random cell ids, standard error (it is in the log), memory addresses, and this folder's path.
+    Removed are times, random cell ids, progress, standard error (it is in the log), memory addresses, and this folder's path.
     """
     cells: list[NotebookNode] = []
     count = 0
@@ -98,6 +99,8 @@ def _outputs(outputs: list[NotebookNode], count: int | None) -> list[NotebookNod
     kept: list[NotebookNode] = []
     for output in outputs:
         if output.get("name") == "stderr":
+            continue
+        if BAR.match(output.get("data", {}).get("text/plain", "")):
             continue
         output.get("data", {}).pop(WIDGET, None)  # it answers to the kernel of the run alone; what stands for it stays
         for kind, value in output.get("data", {}).items():

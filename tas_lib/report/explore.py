@@ -76,8 +76,8 @@ def _image(figure: Figure, says: str) -> str:
     """A sentence, and a figure with it as alternative text."""
     file = BytesIO()
     figure.savefig(file, format="png", dpi=110)
-    with Image.open(file) as picture:  # a palette takes a quarter of the bytes
-        picture.convert("RGB").quantize(96).save(file := BytesIO(), "png")
+    with Image.open(file) as picture:  # a palette takes a third of the bytes
+        picture.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE).save(file := BytesIO(), "png")
     data = base64.b64encode(file.getvalue()).decode()
     return f'<p>{escape(says)}</p><img alt="{escape(says)}" style="max-width:100%" src="data:image/png;base64,{data}">'
 
