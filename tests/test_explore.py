@@ -91,9 +91,7 @@ def test_search_shows_what_each_system_retrieves_with_its_text(lab: Experiment):
 def test_an_executed_notebook_keeps_the_picture_and_not_the_widget(batches):
     output = nbformat.v4.new_output("display_data", batches._repr_mimebundle_())
     assert notebooks.WIDGET in output.data
-    bar = nbformat.v4.new_output(
-        "display_data", {"text/plain": "Loading weights:   0%|          | 0/101 [00:00<?, ?it/s]"}
-    )
+    bar = nbformat.v4.new_output("display_data", {"text/plain": "Loading weights:   0%|      | 0/101 [00:00<?, ?it/s]"})
     cell = nbformat.v4.new_code_cell("x", outputs=[bar, output])
     (kept,) = notebooks.clean(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs
     assert set(kept.data) == {"text/html", "text/plain"} and kept.data["text/html"].count("<img alt=") == 3

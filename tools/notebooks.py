@@ -61,7 +61,8 @@ def inputs(notebook: NotebookNode, *kinds: str) -> list[tuple[str, str, list[str
 def clean(notebook: NotebookNode) -> NotebookNode:
     """The same bytes whenever the same things happened, on any machine with the same Python.
 
-    Removed are times, random cell ids, progress, standard error (it is in the log), memory addresses, and this folder's path.
+    Removed are times, random cell ids, progress, standard error (it is in the log), memory addresses, and this folder's
+    path.
     """
     cells: list[NotebookNode] = []
     count = 0
