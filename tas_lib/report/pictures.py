@@ -180,7 +180,7 @@ def margin_bins(margins: FloatArray, h: int, drawn: IntArray | None = None) -> F
     counts = np.diff(sampling.bin_bounds(pairs, np.array([0]), h)[0])  # (h,)
     share = (counts > 0) / np.count_nonzero(counts)  # (h,) balanced: every filled range alike
     edges, probability = np.linspace(margins[0], margins[-1], h + 1), np.repeat(share / counts.clip(1), counts)
-    figure = Figure((PAGE, 3.3), layout="constrained")
+    figure = Figure((PAGE, 3.5), layout="constrained")
     above, below = figure.subplots(2, sharex=True)
     for ax, i in ((ax, i) for ax in (above, below) for i in range(h)):
         ax.axvspan(edges[i], edges[i + 1], color=BANDS[i % 2], linewidth=0)
@@ -196,5 +196,5 @@ def margin_bins(margins: FloatArray, h: int, drawn: IntArray | None = None) -> F
         below.plot(margins, np.asarray(drawn) / np.sum(drawn), "x", markersize=5, color=INK, label="as drawn")
     above.set(ylabel="Pairs, stacked", ylim=(0, None))
     below.set(ylabel="Probability of a pair", xlabel="Teacher margin (score units)", ylim=(0, None))
-    below.legend()
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
