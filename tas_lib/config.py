@@ -23,6 +23,7 @@ from tas_lib.settings import (  # noqa: F401 - all are imported from here
     MsMarcoSource,
     OneValuePerKey,
     Pairing,
+    Reduction,
     Reranking,
     Sampling,
     Settings,
@@ -230,6 +231,11 @@ class Profile(Settings):
     def folder(self) -> Path:
         """The folder of everything that is computed; $TAS_RUNS moves it."""
         return Path(os.environ.get("TAS_RUNS", ROOT / "runs")) / self.name
+
+    @property
+    def reduction(self) -> Reduction | None:
+        """How its collection is reduced, if it is a part of a published one."""
+        return self.source.reduce if isinstance(self.source, MsMarcoSource) else None
 
     @property
     def artefacts_folder(self) -> Path:

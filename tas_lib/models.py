@@ -88,7 +88,8 @@ def late_interaction(queries: Tensor, query_mask: Tensor, passages: Tensor, pass
     """
     b, m, _ = queries.shape
     p, n, _ = passages.shape
-    scores = queries.flatten(0, 1) @ passages.flatten(0, 1).T  # (B * M, P * N)
+    with torch.autocast(queries.device.type, enabled=False):  # scores in fp32 (D12)
+        scores = queries.flatten(0, 1) @ passages.flatten(0, 1).T  # (B * M, P * N)
     scores = scores.view(b, m, p, n).masked_fill_(~passage_mask.bool(), MASKED_PASSAGE)  # in place: it is large
     return (scores.amax(-1) * query_mask[:, :, None]).sum(1)  # (B, P)
 

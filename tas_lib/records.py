@@ -1,6 +1,6 @@
 """Data that modules exchange: named tuples of arrays, and dictionaries for qrels and runs."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
@@ -164,6 +164,15 @@ def ranking(passages: Mapping[str, float]) -> list[str]:
     if np.isnan(scores).any():
         raise ValueError("a score is NaN, and NaN has no rank")
     return [passage for _, passage in sorted(zip(scores.tolist(), passages, strict=True), reverse=True)]
+
+
+def only(run: Run, passages: Container[str]) -> Run:
+    """A run without all other passages, as if only these had been searched.
+
+    >>> only({"q": {"a": 3.0, "b": 2.0}, "r": {"a": 1.0}}, {"b"})
+    {'q': {'b': 2.0}, 'r': {}}
+    """
+    return {query: {p: score for p, score in of_query.items() if p in passages} for query, of_query in run.items()}
 
 
 def as_run(query_ids: Sequence[str], passage_ids: Sequence[str], rows: IntArray, scores: FloatArray) -> Run:

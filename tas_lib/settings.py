@@ -81,6 +81,17 @@ class LocalSource(Settings):
         return ROOT / Path(self.folder).expanduser()
 
 
+class Reduction(Settings):
+    """The part of MS MARCO's passages that is kept for a small card (D37). Lists of candidates have a random order."""
+
+    passages: PositiveInt = 500_000  # all that is judged, a candidate or in a pair, filled up at random
+    dev: PositiveInt = 1_000  # test queries, of dev-small
+    stop: PositiveInt = 800  # early-stopping queries
+    train: PositiveInt = 40_000  # training queries
+    negatives: PositiveInt = 6  # of each, whose passages are kept; other pairs only if theirs are there by chance
+    candidates: int = Field(100, ge=0)  # for each test query, of the 1,000 that are published for re-ranking
+
+
 class MsMarcoSource(Settings):
     """MS MARCO's passages with TREC-DL '19 and '20, and the published teacher scores (sources/msmarco.py)."""
 
@@ -93,6 +104,7 @@ class MsMarcoSource(Settings):
     dev: PositiveInt = 6_980
     dl19: PositiveInt = 43
     dl20: PositiveInt = 54
+    reduce: Reduction | None = None  # None keeps everything
 
 
 class Tokens(Settings):

@@ -1,31 +1,39 @@
 """MS MARCO on small files in exactly the published formats, served on loopback; and downloads that break off."""
 
+import contextlib
 import gzip
 import hashlib
 import importlib.util
 import io
 import json
 import logging
+import multiprocessing
 import pkgutil
+import shutil
 import sys
 import tarfile
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 
-from tas_lib.config import MsMarcoSource
+from tas_lib.config import Evaluation, MsMarcoSource, Profile, Sampling, System, TestSet, Training
 from tas_lib.data import collection
 from tas_lib.data.pair_files import read_pairs
 from tas_lib.data.sources import msmarco
+from tas_lib.experiment import Experiment
+from tas_lib.models import ColBert
 from tas_lib.records import Source
+from tas_lib.retrieval import pretrained
+from tools import reduced
 
 SCORES = "8.5\t1.25\t101\t0\t3\n-1.0 2.5 101 0 2\n4.0\t3.0\t102\t1\t0\n"
-MD5 = hashlib.md5(SCORES.encode()).hexdigest()
 
 
 class Loopback(ThreadingHTTPServer):
@@ -36,6 +44,8 @@ class Loopback(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.asked: list[tuple[str, str | None]] = []
         self.breaks_after: list[int] = []  # bytes of the next answers, whatever their length should be
+        self.hold = threading.Event()  # cleared, answers wait in the middle
+        self.hold.set()
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/{name}"
@@ -58,7 +68,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(whole) - start))
         self.send_header("Accept-Ranges", "bytes")
         self.end_headers()
-        self.wfile.write(whole[start:][: self.server.breaks_after.pop(0) if self.server.breaks_after else None])
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # whoever asked was killed
+            if not self.server.hold.is_set():
+                self.wfile.write(whole[start : (start := (start + len(whole)) // 2)])
+                self.server.hold.wait(60)
+            self.wfile.write(whole[start:][: self.server.breaks_after.pop(0) if self.server.breaks_after else None])
 
     def log_message(self, *words: object) -> None:
         """Nothing: a test is silent."""
@@ -178,16 +192,10 @@ class Home:
 
     def __init__(self, folder: Path, loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.loopback = folder / "msmarco-passage", loopback
-        loopback.files |= {name: packed(files) for name, files in ARCHIVES.items()}
-        for name, text in FILES.items():
-            loopback.files[name] = gzip.compress(text.encode()) if name.endswith("queries") else text.encode()
-        loopback.files[msmarco.SCORES["t2"].file] = SCORES.encode()
         self.listed = json.loads((library() / "etc" / "downloads.json").read_text(encoding="utf-8"))
-        for name in msmarco.PARTS:
-            digest = hashlib.md5(loopback.files[name]).hexdigest()
-            note = {"url": loopback.url(name), "expected_md5": digest, "size_hint": len(loopback.files[name])}
-            self.listed["msmarco-passage"][name] |= note
-            self.listed["msmarco-passage"][name].pop("irds_mirror", None)
+        self.put(ARCHIVES | FILES)
+        self.patch, self.sizes = monkeypatch, SMALL
+        self.put_scores(SCORES)
         get_data = pkgutil.get_data
         monkeypatch.setattr(
             pkgutil,
@@ -198,11 +206,29 @@ class Home:
         )
         for name, value in (("HOME", str(folder)), ("TMP", str(folder / "tmp")), ("DL_TRIES", "1")):
             monkeypatch.setenv(f"IR_DATASETS_{name}", value)
-        monkeypatch.setattr(msmarco, "SCORES", {"t2": msmarco.Scores(msmarco.SCORES["t2"].file, MD5)})
+
+    def put(self, files: dict[str, str | dict[str, str]]) -> None:
+        """Publish these files: archives, gz of queries and candidates, and plain texts."""
+        for name, content in files.items():
+            if isinstance(content, dict):
+                data = packed(content)
+            else:
+                data = gzip.compress(content.encode()) if name.endswith(("queries", "docs")) else content.encode()
+            self.loopback.files[name] = data
+            digest, note = hashlib.md5(data).hexdigest(), self.listed["msmarco-passage"][name]
+            note |= {"url": self.loopback.url(name), "expected_md5": digest, "size_hint": len(data)}
+            note.pop("irds_mirror", None)
+
+    def put_scores(self, text: str) -> None:
+        """Publish these teacher scores."""
+        name = msmarco.SCORES["t2"].file
+        self.loopback.files[name] = text.encode()
+        scores = msmarco.Scores(name, hashlib.md5(text.encode()).hexdigest())
+        self.patch.setattr(msmarco, "SCORES", {"t2": scores})
 
     def settings(self, **changed: object) -> MsMarcoSource:
         urls = (self.loopback.url("{file}?download=1"),)
-        return MsMarcoSource.model_validate({"urls": urls, **SMALL, **changed})
+        return MsMarcoSource.model_validate({"urls": urls, **self.sizes, **changed})
 
     def read(self, **changed: object) -> Source:
         with tempfile.TemporaryDirectory() as draft:
@@ -307,3 +333,153 @@ def test_from_the_profile_the_collection_is_stored_with_its_pairs(home, tmp_path
     other = profile.model_copy(update={"source": home.settings(urls=("http://127.0.0.1:9/{file}",))})
     assert collection.open_collection(other).digest == found.digest
     assert caplog.text.count("collection: ") == 1  # another mirror is no other collection
+
+
+# --- a part of it ------------------------------------------------------------------------------------------------
+
+N, CUT = 120, {"passages": 70, "dev": 3, "stop": 4, "train": 12, "negatives": 2, "candidates": 3}
+LARGER = {"passages": N, "dev": 6, "dl19": 2, "dl20": 1, "tune_queries": 3, "reduce": CUT}
+SIZES = {"dev": 3, "dl19": 2, "dl20": 1, "stop": 4, "tune": 3, "train": 12}
+
+
+def candidates(queries: range | list[int]) -> list[tuple[int, int]]:
+    """Query and passage, published for re-ranking: eight of each query, and the queries are mixed."""
+    return [(query, (7 * query + 13 * i) % N) for i in range(8) for query in queries]
+
+
+def triples() -> list[tuple[float, float, int, int, int]]:
+    """Five of each of the training queries 101 to 140, whose relevant passages are 0 to 39."""
+    rng = np.random.default_rng(1)
+    return [(8 + rng.random(), 4 * rng.random(), q, q - 101, int(rng.integers(40, N))) for q in range(101, 141)
+            for _ in range(5)]  # fmt: skip
+
+
+@pytest.fixture
+def larger(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """MS MARCO with 120 passages, to be reduced to 70; runs go to `tmp_path`."""
+    rng = np.random.default_rng(0)
+    words = [" ".join(rng.choice(tiny.WORDS, 6)) for _ in range(N)]
+
+    def texts(queries: range) -> str:
+        return "".join(f"{q}\t{words[q % N]}\n" for q in queries)
+
+    def listed(queries: range | list[int]) -> str:
+        return "".join(f"{q}\t{p}\ta query\ta passage\n" for q, p in candidates(queries))
+
+    home.put({
+        "collectionandqueries": {
+            "collection.tsv": "".join(f"{i}\t{text}\n" for i, text in enumerate(words)),
+            "queries.dev.small.tsv": texts(range(201, 207)),
+            "qrels.dev.small.tsv": "".join(f"{q}\t0\t{q % N}\t1\n" for q in range(201, 207)),
+        },
+        "queries": {"queries.train.tsv": texts(range(101, 143)), "queries.dev.tsv": texts(range(201, 220))},
+        "train/qrels": "".join(f"{q}\t0\t{q - 101}\t1\n" for q in range(101, 143)),
+        "dev/qrels": "".join(f"{q}\t0\t{q % N}\t1\n" for q in range(201, 220)),
+        "trec-dl-2019/qrels": "301 Q0 60 3\n301 Q0 61 0\n302 Q0 62 2\n",
+        "dev/scoreddocs": {"top1000.dev": listed(range(201, 207))},
+        "trec-dl-2019/scoreddocs": listed([301, 302, 303]),
+        "trec-dl-2020/scoreddocs": listed([401]),
+    })  # fmt: skip
+    home.put_scores("".join("\t".join(map(str, line)) + "\n" for line in triples()))
+    home.sizes = LARGER
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
+    return home
+
+
+def test_a_reduced_collection_by_literal_loops(larger: Home):
+    source = larger.read()
+    kept, sets = {*source.passages.ids}, source.sets
+    assert len(kept) == 70 and source.passages.ids == sorted(kept, key=int)
+    assert {name: len(of_set.qrels) for name, of_set in sets.items()} == SIZES
+    assert all({*grades} <= kept for of_set in sets.values() for grades in of_set.qrels.values())
+    assert not {*sets["stop"].qrels, *sets["tune"].qrels} & {str(q) for q in range(201, 207)}
+    for query in (q for name in ("dev", "dl19", "dl20") for q in sets[name].qrels):
+        first = [str(p) for q, p in candidates([int(query)])][:3]
+        assert {*first} <= kept
+    of_query = {q: [line for line in triples() if line[2] == int(q)] for q in sets["train"].qrels}
+    whole = {q: [x for x in lines if {str(x[3]), str(x[4])} <= kept] for q, lines in of_query.items()}
+    assert all(len(lines) >= 2 for lines in whole.values())
+    path = msmarco.pairs(larger.settings())
+    assert path
+    file = read_pairs(path, sets["train"].queries.ids, source.passages.ids, partial=True)
+    assert len(file.query) == sum(map(len, whole.values())) == 200 - file.left_out
+    assert sum(source.report["kept"].values()) == 70 and source.report["kept"]["at random"] > 0
+    assert source.report["dropped"] == {"a training query without a pair": 2}
+
+
+def test_the_seed_decides_what_is_kept_and_sizes_that_do_not_fit_are_one_sentence(larger: Home):
+    first, again, other = larger.read(), larger.read(), larger.read(seed=1)
+    assert first.passages == again.passages and first.sets == again.sets
+    assert first.passages.ids != other.passages.ids and first.sets["train"].qrels != other.sets["train"].qrels
+    for size in (30, N + 1):
+        with pytest.raises(ValueError, match=rf"^source.reduce.passages is {size}, but \d+ of 120 are needed$"):
+            larger.read(reduce=CUT | {"passages": size})
+    assert "candidates of dev" not in larger.read(reduce=CUT | {"candidates": 0}).report["kept"]
+
+
+def afternoon(home: Home, folder: Path) -> Profile:
+    """Two students and a run over everything."""
+    sets = (TestSet(name="dl19", label="DL", binarise_at=2, graded=True), TestSet(name="dev", label="Dev"))
+    systems = {
+        "pairwise/random": System(teacher="pairwise", sampling="random", batch_size=8),
+        "dual/tas_balanced": System(batch_size=8),
+        "theirs": System(kind="run", source=f"{folder}/theirs.{{set}}.run"),
+    }
+    training = Training(steps=4, min_steps=0, validate_every=2, learning_rate=1e-3, workers=0, precision="bf16")
+    shared = {"evaluation": Evaluation(sets=sets, depth=10), "sampling": Sampling(clusters=2), "training": training}
+    return tiny.settings(folder, source=home.settings(), kept_vectors_gb=0, systems=systems, **shared)
+
+
+def test_from_published_files_to_a_table_and_on_from_a_mounted_folder(larger, tmp_path, monkeypatch):
+    place, n = tmp_path / "tiny", len(tiny.tokenizer())
+    tiny.ship(tiny.save_encoder(place / "encoder"))
+    pretrained.save(ColBert(tiny.bert(n, seed=5), 8), tiny.tokenizer(), place / "colbert")
+    tiny.ship(place / "colbert")
+    profile = afternoon(larger, tmp_path)
+    for name, queries in (("dl19", [301]), ("dev", range(201, 207)), ("dl20", [301])):
+        sign = -1 if name == "dl20" else 1
+        run = "".join(f"{query} Q0 {p} 1 {sign * p} t\n" for query in queries for p in range(N))
+        (tmp_path / f"theirs.{name}.run").write_text(run)
+    lab = Experiment(profile)
+    lab.trained(lab.baseline)
+    shutil.rmtree(larger.folder)  # another machine: what was downloaded is gone, the runs are mounted
+    larger.loopback.files.clear()
+    lab = Experiment(profile)
+    scores = lab.scores(["bm25", *profile.systems])
+    assert all({*of_row} == {"dl19", "dev"} for of_row in scores.values())
+    assert {*lab.run(profile.systems["theirs"], "dl19")["301"]} == {*lab.collection.passages.ids}
+    monkeypatch.setattr(reduced.config, "load", lambda _: profile)
+    lines = reduced.report("any", "dl19", [tmp_path / "theirs.dl19.run", tmp_path / "theirs.dl20.run"])
+    assert lines[0] == "2 queries; reduced runs have 70 to 70 passages per query" and len(lines) >= 13
+
+
+def stalled(flag: Path, *_: object) -> None:
+    flag.touch()
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("while_", ["fetching", "sampling", "writing"])
+def test_a_killed_reduction_resumes_to_the_same_bytes(larger, tmp_path, monkeypatch, while_: str):
+    profile, flag = tiny.settings(tmp_path, source=larger.settings()), tmp_path / "flag"
+    ready: Callable[[], bool] = flag.exists
+
+    def interrupted() -> None:
+        if while_ == "sampling":
+            msmarco._reduced = lambda *_: stalled(flag)
+        if while_ == "writing":
+            write = msmarco.write_passages
+            msmarco.write_passages = lambda path, rows: write(
+                path, (stalled(flag) if i else r for i, r in enumerate(rows))
+            )
+        collection.open_collection(profile)
+
+    if while_ == "fetching":
+        larger.loopback.hold.clear()
+        ready = lambda: bool(larger.loopback.asked)  # noqa: E731
+    process = multiprocessing.get_context("fork").Process(target=interrupted)
+    process.start()
+    tiny.kill(process, ready, 0.2)
+    larger.loopback.hold.set()
+    resumed = collection.open_collection(profile).digest
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "undisturbed"))
+    assert collection.open_collection(profile).digest == resumed

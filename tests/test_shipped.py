@@ -251,7 +251,10 @@ def test_published_pairs_come_with_their_margins_and_those_of_queries_held_out_a
         "d": [("p3", "p0", 9.0)],
     }
     assert {query: rows_of(table, found, query) for query in kept} == {query: expected[query] for query in kept}
-    assert f"pairs.tsv: {len(table.pos)} pairs; {5 - len(table.pos)} more are of queries held out" in caplog.text
+    assert (
+        f"pairs.tsv: {len(table.pos)} pairs; {5 - len(table.pos)} more are of queries or passages left out"
+        in caplog.text
+    )
     folder_of(settings, tmp_path, SCORED.replace("9 7", "8 7").replace("9 0", "8 0").replace("3 4", "2 4"))
     again = mining.open_pairs(mine, open_collection(mine), no_scorer)
     assert not np.array_equal(table.margins, again.margins)  # the same texts, other scores

@@ -79,3 +79,11 @@ def test_fresh_vectors_are_those_that_are_kept(colbert: ColBert):
     assert fresh[0].dtype == torch.float32 and not fresh[0].requires_grad
     assert torch.equal(fresh[1], kept[1])
     torch.testing.assert_close(fresh[0][fresh[1]], kept[0][kept[1]], atol=2e-3, rtol=2e-3)  # other padding, in fp16
+
+
+def test_scores_are_computed_in_fp32_whatever_the_encoders_precision():
+    queries, passages = torch.randn(2, 3, 8), torch.randn(4, 5, 8)
+    masks = torch.ones(2, 3, dtype=torch.bool), torch.ones(4, 5, dtype=torch.bool)
+    expected = models.late_interaction(queries, masks[0], passages, masks[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(models.late_interaction(queries, masks[0], passages, masks[1]), expected)

@@ -16,7 +16,7 @@ FORMATS = {5: "pos_score neg_score query pos neg", 3: "query pos neg"}
 
 
 class FilePairs(NamedTuple):
-    """The pairs of a file, in its order, without the `left_out` pairs of unknown queries.
+    """The pairs of a file, in its order, without the `left_out` pairs of unknown queries (or passages).
 
     query, pos, neg: (N,) indices. margins: (N,) score of the positive minus the negative's, None without scores.
     """
@@ -28,13 +28,16 @@ class FilePairs(NamedTuple):
     left_out: int
 
 
-def read_pairs(path: Path, queries: Sequence[str], passages: Sequence[str]) -> FilePairs:
-    """The pairs of a file (`pair_lines`) as indices into these ids; an unknown passage is an error."""
+def read_pairs(path: Path, queries: Sequence[str], passages: Sequence[str], partial: bool = False) -> FilePairs:
+    """The pairs of a file (`pair_lines`) as indices into these ids; an unknown passage is an error.
+
+    partial: whether the passages are a part of the file's; then pairs of others are left out.
+    """
     query_index, passage_index = Rows(queries), Rows(passages)
     indices, margins = array("i"), array("f")
     left_out = 0
     for line, (query, pos, neg, margin) in pair_lines(path):
-        if query not in query_index:
+        if query not in query_index or (partial and not (pos in passage_index and neg in passage_index)):
             left_out += 1
             continue
         try:

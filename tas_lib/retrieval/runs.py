@@ -10,7 +10,7 @@ from tas_lib.data import formats, shipped, store
 from tas_lib.data.collection import Collection
 from tas_lib.evaluation import metrics
 from tas_lib.evaluation.metrics import PerQuery
-from tas_lib.records import NotRun, Run, Value, as_run
+from tas_lib.records import NotRun, Run, Value, as_run, only
 from tas_lib.retrieval import doc2query, fusion, pretrained
 from tas_lib.retrieval.bm25 import Bm25Index
 from tas_lib.retrieval.encode import BiEncoder, TextSearch
@@ -81,6 +81,8 @@ class Runs:
         if system.kind != "run" and next(formats.lines(path), None) is None:  # stop words alone: BM25 finds nothing
             return {}
         run = formats.read_run(path, self.collection.sets[name].queries.ids)
+        if system.kind == "run" and self.profile.reduction:  # a run over everything, such as somebody else's
+            run = only(run, self.collection.row)
         self.deepest[system.name] = max(self.deepest.get(system.name, 0), *map(len, run.values()))
         return run
 

@@ -42,6 +42,7 @@ def objective(system: System, settings: Training, teacher: InBatchTeacher | None
         "listnet": losses.listnet,
         "lambdarank": losses.lambdarank,
     }[system.loss]
+    precision = PRECISION[settings.precision]
 
     def loss(student: Tensor, batch: Batch) -> Dual:
         zero = student.new_zeros(())
@@ -54,7 +55,8 @@ def objective(system: System, settings: Training, teacher: InBatchTeacher | None
             return Dual(value, value, zero)
         if teacher is None:
             raise ValueError(f"a system with teacher {system.teacher!r} needs the in-batch teacher's vectors")
-        target = teacher.scores(batch, student.device)
+        with torch.autocast(student.device.type, precision, enabled=precision != torch.float32):
+            target = teacher.scores(batch, student.device)  # in fp32 but for its encoder
         if system.teacher == "in_batch":
             value = in_batch(student, target)
             return Dual(value, zero, value)

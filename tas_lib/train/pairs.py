@@ -38,8 +38,9 @@ def open_pairs(profile: Profile, collection: Collection, load_scorer: Callable[[
             positives = some(collection.relevant("train"), profile.pairing.positives)
             query, pos, neg = every_pair(positives, negatives(profile, collection))
         else:
-            query, pos, neg, margins, left_out = read_pairs(path, train.ids, collection.passages.ids)
-            log.info("%s: %d pairs; %d more are of queries held out", path.name, len(query), left_out)
+            partial = profile.reduction is not None
+            query, pos, neg, margins, left_out = read_pairs(path, train.ids, collection.passages.ids, partial)
+            log.info("%s: %d pairs; %d more are of queries or passages left out", path.name, len(query), left_out)
         if not len(query):
             raise ValueError(
                 "there are no training pairs: for no training query does BM25 find a passage that is not relevant; "

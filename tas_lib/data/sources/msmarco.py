@@ -10,18 +10,20 @@ import io
 import logging
 import os
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator, Philox
+from numpy.typing import NDArray
 
-from tas_lib.config import MsMarcoSource
+from tas_lib.config import MsMarcoSource, Reduction
 from tas_lib.data import formats, store
 from tas_lib.data.formats import Entry, read_entries
-from tas_lib.data.pair_files import read_pairs
-from tas_lib.data.texts import PASSAGES, open_passages, write_passages
-from tas_lib.records import QuerySet, Source
+from tas_lib.data.pair_files import FilePairs, read_pairs
+from tas_lib.data.texts import PASSAGES, Rows, open_passages, write_passages
+from tas_lib.records import IntArray, QuerySet, Source
 
 log = logging.getLogger(__name__)
 NAME = "msmarco-passage"
@@ -38,6 +40,7 @@ PARTS = {  # the name of a file in ir_datasets' list of downloads → what it ke
     "trec-dl-2020/qrels": ("trec-dl-2020/qrels",),
 }
 SETS = {"dev": "dev/small", "dl19": "trec-dl-2019", "dl20": "trec-dl-2020"}
+CANDIDATES = {f"{part}/scoreddocs": (f"{part}/ms.run",) for part in ("dev", "trec-dl-2019", "trec-dl-2020")}
 
 
 class Scores(NamedTuple):
@@ -73,7 +76,7 @@ def downloads(settings: MsMarcoSource) -> list[Download]:
 
     listed, home = DownloadConfig.contents()[NAME], _home()
     files = []
-    for part, kept in PARTS.items():
+    for part, kept in _parts(settings).items():
         note = listed[part]
         path = home / note.get("cache_path", kept[0])
         there = path.is_file() or all((home / name).is_file() for name in kept)
@@ -82,6 +85,11 @@ def downloads(settings: MsMarcoSource) -> list[Download]:
         path = _scores_path(settings)
         files.append(Download(_urls(settings)[0], path, SCORES_SIZE, path.is_file()))
     return files
+
+
+def _parts(settings: MsMarcoSource) -> dict[str, tuple[str, ...]]:
+    """What ir_datasets downloads; the candidates of test queries only if a reduction keeps some."""
+    return PARTS | (CANDIDATES if settings.reduce and settings.reduce.candidates else {})
 
 
 def inputs(settings: MsMarcoSource) -> dict[str, str]:
@@ -98,30 +106,94 @@ def pairs(settings: MsMarcoSource) -> Path | None:
 
 def read(settings: MsMarcoSource, folder: Path) -> Source:
     """The collection with its sets; its passages are copied to `folder`. ValueError says what is missing or cut off."""
-    write_passages(folder / PASSAGES, _passages(_file(settings, NAME, "docs_path"), settings.passages))
-    passages, titles = open_passages(folder / PASSAGES)
+    path, reduce = _file(settings, NAME, "docs_path"), settings.reduce
+    if reduce:  # texts are read again when it is known which are kept
+        ids: Sequence[str] = [entry.id for entry in _passages(path, settings.passages)]
+    else:
+        write_passages(folder / PASSAGES, _passages(path, settings.passages))
+        ids = open_passages(folder / PASSAGES)[0].ids
     sets = {}
     for name, part in SETS.items():
         sets[name] = _judged(settings, name, part)
-        path = _file(settings, f"{NAME}/{part}", "qrels_path")
-        _count(path, "judged queries", len(sets[name].qrels), getattr(settings, name))
+        file = _file(settings, f"{NAME}/{part}", "qrels_path")
+        _count(file, "judged queries", len(sets[name].qrels), getattr(settings, name))
     held_out = _judged(settings, "stop", "dev")
-    rest = [query for query in held_out.queries.ids if query not in sets["dev"].qrels]
-    rest.sort(key=lambda query: store.digest(settings.seed, query))
-    sets["stop"] = held_out.only({*rest[settings.tune_queries :]})
+    rest = _shuffled(settings, (query for query in held_out.queries.ids if query not in sets["dev"].qrels))
+    last = settings.tune_queries + reduce.stop if reduce else None
+    sets["stop"] = held_out.only({*rest[settings.tune_queries : last]})
     sets["tune"] = held_out.only({*rest[: settings.tune_queries]}, "tune")
     train = _judged(settings, "train", "train")
-    n_judged, n_pairs = len(train.qrels), 0
+    n_pairs, kept = 0, set(train.queries.ids)
+    triples: FilePairs | None = None
     if scores := pairs(settings):
-        file = read_pairs(scores, train.queries.ids, passages.ids)
-        n_pairs = len(file.query) + file.left_out
-        train = train.only({train.queries.ids[index] for index in np.unique(file.query)})
-    sets["train"] = train
+        triples = read_pairs(scores, train.queries.ids, ids)
+        n_pairs = len(triples.query) + triples.left_out
+        kept = {train.queries.ids[index] for index in np.unique(triples.query)}
     report = {
-        "read": {"passages": len(passages.ids), "pairs": n_pairs},
-        "dropped": {"a training query without a pair": n_judged - len(train.qrels)},
+        "read": {"passages": len(ids), "pairs": n_pairs},
+        "dropped": {"a training query without a pair": len(train.qrels) - len(kept)},
     }
+    if reduce:
+        sets["dev"] = sets["dev"].only({*_shuffled(settings, sets["dev"].queries.ids)[: reduce.dev]})
+        kept = {*_shuffled(settings, kept)[: reduce.train]}
+    sets["train"] = train.only(kept)
+    if reduce:
+        chosen = np.array([query in kept for query in train.queries.ids])
+        mask, report["kept"] = _reduced(settings, reduce, sets, ids, triples, chosen)
+        texts = _passages(path, settings.passages)
+        write_passages(folder / PASSAGES, (entry for entry, keep in zip(texts, mask, strict=True) if keep))
+    passages, titles = open_passages(folder / PASSAGES)
     return Source(passages, titles, sets, np.array([], np.int64), report)
+
+
+def _reduced(
+    settings: MsMarcoSource,
+    reduce: Reduction,
+    sets: Mapping[str, QuerySet],
+    ids: Sequence[str],
+    triples: FilePairs | None,
+    chosen: NDArray[np.bool_],
+) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """(P,) whether a passage is kept, and how many for each reason; chosen: (Q,) whether a query of a triple is."""
+    row, keep, rng = Rows(ids), np.zeros(len(ids), bool), Generator(Philox(key=[settings.seed, 0]))
+    counts: dict[str, int] = {}
+
+    def add(reason: str, indices: IntArray) -> None:
+        before = np.count_nonzero(keep)
+        keep[indices[indices >= 0]] = True
+        counts[reason] = int(np.count_nonzero(keep) - before)
+
+    add("judged", row.of([p for of_set in sets.values() for grades in of_set.qrels.values() for p in grades]))
+    for name, part in SETS.items() if reduce.candidates else ():
+        add(f"candidates of {name}", row.of(_candidates(settings, part, sets[name].qrels, reduce.candidates)))
+    if triples is not None:
+        order = rng.permutation(np.flatnonzero(chosen[triples.query]))
+        order = order[np.argsort(triples.query[order], kind="stable")]  # by query, in random order
+        _, starts, sizes = np.unique(triples.query[order], return_index=True, return_counts=True)
+        some = order[np.arange(len(order)) - np.repeat(starts, sizes) < reduce.negatives]
+        add("in a pair", np.concatenate([triples.pos[some], triples.neg[some]]))
+    needed = np.count_nonzero(keep)
+    if not needed <= reduce.passages <= len(ids):
+        raise ValueError(f"source.reduce.passages is {reduce.passages:,}, but {needed:,} of {len(ids):,} are needed")
+    add("at random", rng.choice(np.flatnonzero(~keep), reduce.passages - needed, replace=False))
+    return keep, counts
+
+
+def _candidates(settings: MsMarcoSource, part: str, queries: Collection[str], most: int) -> list[str]:
+    """Passages published for re-ranking, BM25's first 1,000 of each query in random order; the first `most` of each."""
+    left = dict.fromkeys(queries, most)
+    found = []
+    for _, line in formats.lines(_file(settings, f"{NAME}/{part}", "scoreddocs_path")):
+        query, passage = line.split()[:2]
+        if left.get(query):
+            left[query] -= 1
+            found.append(passage)
+    return found
+
+
+def _shuffled(settings: MsMarcoSource, queries: Iterable[str]) -> list[str]:
+    """Queries in an order that depends on the seed and on nothing else."""
+    return sorted(queries, key=lambda query: store.digest(settings.seed, query))
 
 
 def _passages(path: Path, published: int) -> Iterator[Entry]:
@@ -155,7 +227,7 @@ def _file(settings: MsMarcoSource, dataset: str, kind: str) -> Path:
     """A file of a dataset, downloaded by ir_datasets if necessary: `docs_path`, `queries_path`, `qrels_path`."""
     import ir_datasets
 
-    missing = [d for d in downloads(settings)[: len(PARTS)] if not d.there]
+    missing = [d for d in downloads(settings)[: len(_parts(settings))] if not d.there]
     if missing:
         log.info("MS MARCO is fetched to %s; its terms of use: %s", _home(), TERMS)
     try:
