@@ -48,8 +48,7 @@ grid(titles, ["notebook", "the question it answers"])
 assert [number for number, _ in titles] == [path.name[:2] for path in sources]
 
 # %% [markdown]
-# And here is the method on one page. Step 1 happens once, steps 2 to 5 in every step of training, and step 6 when the
-# student has learnt.
+# And here is the method on one page. Step 1 happens once, 2 to 5 in every training step, and 6 after training.
 
 # %%
 pictures.method()
@@ -82,8 +81,8 @@ pictures.method()
 # ## A profile: the same notebooks, larger or smaller
 #
 # A profile is a file of settings: which collection, which encoder, how many steps. `docs` is the default and searches
-# the documentation of the Python packages that this suite installs anyway; `smoke` is a few minutes of the same for the
-# tests, and its numbers mean nothing. Notebooks and library do not change between profiles.
+# the documentation of the Python packages that this suite installs anyway; `smoke` runs the same in a few minutes for
+# the tests; its numbers mean nothing. Notebooks and library do not change between profiles.
 #
 # Each default is the paper's number, with its section; where the paper is silent, it is the public code's, with its row
 # in [DEVIATIONS](../DEVIATIONS.md). For example, how a batch is composed:
@@ -162,7 +161,7 @@ assert "alpha" in config.Training.model_fields
 # - **BM25.** The yardstick: lexical matching that gives rare words more weight, with no training at all.
 # - **nDCG@10** rewards high grades near the top of the first ten. **MRR@10** is one over the rank of the first relevant
 #   passage, 0 beyond ten. **R@100** is the share of relevant passages among the first hundred (R@1K: thousand).
-#   **Judged@10** is the share of the first ten that anybody judged: where it is low, the other numbers are too.
+#   **Judged@10** is the share of the first ten that have a judgement: where it is low, the other measures are too.
 # - **Teacher, student.** A slow, accurate model whose scores a fast one learns to imitate: *knowledge distillation*.
 # - **Margin.** The score of a positive minus that of a negative passage. A large margin means an easy pair.
 # - **In-batch negatives.** The other queries' passages: already encoded, so scored as well.
@@ -173,8 +172,8 @@ assert "alpha" in config.Training.model_fields
 #
 # ## How a notebook teaches
 #
-# It says what will happen, asks you to predict it, runs, and says what came out. Claims are followed by an `assert`;
-# what has none is marked "we think". `show` prints a function of the library, which is meant to be read:
+# It explains, asks for a prediction, runs, and says what came out. Claims are followed by an `assert`; those without
+# are marked "we think". `show` prints a function of the library, which is meant to be read:
 
 # %%
 show(losses.margin_mse)

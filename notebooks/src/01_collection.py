@@ -54,8 +54,8 @@ query, passage, linked
 
 # %% [markdown]
 # The link is gone from the passage (a judgement must not be readable in the text), and so is the printed result of the
-# example; the code itself stays. Titles of sections, references and types of arguments are left out, too. Passages are
-# cut at the profile's word limit. The qualified name is the *title*, shown to people and never used for ranking.
+# example; the code itself stays. Section titles, references and argument types are left out, too. Passages are cut at
+# the profile's word limit. The qualified name is the *title*, shown to people and never used for ranking.
 
 # %%
 assert "average" not in passage and linked == ("average",)
@@ -69,8 +69,8 @@ assert not of_docs or longest <= settings.source.max_passage_words
 # %% [markdown]
 # ## The packages
 #
-# The profile's `package_cap` limits the entries per package, so that none dominates; entries with links come first. The
-# versions matter: another version is another text. (Any other collection is one row.)
+# The profile's `package_cap` limits the entries per package, so that none dominates; entries with links come first.
+# Versions matter: another version has other texts. (Any other collection gives one row.)
 
 # %%
 installed = versions.installed(settings.source.packages) if of_docs else {}
@@ -87,9 +87,9 @@ grid(rows, ["package", "version", "passages", "words"])
 # ## What was dropped, and why
 #
 # Most documented names never become a passage. Many docstrings are a single line, and a single line answers nothing;
-# some summaries are no question: a signature, a notice, or words that any function might have. Near-duplicates (the
-# same text under two names) are merged into one passage. A summary that several entries share, or that follows a
-# template, fits too many passages; the query goes, its passage stays.
+# some summaries ask nothing: a signature, a notice, or words that fit any function. Near-duplicates (the same text
+# under two names) are merged into one passage. A summary that several entries share, or that follows a template, fits
+# too many passages; the query goes, its passage stays.
 
 # %%
 report = collection.report
@@ -114,8 +114,8 @@ if of_docs:
 #
 # Two graded sets play the part of TREC-DL '19 and '20: a query's own passage and its aliases have grade 3, passages
 # linked directly by "See Also", in either direction, grade 2, and those two links away grade 1. For recall and MRR,
-# grade 2 and up is relevant, as in the paper. The other sets are sparse, like MSMARCO-DEV: one right passage per query,
-# its own. *stop* decides when training ends, *tune* is for choosing settings; no table of results uses them.
+# grade 2 and up is relevant, as in the paper. The other sets are sparse, like MSMARCO-DEV: one relevant passage per
+# query, its own. *stop* is for early stopping, *tune* for choosing settings; no table of results uses them.
 #
 # *Before you run:* TREC's assessors judged hundreds of passages per query. How many does a query have here?
 
@@ -136,9 +136,9 @@ grid(rows, ["set", "queries", "words a query", "grade 3", "grade 2", "grade 1", 
 # ## No answer leaks into training
 #
 # Splits are made before anything else: similar entries stay in the same split and, around a graded query, so do linked
-# ones. They are a query's *family*. Queries of earlier test sets, whose results were seen (the profile's `opened`), are
-# in no test set. A passage that answers a test query appears in no training pair, not even as a negative, since the
-# student would learn that it is wrong. Links that lead nowhere are counted, not guessed:
+# ones. Together they are a query's *family*. Queries of earlier test sets, whose results were seen (the profile's
+# `opened`), are in no test set. A passage that answers a test query appears in no training pair, not even as a
+# negative, since the student would learn that it is wrong. Links that lead nowhere are counted, not guessed:
 
 # %%
 links = report.get("links", {})
@@ -184,7 +184,7 @@ grid(rows, ["set", "query", "passage", "judgements"])
 # ## Fifty judgements for you to check
 #
 # Read the query and the name of a passage that the links call relevant, and ask whether you would want to find it. You
-# will not always agree: grade 2 is a link made by a person, but grade 1 is only a relative's relative.
+# will not always agree: grade 2 is a link made by a person, but grade 1 is only a link of a link.
 
 # %%
 pool = [
@@ -199,7 +199,7 @@ grid([pool[i] for i in shown], ["query", "passage", "grade"]) if pool else "no s
 
 # %% [markdown]
 # A name is little to judge by. Here are four of these passages in full, chosen because they are short, and quoted from
-# the packages installed here, whose licences stand beside them. Would you give the same grade?
+# the packages installed here, with their licences. Would you give the same grade?
 
 # %%
 text_of = dict(zip(collection.passages.ids, collection.passages.texts, strict=True))
@@ -233,10 +233,10 @@ means = pd.Series({trial: metrics.mean(values) for trial, values in trials.items
 means.rename_axis(["k1", "b"]).unstack().sort_index().round(4) if tune else "no set to choose on, nothing is tried"
 
 # %% [markdown]
-# MRR@10 for each $k_1$ (rows) and $b$ (columns). Hardly anything moves: with passages of similar length $b$ has little
-# to penalise, and in a short text words seldom repeat. Is the best trial better than what the profile uses, or only the
-# luckiest of many? A paired t-test over the queries gives $p$; the last column corrects it for the number of trials
-# (Holm).
+# MRR@10 for each $k_1$ (rows) and $b$ (columns). The values hardly differ: with passages of similar length $b$ has
+# little to penalise, and in a short text words seldom repeat. Is the best trial better than what the profile uses, or
+# only the luckiest of many? A paired t-test over the queries gives $p$; the last column corrects it for the number of
+# trials (Holm).
 
 # %%
 best = max(trials, key=lambda trial: (means[trial], trial), default=None)
@@ -269,8 +269,9 @@ for name in [*graded, *(name for name in ("stop", "tune") if name in collection.
 grid(rows, ["set", *map(metrics.printed_name, wanted)])
 
 # %% [markdown]
-# On a sparse set at most one of ten can be judged, and MRR@10 says how early the one right passage came; on a graded
-# set several may count. So compare systems on one set, never sets with each other. BM25 is far from 0 and far from 1.
+# On a sparse set at most one of ten can be judged, and MRR@10 says how early the one relevant passage comes; on a
+# graded set several may count. So compare systems on one set, never sets with each other. BM25 is far from 0 and far
+# from 1.
 
 # %%
 by_set = {name: values for name, *values in rows}
@@ -290,7 +291,7 @@ show(bm25.Bm25Index.search, bm25.top)
 # ## Answer
 #
 # We search the documentation of the installed packages, cut into passages of a few dozen words. The authors of that
-# documentation say what is right: the text that follows a first sentence answers it, and "See Also" names what else
+# documentation say what is relevant: the text that follows a first sentence answers it, and "See Also" names what else
 # does. BM25 finds enough of it to be a yardstick and misses enough to leave work for a trained model.
 #
 # ## Where we differ
@@ -301,8 +302,8 @@ show(bm25.Bm25Index.search, bm25.top)
 #
 # ## Exercises
 #
-# **1.** When are two passages *alike*? Compare three-word shingles: of all runs of three words that occur in either
-# text, at least the share `threshold` must occur in both. (Split words at spaces; both texts have three words or more.)
+# **1.** When are two passages *alike*? Compare three-word shingles: of all three-word sequences in either text, at
+# least the share `threshold` must occur in both. (Split words at spaces; both texts have three words or more.)
 #
 # <details><summary>Hint</summary>
 #

@@ -37,7 +37,7 @@ encoder = pretrained.load_encoder(settings.encoder_path).eval()
 
 # %% [markdown]
 # The three side by side, from the tokens at the bottom to a score at the top. What a dashed box computes is stored in
-# the index; what a solid box computes waits for the query.
+# the index; a solid box has to wait for the query.
 
 # %%
 pictures.architectures()
@@ -45,9 +45,9 @@ pictures.architectures()
 # %% [markdown]
 # ## Texts become token ids
 #
-# The profile's encoder takes DistilBERT's part. Here are a query and three passages of our own, cut at the profile's
-# maximum lengths: `CLS` goes in front, `SEP` behind, and both count. *Padding* brings texts of different lengths to one
-# length, and a mask tells it from words. *Before you run:* which of the four rows has no padding?
+# The profile's encoder takes DistilBERT's place. Here are a query and three passages, cut at the profile's maximum
+# lengths: `CLS` goes in front, `SEP` behind, and both count. *Padding* brings texts of different lengths to one length,
+# and a mask marks it. *Before you run:* which of the four rows has no padding?
 
 # %%
 texts = [
@@ -78,8 +78,7 @@ tokenizer.convert_ids_to_tokens(query_ids[0])
 # $$\text{BERT}_{\text{DOT}}(q_{1:m}, p_{1:n}) = \hat q \cdot \hat p \quad (5)$$
 #
 # The whole text is represented by the vector of CLS; a profile may ask for the mean over all tokens instead (D21).
-# *Before you run:* what shape do the vectors of four texts have, and what shape has the matrix of scores of one query
-# and three passages?
+# *Before you run:* what shape do the vectors of four texts have, and the score matrix of one query and three passages?
 
 # %%
 show(models.BertDot)
@@ -90,8 +89,8 @@ scores = vecs[:1] @ vecs[1:].T  # (1, 3)
 grid(zip(texts[1:], scores[0].tolist(), strict=True), [f"passage, for the query '{texts[0]}'", "score"])
 
 # %% [markdown]
-# The two texts never see each other. So a passage has the same vector alone, in a batch, and before anybody has asked
-# anything: that is why the index can be built once, and why queries can be clustered (04).
+# The two texts never see each other. So a passage has the same vector alone, in a batch, and before any query is known:
+# that is why the index can be built once, and why queries can be clustered (04).
 
 # %%
 with torch.inference_mode():
@@ -196,8 +195,8 @@ for name, model, length in asked:
     operations[name] = counter.get_total_flops()
 
 # %% [markdown]
-# *Before you look:* which of the three does most work before the query, which does most after it, and which stores
-# most?
+# *Before you look:* which of the three does the most work before the query, which the most after it, and which stores
+# the most?
 
 # %%
 width, million = encoder.config.hidden_size, 1e6
@@ -248,16 +247,16 @@ files
 # %% [markdown]
 # ## Answer
 #
-# BERT_CAT reads query and passage as one text, so it sees most and must be run for every pair. ColBERT reads them
+# BERT_CAT reads query and passage as one text, so it sees the most but must be run for every pair. ColBERT reads them
 # separately and compares token with token: it scores a whole batch after reading each text once. BERT_DOT compares one
-# vector with one vector: cheap enough to search everything. Hence the paper's cast: the first teaches with scores
-# computed in advance, the second with scores computed on the fly, and the third learns.
+# vector with one vector: cheap enough to search everything. Hence the roles: the first teaches with scores computed in
+# advance, the second with scores computed on the fly, and the third learns.
 #
 # ## Where we differ
 #
-# A smaller encoder, its last layer new (D20). ColBERT's projection has a bias, keeps CLS and SEP and
-# adds no [MASK] to a query (D10); BERT_CAT scores the raw CLS vector (D11). Scores are fp32 whatever the encoder's
-# precision (D12). See [DEVIATIONS](../DEVIATIONS.md).
+# A smaller encoder, its last layer re-initialised (D20). ColBERT's projection has a bias, keeps CLS and SEP and adds no
+# [MASK] to a query (D10); BERT_CAT scores the raw CLS vector (D11). Scores are fp32 whatever the encoder's precision
+# (D12). See [DEVIATIONS](../DEVIATIONS.md).
 #
 # ## Exercises
 #
@@ -309,8 +308,8 @@ check(my_cat_ids, ([2, 9, 3], [2, 7, 8, 3]), ([2, 3], [2, 9, 3]))
 #
 # </details>
 #
-# **4. Open.** Train a system with `pooling: cls` in a copy of the profile (06). What does it lose, and does it catch up
-# with longer training?
+# **4. Open.** Train a system with `pooling: mean` and `frozen_layers: 0` in a copy of the profile (06). What changes,
+# in effectiveness and in training time?
 #
 # ## Next
 #

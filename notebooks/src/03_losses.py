@@ -97,8 +97,8 @@ def in_batch_in_loops(student, teacher):
 
 
 # %% [markdown]
-# In the library it is one matrix without the own columns. *Before you run:* how many terms does the loop have for two
-# queries, and which passages are in them?
+# The library uses one matrix, without each query's own columns. *Before you run:* how many terms does the loop have for
+# two queries, and which passages are in them?
 
 # %%
 show(losses.in_batch_margin_mse, losses.in_batch_margin_mse_as_printed)
@@ -109,14 +109,14 @@ grid(rows, ["scores", "in loops", "losses.in_batch_margin_mse"])
 assert all(np.isclose(slow, fast, rtol=1e-5) for _, slow, fast in rows)
 
 # %% [markdown]
-# The two agree. (Two queries have four terms: each meets the other's two passages.) A loop is slow and leaves no doubt,
-# here about which columns are left out: get one wrong, and a query learns to push its own passage away.
+# The two agree. (Two queries have four terms: each meets the other's two passages.) A loop is slow but leaves no doubt
+# about which columns are left out: get one wrong, and a query learns to push its own passage away.
 
 # %% [markdown]
 # ## Which loss moves which scores?
 #
-# A loss moves the scores in which it has a non-zero derivative. *Before you run:* in a batch of $b$ queries, how many
-# of the $2b^2$ scores does Equation (6) touch, and how many Equation (7)?
+# A loss moves the scores for which its derivative is not zero. *Before you run:* in a batch of $b$ queries, how many of
+# the $2b^2$ scores does Equation (6) touch, and how many Equation (7)?
 
 # %%
 b = 32
@@ -175,7 +175,7 @@ torch.testing.assert_close(readings[1], (b - 1) * readings[0] + own / 2, rtol=1e
 assert all(0.3 < mean / pair < 3 and printed / pair > b / 4 for b, pair, mean, printed in rows)
 
 # %% [markdown]
-# For these scores, whose errors are alike everywhere, the mean stays close to Equation (6) at every batch size. The sum
+# For these scores, whose errors are equal everywhere, the mean stays close to Equation (6) at every batch size. The sum
 # as printed is about $b - 1$ times the mean and drowns out the pairwise teacher. Real errors differ: on `docs` the mean
 # needs a weight of 10 ([D1](../DEVIATIONS.md)). The relation between the readings is exact, since they differ only in
 # the divisor and in the own negatives, which are Equation (6) again: $\text{printed} = (b - 1) \cdot \text{mean} +
@@ -204,8 +204,8 @@ margins = tensor(np.asarray(batch.margins))
 tuple(s.shape), tuple(t.shape), tuple(margins.shape)
 
 # %% [markdown]
-# Equation (8) with either reading of Equation (7), and its parts. Below, move α: with which value do the two parts have
-# one size, and which scores does a step then move?
+# Equation (8) with either reading of Equation (7), and its parts. Below, move α: at which value are the two parts
+# equal, and which scores does a step then move?
 
 # %%
 both = {
@@ -223,8 +223,7 @@ explore.two_losses(s, t, margins, alpha)
 
 # %% [markdown]
 # The pairwise part is the same in both rows; the in-batch part is at least $b - 1$ times larger in the lower one. In
-# the upper row, pairwise and in-batch say how far the student is from each teacher. Training brings both down (06 plots
-# them).
+# the upper row, the two parts say how far the student is from each teacher. Training brings both down (06 plots them).
 
 # %% [markdown]
 # ## Lists instead of pairs
@@ -272,9 +271,8 @@ assert torch.isclose(apart, entropy, rtol=1e-3) and not torch.allclose(published
 
 # %% [markdown]
 # *LambdaRank* (NDCG-Loss2 of Wang et al., 2018) looks at the pairs to which the teacher gives different grades and asks
-# only for their order, weighting each pair by what its ranks matter for nDCG. Grades come from the teacher's shares.
-# *Before you run:* what does a student pay that has the teacher's order, and what one that gets a pair the wrong way
-# round?
+# only for their order, weighting each pair by its effect on nDCG. Grades come from the teacher's shares. *Before you
+# run:* what does a student with the teacher's order pay, and one with a pair the wrong way round?
 
 # %%
 show(losses.grades, losses.lambdarank)
@@ -292,7 +290,7 @@ assert paid["last two swapped"] < paid["upside down"]
 # (§5.1) is true of this one; ListNet does ask for the teacher's scores, up to a constant per query.
 
 # %% [markdown]
-# The same losses on the real batch, beside the paper's choice. A weight of our own replaces α: the paper gives none.
+# The same losses on the real batch, beside the paper's choice. Weights that we chose replace α: the paper gives none.
 
 # %%
 names = ["margin_mse", "kldiv_as_published", "listnet", "lambdarank"]
@@ -305,9 +303,9 @@ for name, loss in zip(names, functions, strict=True):
 grid(rows, ["in-batch loss", "value", "weight", "gradient", "weight · gradient"])
 
 # %% [markdown]
-# The values mean nothing here (one is negative because of the missing logarithm); what a student feels is the gradient
-# (its norm over all scores). LambdaRank is summed over queries and pairs, the other list losses are means over queries;
-# hence the spread. The weights were chosen on the tune set ([CHANGELOG](../CHANGELOG.md)).
+# The values mean nothing here (one is negative because of the missing logarithm); what a student learns from is the
+# gradient (its norm over all scores). LambdaRank is summed over queries and pairs, the other list losses are means over
+# queries; hence the spread. The weights were chosen on the tune set ([CHANGELOG](../CHANGELOG.md)).
 
 # %% [markdown]
 # ## Without a teacher
@@ -342,8 +340,8 @@ assert losses.ranknet(tensor([[50.0, 0.0]])) < 1e-6 < losses.ranknet(tensor([[5.
 #
 # ## Exercises
 #
-# **1.** *Predict, then compute:* in which cells of a $b \times 2b$ matrix does Equation (6) have a derivative other
-# than 0, and with which signs? Write the derivative without autograd. `student` is (B, 2B), `margins` (B,).
+# **1.** *Predict, then compute:* in which cells of a $b \times 2b$ matrix does Equation (6) have a non-zero derivative,
+# and with which signs? Write the derivative without autograd. `student` is (B, 2B), `margins` (B,).
 #
 # <details><summary>Hint</summary>
 #

@@ -39,9 +39,8 @@ experiment = Experiment(settings)
 
 # %% [markdown]
 # The profile sets the number of clusters, $k$ of Equation (10). The paper takes 2,000 for 400K queries, about 200 each.
-# That ratio, and not $k$, decides how narrow a cluster is and whether it can fill a batch. With fewer queries one has
-# to choose between the two: `docs` has narrow clusters, some of them too small for a batch of 32
-# ([D33](../DEVIATIONS.md)).
+# That ratio, and not $k$, decides how narrow a cluster is and whether it can fill a batch. `docs` keeps the ratio, with
+# fewer clusters, and each can fill a batch of 32 ([D33](../DEVIATIONS.md)).
 
 # %%
 clusters, vecs = experiment.clusters, experiment.query_vecs
@@ -263,8 +262,9 @@ answers.say(
 # ## Where we differ
 #
 # - *Spherical* k-means, as in the public code, where Equation (10) is Euclidean: [D2](../DEVIATIONS.md). One setting of
-#   the profile, `sampling.spherical`, chooses; every count above is shown for both.
-# - The baseline, the collection and the number of queries per cluster are the profile's ([D33](../DEVIATIONS.md)).
+#   the profile, `sampling.spherical`, chooses between them; every count above is shown for both.
+# - The baseline, the collection and $k$ are the profile's; `docs` keeps the paper's number of queries per cluster
+#   ([D33](../DEVIATIONS.md)).
 # - §4.2 calls the results insensitive to $k$. Notebook 13 tests that, with half and with twice as many clusters.
 #
 # ## Exercises
@@ -292,7 +292,7 @@ check(my_nearest, (made, np.array([2.0, 0.0]), 3), (made, np.array([1.0, 2.0]), 
 # **2.** *The topic-aware draw*, which is what clusters are for: `b` different queries of one random cluster. Every
 # cluster that has `b` queries is equally likely, however large it is; smaller ones are left out for now (notebook 05
 # tops them up). `members` holds an array of queries per cluster. A draw cannot be compared value by value, so the check
-# compares how often 2,000 draws return which queries.
+# compares how often each query occurs in 2,000 draws.
 #
 # <details><summary>Hint</summary>
 #
@@ -313,7 +313,7 @@ check(my_topic, (two, 3), (three, 2), draws=2_000)
 
 # %% [markdown]
 # **3. Open.** Copy the profile to `profiles/wide.yaml`, halve `sampling.clusters`, and run `./run_all.sh wide table4`.
-# Each cluster is now twice as wide. Which loss should notice it more, the pairwise or the in-batch, and does your table
+# Clusters are then twice as large. Which loss should notice it more, the pairwise or the in-batch, and does your table
 # agree?
 #
 # ## Next

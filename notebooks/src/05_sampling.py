@@ -111,7 +111,7 @@ f"{mixed:.0%} of the batches are mixed; {expected:.0%} of the clusters are small
 
 # %% [markdown]
 # The share of small clusters, up to chance. The larger the batch, the more clusters are too small; with Table 6's $b =
-# 256$ and the paper's 200 queries per cluster, most batches are mixed, and TAS is then less than its equation says.
+# 256$ and the paper's 200 queries per cluster, most batches are mixed, and TAS does less than its equation says.
 
 # %%
 smaller = {size: float(np.mean(sizes[sizes > 0] < size)) for size in (32, 96, 256)}
@@ -213,7 +213,7 @@ pictures.margin_bins(own, h)
 #
 # The paper's Figure 2 is a drawing; ours shows the real batches of one step. Each column is a strategy. Top: how many
 # clusters the queries come from. Middle: each line is a query, grey where its pairs lie, with a dot for the pair drawn.
-# Bottom: the margins of many batches, which is what the student is fed in the end.
+# Bottom: the margins of many batches, which is what the student sees.
 
 # %%
 fed = [figures.feed(name, samplers[name], topic_of, h, 0, steps) for name in ("random", "tas", "tas_balanced")]
@@ -286,7 +286,7 @@ answers.say(
 #
 # **1.** *The balanced draw*, Equations (12) and (13), for one query: from its margins, in any order, the index of the
 # pair that is drawn. Ranges without pairs are not drawn, the others are equally likely. The check compares how often
-# 2,000 draws return which index.
+# each index occurs in 2,000 draws.
 #
 # <details><summary>Hint</summary>
 #
@@ -305,10 +305,11 @@ def my_balanced_pair(margins, h, rng):
 check(my_balanced_pair, (np.array([9.0, 0.0, 9.5, 10.0, 2.5]), 4), (np.array([0.0, 1.0, 5.0]), 2), draws=2_000)
 
 # %% [markdown]
-# **2.** *Find the bug.* Somebody sends in this sampler. Its batches look right, and it promises four things: all
+# **2.** *Find the bug.* A contributor sends this sampler. Its batches look right, and it promises four things: all
 # queries of a batch are different; they come from one random cluster, topped up only where that is too small; every
 # cluster is equally likely to be the first; within a cluster every query is equally likely. Which promise does it
-# break? Do not read for it, count: draw a few thousand batches in a new cell. Then write the draw that keeps all four.
+# break? Do not look for it by reading; count: draw a few thousand batches in a new cell. Then write the draw that keeps
+# all four.
 #
 # <details><summary>Hint</summary>
 #

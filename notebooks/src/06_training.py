@@ -5,7 +5,7 @@
 # *Time on the default profile:* two or three minutes per system on one core.
 #
 # One row of the ablation, from the shipped encoder to a searchable collection: what a step sees, what both teachers say
-# about it, when training stops, and what the trained model finds for a question of yours.
+# about it, when training stops, and what the trained model finds for your question.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
@@ -44,7 +44,7 @@ system.name
 # negative passage; the student encodes every text once and scores all queries against all passages: a matrix of $b$
 # rows and $2b$ columns, the positives first.
 #
-# *Before you run:* how many passages that are not its own does a query of this batch meet?
+# *Before you run:* how many passages of other queries does a query meet in this batch?
 
 # %%
 batch = lab.sampler(system).batch(0)
@@ -147,10 +147,10 @@ answers.say(
 #
 # ## Where we differ
 #
-# Adam, the losses and the stopping rule are the paper's; steps, the learning rate and its decline, α and patience are
-# the profile's, chosen on tune and stop ([CHANGELOG](../CHANGELOG.md)). On `docs` only the student's last layer is
-# trained, from random weights, on kept states of the layers below it (D20, D31). For the rest see rows D1, D3, D10,
-# D12-D14, D32 and D34 of [DEVIATIONS](../DEVIATIONS.md).
+# Adam and the losses are the paper's; steps, learning rate and schedule, α, patience and the weights kept are the
+# profile's, chosen on tune and stop ([CHANGELOG](../CHANGELOG.md)). On `docs` only the student's last layer is trained,
+# from random weights, on stored states of the layers below (D20, D31). For the rest see rows D1, D3, D10, D12-D14, D32
+# and D34 of [DEVIATIONS](../DEVIATIONS.md).
 #
 # ## Exercises
 #
@@ -179,7 +179,7 @@ check(my_dual, (3.0, 2.0, 0.75), (1.0, 0.0, 0.5))
 # <details><summary>Hint</summary>
 #
 # `system.model_copy(update={"sampling": "random"})` is the system for `lab.sampler`; the scores come from
-# `training.score_batch`, as above. Whose passages vary more in what the teacher says about them?
+# `training.score_batch`, as above. For which of the two do the teacher's scores vary more?
 #
 # </details>
 #
@@ -188,7 +188,7 @@ check(my_dual, (3.0, 2.0, 0.75), (1.0, 0.0, 0.5))
 #
 # ## Next
 #
-# 09 puts the systems side by side. And here the model is yours: type a question.
+# 09 puts the systems side by side. And now the model is yours: type a question.
 
 # %%
 QUESTION = "how do I find the shortest path between two nodes"

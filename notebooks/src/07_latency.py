@@ -15,7 +15,7 @@ PASSAGES = 0  # 0: the profile's own; 8_841_823 for table1-full: so many synthet
 
 # %% [markdown]
 # Times differ from run to run and from machine to machine. The numbers here come from one run on the hardware below;
-# the explanations hold anywhere. A GPU is used if there is one, and has finished before the clock is read.
+# the explanations hold anywhere. A GPU is used if there is one; the clock waits until it has finished.
 
 # %%
 from functools import partial
@@ -140,7 +140,7 @@ grid(rows, ["batch size", *(f"{stage}, ms a query" for stage in stages), "querie
 #
 # ## What bounds it?
 #
-# No program is faster than the bytes that it must read divided by the bandwidth, nor than its operations divided by the
+# No program takes less time than the bytes that it must read divided by the bandwidth, or its operations divided by the
 # matrix rate. *Before you run:* for one query over the index, which of the two is larger? And for two thousand?
 
 # %%
@@ -192,8 +192,8 @@ assert 4e-9 * numbers > 24 > 2e-9 * numbers
 # ## Why one query uses all cores
 #
 # FAISS gives each core its own queries: ten queries, ten cores; one query, one core. But a user sends one query. We
-# split the *passages*, so that all cores work on every query. *Before you run:* what does a second core help, if
-# reading is the limit?
+# split the *passages*, so that all cores work on every query. *Before you run:* does a second core help, if reading is
+# the limit?
 
 # %%
 import faiss
@@ -241,8 +241,8 @@ with torch.inference_mode():
 grid(price.items(), ["teacher", "ms per sample"])
 
 # %% [markdown]
-# Memory is measured over three steps of each training on a throw-away student: gradients, Adam's two moments, the best
-# weights so far, and all intermediate results. Seconds and steps come from the histories of the real trainings.
+# Memory is measured over three steps of each training on a throw-away student: gradients, Adam's two moments, a copy of
+# the weights, and all intermediate results. Seconds and steps come from the logs of the actual trainings.
 
 # %%
 peaks = {}
@@ -272,9 +272,9 @@ Markdown(render.markdown(caption, *grids))
 
 # %% [markdown]
 # Seconds per step include validation, and whatever else ran during the training: on `docs` the baseline has all cores,
-# and the others have one each, two at a time. Hours are those seconds times the
-# paper's 800K steps: what *this* student on *this* hardware would take, not DistilBERT. Clustering is paid once, before
-# the first step, and serves all TAS and TAS-Balanced trainings.
+# and the others one each, two at a time. Hours are those seconds times the paper's 800K steps: what *this* student on
+# *this* hardware would take, not DistilBERT. Clustering is paid once, before the first step, and serves all TAS and
+# TAS-Balanced trainings.
 #
 # ## Answer
 
@@ -296,7 +296,7 @@ answers.say(
 
 # %% [markdown]
 # A small index is usually bound by *neither* reading nor computing: calls, copies and selection take the time, and
-# larger batches help. Where *reading* is the bound, store fewer bytes; where *computing* is, look at fewer vectors.
+# larger batches help. Where *reading* is the bound, store fewer bytes; where *computing* is, score fewer vectors.
 #
 # ## Where we differ
 #

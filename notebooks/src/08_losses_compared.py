@@ -105,12 +105,12 @@ tables.write(table, settings.figures, "table3")
 Markdown(render.markdown(table.caption, table.grid))
 
 # %% [markdown]
-# The paper's values on MS MARCO are in parentheses; *lost* marks a number missing from the text that we hold. The row
+# The paper's values on MS MARCO are in parentheses; *lost* marks a number missing from our copy of the text. The row
 # KLDiv is the loss as it was published, with a logarithm missing (notebook 03).
 #
 # ## The step from each list loss to Margin-MSE
 #
-# The same numbers as differences, with their p, by family and, where several seeds were run, by seed; the paper's step
+# The same numbers as differences, with p values by family and, where several seeds were run, by seed; the paper's step
 # is below.
 
 # %%
@@ -123,7 +123,7 @@ Markdown(render.pipe_table(tables.step_grid(found, settings.evaluation.alpha)))
 
 # %% [markdown]
 # Bold is significant, in either direction. A plus favours Margin-MSE. We count recall separately, since the paper finds
-# its change "especially noticeable" there.
+# the change "especially noticeable" there.
 
 # %%
 known = found.dropna(subset=["p"])
@@ -137,7 +137,7 @@ grid([[kind, *map(int, row)] for kind, row in zip(counts.index, counts.values, s
      ["Margin-MSE is", "significantly better", "significantly worse", "of"])  # fmt: skip
 
 # %% [markdown]
-# Among so many tests some come out significant by chance; the next cell says how many. And where a row has one seed, a
+# With this many tests, some are significant by chance; the next cell says how many. And where a row has one seed, a
 # letter compares two trained models, not two losses: the same loss with another random seed gives another model.
 # Notebook 10 measures how far apart *those* are.
 
@@ -147,7 +147,7 @@ print(f"{same} of {known.paper.notna().sum()} steps point the way they point in 
 print(f"About {settings.evaluation.alpha * len(known):.1f} of {len(known)} would be significant by chance alone.")
 
 # %% [markdown]
-# ## What each loss weighs
+# ## The weight of each loss
 #
 # Equation (8) weighs the in-batch loss with α. For the list losses the paper gives no weight, and their gradients are
 # of a different size. Ours were chosen on the tune set, and on nothing else ([CHANGELOG](../CHANGELOG.md)).
@@ -182,7 +182,7 @@ answers.say(
 # ## Where we differ
 #
 # - KLDiv is the published form; the correct one is ListNet up to a constant: [D4](../DEVIATIONS.md), notebook 03.
-# - The weights of the list losses are ours. Another weight is another row.
+# - The weights of the list losses are ours. Other weights give other rows.
 # - Collection, encoder and recall cutoff are the profile's: [D19-D22](../DEVIATIONS.md).
 #
 # ## Exercises

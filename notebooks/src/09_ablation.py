@@ -51,9 +51,9 @@ Markdown(render.markdown(table.caption, table.grid))
 #
 # ## Do the seeds agree?
 #
-# Of every row one run is made here; its other seeds are too many trainings for this run, so their measures are shipped
-# (`./run_all.sh docs seeds` makes them again). Then the run made here should be one like the shipped ones. We compare
-# nDCG@10, averaged over the test sets, and call a run at most three standard deviations from the mean one of them.
+# Each row is run once here. More random seeds would take too long, so the measures of five are shipped for some rows
+# (`./run_all.sh docs seeds` makes them again). Is our run like these? We compare nDCG@10, averaged over the test sets;
+# a run *agrees* within three standard deviations of the shipped mean.
 
 # %%
 ndcg = [column for column in columns.nine_columns(settings.evaluation) if column.measure.NAME == "nDCG"]
@@ -97,7 +97,7 @@ print(f"{(printed.difference * printed.paper > 0).sum()} of {len(printed)} point
 
 # %% [markdown]
 # The same by step, averaged over all columns, with the paper's mean alongside. A mean over columns hides which measure
-# moved; it only guides the eye, and no test supports it.
+# changed; it only guides the eye, and no test supports it.
 
 # %%
 means = sampled.groupby("step", sort=False)[["difference", "paper"]].mean()
@@ -175,15 +175,15 @@ answers.say(
 )  # fmt: skip
 
 # %% [markdown]
-# An interval that excludes zero exceeds what the choice of *queries* explains and, if the last line says so, that of
-# the *random seed*. Where each row is one training run, it may still be due to the seed: notebook 10 measures how much
-# that changes and draws all steps with both kinds of chance; in 13 a claim of the paper *holds* only beyond both.
+# A step whose interval excludes zero exceeds what the choice of *queries* explains and, if the last line says so, that
+# of the *random seed*. Where each row is one training run, it may still be due to the seed: notebook 10 measures how
+# much that changes and draws all steps with both kinds of chance; in 13 a claim of the paper *holds* only beyond both.
 #
 # ## Where we differ
 #
 # - Collection, encoder, recall cutoff and judgements are the profile's: [D19-D22](../DEVIATIONS.md). On `docs` only the
 #   last layer is trained; the frozen ones saw sentence pairs ([D20](../DEVIATIONS.md)).
-# - BM25 heads the table for scale; the paper's Table 4 does not have it.
+# - BM25 and, on `docs`, the untrained encoder are added for scale.
 # - Random sampling draws queries as Equation (9) says, not by their number of pairs: [D9](../DEVIATIONS.md).
 #
 # ## Exercises
@@ -217,7 +217,7 @@ check(my_wins, ({"x": 1.0, "y": 0.0}, half), ({"x": 1.0, "y": 0.5, "z": 0.1}, ha
 # </details>
 #
 # **3. Open.** In a copy of `profiles/docs.yaml`, give `in_batch/random` another seed (`seed: 2`) and build `table4`.
-# Does every step of the table survive the exchange?
+# Does every step of the table survive the change?
 #
 # ## Next
 #

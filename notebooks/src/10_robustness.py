@@ -79,7 +79,7 @@ print(f"Under a single point: {sum(s < 0.01 for s in known)} of {len(known)} col
 assert all(deviation < 0.01 for deviation in paper.values())
 
 # %% [markdown]
-# ## How good is a deviation of five?
+# ## How precise is a deviation of five values?
 #
 # A deviation of five values is itself uncertain. If the values are normally distributed, the true one lies in a range
 # around it that the χ² distribution gives. *Before you run:* guess the factor.
@@ -137,9 +137,9 @@ assert (round(factors[0], 1), round(factors[1], 1), round(alarms, 2)) == (3.9, 2
 #
 # ## The steps of Table 4, with both kinds of chance
 #
-# The steps of notebook 09, random → TAS → TAS-Balanced, from all seeds that there are. A star marks p below α for one
-# run of each system and the chance of the queries alone, as in the paper; a dagger for all seeds and both kinds of
-# chance. *Before you look:* which of the stars will get no dagger?
+# The steps of notebook 09, random → TAS → TAS-Balanced, from all available seeds. A star marks p below α for one run of
+# each system and the chance of the queries alone, as in the paper; a dagger, for all seeds and both kinds of chance.
+# *Before you look:* which of the stars will get no dagger?
 
 # %%
 steps = {}
@@ -177,9 +177,9 @@ figure
 # %% [markdown]
 # ## What can a column see?
 #
-# No dagger may also mean that the column is too coarse. For each one: the smallest true effect that it would find four
-# times in five, among students and against BM25 (medians over the systems of Table 4); and how close together two
-# students must be for it to show that they are equal within one point, the margin of notebook 13.
+# No dagger may also mean too little power. For each column: the smallest true effect that it would detect four times in
+# five, among students and against BM25 (medians over the systems of Table 4); and how close together two students must
+# be for it to show that they are equal within one point, the margin of notebook 13.
 
 # %%
 sights = comparisons.sight(scores, settings.evaluation, lab.families)
@@ -217,12 +217,12 @@ answers.say(
 # ## Where we differ
 #
 # - The public code's seed also sets the dropout; ours sets the order alone: [D13](../DEVIATIONS.md).
-# - The paper has deviations for six columns; for the tests we take them for all nine of Table 4.
+# - The paper has deviations for six columns; our tests use all nine of Table 4.
 # - Collection, encoder and recall cutoff are the profile's: [D19-D22](../DEVIATIONS.md).
 #
 # ## Exercises
 #
-# **1.** The standard deviation of a sample: the root of the mean squared deviation, with $n - 1$ for $n$.
+# **1.** The standard deviation of a sample: the root of the mean squared deviation, with $n - 1$ in place of $n$.
 #
 # <details><summary>Hint</summary>
 #
@@ -249,8 +249,8 @@ check(my_deviation, ([0.845, 0.833, 0.844, 0.838, 0.841],), ([1.0, 2.0],))
 #
 # </details>
 #
-# **3. Open.** Do all systems vary alike, as the pooled deviation takes for granted? `lab.shipped_seeds` has the seeds
-# of others, where they are shipped; otherwise retrain two of the random-sampling systems with another seed.
+# **3. Open.** Do all systems vary alike, as the pooled deviation assumes? `lab.shipped_seeds` has the seeds of others,
+# where they are shipped; otherwise retrain two of the random-sampling systems with another seed.
 #
 # ## Next
 #

@@ -6,7 +6,7 @@
 #
 # > "How does our TAS-Balanced approach compare to other dense retrieval training methods?" (RQ3)
 #
-# Two comparisons: with BM25's lexical matching, and with itself, given more memory.
+# Two comparisons: with BM25's lexical matching, and with itself at larger batch sizes.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
@@ -39,7 +39,7 @@ print(f"Our systems start from: {encoder}, {start.config.num_hidden_layers} laye
 # ## Table 6
 #
 # Encoder, layers (L#) and batch size are ours, with the paper's in parentheses where they differ. Letters: *b* BM25,
-# *t* TCT, *m* Margin-MSE, *3*, *9* and *2* TAS-Balanced by batch size, smallest first.
+# *u* the untrained encoder, *t* TCT, *m* Margin-MSE, *3*, *9* and *2* TAS-Balanced by batch size, smallest first.
 #
 # *Before you look:* which of our rows should be closest to BM25, and in which columns?
 
@@ -74,7 +74,7 @@ grid(sorted(gains, key=lambda row: row[0] != "ours"), ["whose", "batch size", *c
 
 # %% [markdown]
 # The paper's 44 and 9 to 14 are those of its largest batch. A small gain over a small value is a large percentage:
-# before comparing the two halves, see how strong BM25 itself is in each (the first row of the table).
+# before comparing ours with the paper's, see how strong BM25 is in each (the first row of Table 6).
 
 # %%
 printed = {key[1]: cell.number for key, cell in paper.paper_table(6).items() if key[0].endswith("DistilBERT / 256")}
@@ -101,7 +101,7 @@ grid(wins, ["system", "b", "set", "dense better", "equal", "BM25 better"])
 assert all(abs(sum(row[3:]) - 1) < 1e-9 for row in wins)
 
 # %% [markdown]
-# The larger the last column despite a good mean, the more a mixture of both could gain: the pipelines of Table 7.
+# The larger the last column despite a good mean, the more fusing both could gain: the pipelines of Table 7.
 #
 # ## Larger batches
 #
@@ -128,9 +128,9 @@ found = tables.differences(table, steps, seeds)
 Markdown(render.pipe_table(tables.step_grid(found, settings.evaluation.alpha)))
 
 # %% [markdown]
-# What does the chance of another random seed change, which notebook 10 measures? For each kind of set, how many steps
-# are significant for one run of each system and the queries alone, and how many are if p counts the seeds too? Sparse
-# sets are those like MSMARCO DEV.
+# How much does the chance of another random seed (notebook 10) change this? For each kind of set: how many steps are
+# significant with one run per system and the queries alone, and how many if p counts the seeds too? Sparse sets are
+# those like MSMARCO DEV.
 
 # %%
 graded = {column.heading: {t.name: t.graded for t in settings.evaluation.sets}[column.test_set]
@@ -147,9 +147,9 @@ grid(counted, ["sets", "step", "up", "up, significant", "up, with seeds", "of"])
 # %% [markdown]
 # ## What else grows with the batch?
 #
-# After equally many steps, a batch twice as large has read twice as many pairs. And a cluster has only so many queries:
-# beyond that, batches are mixed ([D7](../DEVIATIONS.md)), and TAS is less than its equation says. Neither is the batch
-# size itself, but both come with it.
+# After the same number of steps, batches twice as large have used twice as many pairs. And a batch larger than its
+# cluster is mixed ([D7](../DEVIATIONS.md)), so TAS does less than its equation says. Neither is the batch size itself,
+# but both come with it.
 
 # %%
 topic_of, grown = lab.clusters.assignment, []
@@ -234,8 +234,8 @@ check(my_fellows, *((np.arange(1_600).reshape(40, 40), b) for b in (32, 96, 256)
 #
 # </details>
 #
-# **3. Open.** Train the largest batch on as many *pairs* as the smallest has read, using fewer steps in your own
-# profile. What is left of the difference?
+# **3. Open.** Train the largest batch on as many *pairs* as the smallest used, using fewer steps in your own profile.
+# What is left of the difference?
 #
 # ## Next
 #

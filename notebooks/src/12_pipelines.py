@@ -90,9 +90,9 @@ grid(above, ["set", "system", "cutoffs above BM25", "of"])
 #
 # docT5query lets a sequence-to-sequence model write queries that a passage might answer, and indexes them with it.
 # Important words are counted more often, and words that the passage lacks become findable. Profile `docs` does both
-# without a writer ([D28](../DEVIATIONS.md)): two regressions on the encoder's token states, fitted on the training
-# queries, choose six words of each passage to repeat, and two that it lacks. *Before you look:* which words of a
-# function's description would you repeat?
+# without generating text ([D28](../DEVIATIONS.md)): two regressions on the encoder's token states, fitted on the
+# training queries, choose six words of each passage to repeat, and two that it lacks. *Before you look:* which words of
+# a function's description would you repeat?
 
 # %%
 if "d2q" in shown:
@@ -226,7 +226,7 @@ grid(repair, ["set", "first stage", "in the first 10", f"11 to {max(n, 10)}", "o
 
 # %% [markdown]
 # The best that any re-ranker could do with these candidates is to sort them by grade. Its nDCG@10 is shown beside those
-# of the first stage, of mono and duo, and of BERT_CAT: the room that there was, and what was made of it. A negative
+# of the first stage, of mono and duo, and of BERT_CAT: the possible gain, and how much of it was realised. A negative
 # share means that the re-ranker made the list worse.
 
 # %%
@@ -246,7 +246,7 @@ for test in graded:
 grid(room, ["set", "first stage", "by", "nDCG@10 before", "after", "by grades", "share of the room"])
 
 # %% [markdown]
-# ## A better first stage, a better end?
+# ## A better first stage, a better result?
 #
 # > "even though TAS-Balanced shows a higher recall, the mono-duo-T5 re-ranker is (non significantly) better using BM25
 # > & docT5query as retriever" (§5.3)
@@ -292,7 +292,7 @@ answers.say(
 #
 # ## Where we differ
 #
-# - One small model of ours replaces the paper's mono and duo, and words chosen by regression replace docT5query's
+# - One small encoder-decoder replaces the paper's mono and duo, and words chosen by regression replace docT5query's
 #   queries ([D28](../DEVIATIONS.md)); on MS MARCO the profile names the published T5s. The model was taught by
 #   BERT_CAT, as our students were: student and re-ranker may make the same mistakes, so re-ranking TAS-B is the milder
 #   test.

@@ -58,7 +58,7 @@ show(comparisons.estimate, comparisons.strength, claims.of_difference, claims.of
 
 # %% [markdown]
 # The p values are corrected (Holm) within groups of claims: teachers, sampling, losses and so on. The paper's letters
-# are not corrected and know no seeds, so our *holds* asks for more.
+# are not corrected and know no seeds, so our *holds* requires more.
 #
 # ## Pairs and lengths
 #
@@ -94,8 +94,8 @@ apart
 # %% [markdown]
 # ## Batches
 #
-# The first three hundred batches of the three samplings, as training sees them (notebook 05 explains them at leisure).
-# How many clusters do they mix, and does any batch come twice?
+# The first three hundred batches of the three samplings, as training sees them (notebook 05 explains them). How many
+# clusters do they mix, and does any batch occur twice?
 
 # %%
 b, h, n = settings.sampling.batch_size, settings.sampling.margin_bins, settings.sampling.clusters_per_batch
@@ -141,7 +141,8 @@ grid(margin.items(), ["sampling", "mean margin of the in-batch teacher"])
 # ## Training
 #
 # Each training logs both losses and the step at which it stopped. Their ratio is taken after weighting by α, as they
-# enter Equation (8), and depends on how Equation (7) is read ([D1](../DEVIATIONS.md)); which is higher, before.
+# enter Equation (8), and depends on how Equation (7) is read ([D1](../DEVIATIONS.md)); which loss is higher is judged
+# before weighting.
 
 # %%
 trained = {key: system for key, system in settings.systems.items() if system.kind == "trained"}
@@ -205,9 +206,9 @@ grid(shares.items(), ["measured", "value"])
 # > "always computing roughly the same number of operations reduces the volatility of the latency" (§2.2)
 #
 # A hundred queries, one by one and in tens; notebook 07 takes their times apart. Each is answered ten times, and its
-# shortest time counts: other programs make times longer, and the sentence is not about them. Fusion needs both lists,
+# shortest time counts: other programs make times longer, and the claim is not about them. Fusion needs both lists,
 # which can be computed in parallel, and then their sum. All times are rounded as coarsely as the bounds allow, and hold
-# for this collection on this machine: few passages are quickly searched.
+# for this collection on this machine: a small collection is searched quickly.
 
 # %%
 baseline, depth, device = lab.baseline, settings.evaluation.depth, encode.device()
@@ -263,8 +264,8 @@ claims_page.write(verdicts, sights, settings.figures)
 Markdown(claims_page.markdown(verdicts, sights))
 
 # %% [markdown]
-# How did your bets do? First the counts, then the individual comparisons: how many are seen before and after the
-# correction, as claimed and the opposite, and in how many no difference was shown?
+# How did your bets do? First the counts, then the individual comparisons: how many are significant before (*seen*) and
+# after (*clear*) the correction, as claimed and opposite, and how many pairs were shown to be equal?
 
 # %%
 grid([(name, sum(v.verdict == name for v in verdicts)) for name in claims.VERDICTS], ["verdict", "claims"])
@@ -279,7 +280,7 @@ grid(counts, ["comparisons", "as claimed", "opposite"])
 
 # %% [markdown]
 # The last line counts each comparison of systems once. If the claims were empty, its two numbers would be about equal;
-# the lines above it say how much of that chance could have produced.
+# the lines above it say how much of the gap could be due to chance.
 #
 # ## What failed, and where
 #
@@ -333,7 +334,8 @@ answers.say(
 # correction. *Same direction* means consistent with the paper, but not shown; *undecided*, that this experiment is too
 # small to tell, as its last table shows; *no difference*, that there is less than a point. And a claim that *does not
 # hold* here does not hold *for this collection, these teachers and this length of training*: one experiment at another
-# scale can say no more about it. The method is teachers and batches: the sentences on labels show what each is worth.
+# scale can say no more about it. The method consists of teachers and batches: the claims about labels show what each is
+# worth.
 #
 # ## Where we differ
 #
@@ -344,14 +346,14 @@ answers.say(
 #   the paper says of one query set in particular, or of methods other than ours.
 # - Of Tables 1 and 2 we test ratios, and the milliseconds of §2.2 on our own collection. GPUs, their memory, hours and
 #   the minute for 400K queries belong to another student and other hardware; "× 1-4" counts teachers.
-# - One small model of ours replaces the paper's mono and duo, and words chosen by regression replace docT5query's
+# - One small encoder-decoder replaces the paper's mono and duo, and words chosen by regression replace docT5query's
 #   queries ([D28](../DEVIATIONS.md)). Re-ranked systems are compared on the queries that they re-ranked, a sample for
 #   the ungraded set.
 # - The batch sizes and the numbers of clusters are the profile's (README).
 #
 # ## Exercises
 #
-# **1.** Who tests many claims finds some by chance. Write Holm's correction: the smallest of $m$ p values is multiplied
+# **1.** Test many claims, and some hold by chance. Write Holm's correction: the smallest of $m$ p values is multiplied
 # by $m$, the next by $m - 1$, and so on; no product may exceed 1, and none may be smaller than one before it.
 #
 # <details><summary>Hint</summary>
@@ -388,7 +390,7 @@ check(my_holm, ([0.01, 0.04, 0.03],), ([0.6, 0.001, 0.6],), ([0.02],))
 #
 # </details>
 #
-# **4. Open.** One deviation between seeds stands for all systems. Compare that of `dual/random` with that of
+# **4. Open.** One deviation between seeds is used for all systems. Compare that of `dual/random` with that of
 # `dual/tas_balanced` (notebook 10): is it the same?
 #
 # ## Next

@@ -1,11 +1,12 @@
 # %% [markdown]
 # # 14 · What would the other choice have changed?
 #
-# *Paper:* §2.3, §3, §4.2, where its text and the public code part. *Needs:* `dual/tas_balanced` and the systems under
+# *Paper:* §2.3, §3, §4.2, where its text and the public code differ. *Needs:* `dual/tas_balanced` and the systems under
 # `deviations` in the profile (06). *Time on the default profile:* under a minute, once the systems are trained.
 #
-# Where paper and public code differ we had to choose ([DEVIATIONS](../DEVIATIONS.md)). Four of these choices could
-# matter and can be reversed with one setting. Here we reverse each of them, one at a time, and change nothing else.
+# Where paper and public code differ, or `docs` departs from both, we had to choose ([DEVIATIONS](../DEVIATIONS.md)).
+# Some choices could matter and can be reversed with one setting. Here we reverse these, one at a time, and change
+# nothing else.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
@@ -31,8 +32,8 @@ scores = lab.scores(DEVIATIONS)
 # ## The table
 #
 # *Before you look:* Equation (7) as printed is about $|Q| - 1$ times the mean that we take (D1). With the paper's
-# $\alpha$ of .75, the in-batch loss then weighs 23 times its mean, and `docs` gives it 10. Adam does not mind the size
-# of a loss. What does it mind?
+# $\alpha$ of .75, the in-batch loss then weighs 23 times its mean, and `docs` gives it 10. Adam is insensitive to the
+# scale of a loss. To what is it sensitive?
 
 # %%
 table = tables.deviations(scores, settings.evaluation, settings.systems | settings.deviations, lab.families)
@@ -43,8 +44,8 @@ Markdown(render.markdown(table.caption, table.grid))
 # %% [markdown]
 # ## How far from the first row?
 #
-# A difference means little by itself. It is shown with p of the paired t-test, and with a p that counts the chance of
-# Table 5 too, where only the random seed differs (notebook 10).
+# A difference means little by itself. It is shown with the p of a paired t-test, and with one that also counts the
+# seeds of Table 5 (notebook 10).
 
 # %%
 steps = {name: ("dual/tas_balanced", name) for name in list(DEVIATIONS)[1:]}
@@ -64,10 +65,10 @@ grid(
 assert len(far) <= len(found)
 
 # %% [markdown]
-# ## When did they stop?
+# ## Which evaluation was best?
 #
-# The best of all evaluations is kept. A rate that falls to zero does so at the last step, which then is usually the
-# best.
+# The weights kept are those of the best evaluation, or on `docs` the last ([D34](../DEVIATIONS.md)). With a rate that
+# falls to zero, the last is usually the best.
 
 # %%
 run = {key: (settings.systems | settings.deviations)[key] for key in DEVIATIONS if scores[key]}

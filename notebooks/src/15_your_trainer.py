@@ -83,7 +83,7 @@ grid([("training", len(dataset), len(queries_of(dataset))), ("held out", len(tes
 # > "We cluster the queries [...] using a k-means clustering algorithm" (§3)
 #
 # Equation (10) needs one vector per distinct query. The paper takes those of its baseline; the model that you are about
-# to train, or any other, does as well. *Before you run:* do neighbours in a cluster look alike to you?
+# to train, or any other, will do. *Before you run:* do neighbours in a cluster look alike to you?
 
 # %%
 student = SentenceTransformer(str(settings.encoder_path), device="cpu")
@@ -153,11 +153,11 @@ grid([[entry[name] for name in logged] for entry in trainer.state.log_history if
 
 # %% [markdown]
 # `pairwise` and `in_batch` are the two parts of Equation (8), the second already times $\alpha$. Interrupt a training,
-# and `trainer.train(resume_from_checkpoint=True)` goes on with the batches that it would have had.
+# and `trainer.train(resume_from_checkpoint=True)` resumes with the same batches.
 #
 # ## The same batches as ours
 #
-# *Before you run:* our own training loop numbers queries and passages by their place in the collection, the trainer
+# *Before you run:* our own training loop numbers queries and passages by their index in the collection, the trainer
 # rows of a dataset. Which of the two decides what is drawn?
 
 # %%
@@ -203,8 +203,8 @@ grid(result, ["student", "mean error of the margin", "agrees with the teacher"])
 #
 # With two lines: `batch_sampler=TasBatches(dataset, clusters, steps)` among the trainer's arguments, and
 # `loss=DualTeacherLoss(model, teacher)`. The batches are those of this suite, in any process and after interruptions.
-# The table above shows how far sixty steps on 400 queries get, which is not far; what a training is worth in retrieval,
-# only a test set can say (09).
+# The table above shows how far sixty steps on 400 queries get, which is not far; only a test set shows what a training
+# is worth in retrieval (09).
 #
 # ## Where we differ
 #
@@ -215,7 +215,7 @@ grid(result, ["student", "mean error of the margin", "agrees with the teacher"])
 #
 # ## Exercises
 #
-# **1.** With `steps` batches per epoch, which number has batch $i$ of epoch $e$?
+# **1.** With `steps` batches per epoch, what is the number of batch $i$ of epoch $e$?
 #
 # <details><summary>Hint</summary>
 #
