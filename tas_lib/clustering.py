@@ -20,7 +20,7 @@ class Clusters(NamedTuple):
 
     @property
     def members(self) -> list[IntArray]:
-        """C of Eq. 10: K arrays of query indices, rising; empty clusters are empty arrays.
+        """C of Eq. 10: K ascending arrays of query indices; empty clusters are empty arrays.
 
         >>> [queries.tolist() for queries in Clusters(np.array([2, 0, 2]), np.zeros((3, 1))).members]
         [[1], [], [0, 2]]

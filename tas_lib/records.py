@@ -24,7 +24,7 @@ class NotRun(ValueError):
 
 
 class Named(dict[str, Value]):
-    """A dictionary whose missing keys are NotRun: not every profile has them."""
+    """A dictionary whose missing keys raise NotRun: not every profile has them."""
 
     def __init__(self, values: Mapping[str, Value], kind: str) -> None:
         """kind: what the values are."""
@@ -117,7 +117,7 @@ class Batch(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """All training pairs as CSR: those of query q are at `offsets[q]:offsets[q + 1]`, sorted by rising margin.
+    """All training pairs as CSR: those of query q are at `offsets[q]:offsets[q + 1]`, sorted by ascending margin.
 
     offsets: (Q + 1,). pos, neg: (N,) passage rows. margins: (N,) pairwise teacher margin M_t(q, p+) - M_t(q, p-).
     """
@@ -155,7 +155,7 @@ class History(NamedTuple):
 
 
 def ranking(passages: Mapping[str, float]) -> list[str]:
-    """Passage ids as trec_eval ranks them: by falling score in single precision, equal ones by falling id.
+    """Passage ids as trec_eval ranks them: by descending score in single precision, then by descending id.
 
     >>> ranking({"a": 1.0, "b": 1.0, "d": 1 + 1e-9, "c": 2.0})
     ['c', 'd', 'b', 'a']

@@ -200,7 +200,7 @@ class TestSet(Settings):
 
     @property
     def beside(self) -> str:
-        """The paper's set whose figures are printed beside this one's: the one named, or the same; "" for none."""
+        """The paper's set printed beside this one: the one named, else that of its label; "" for none."""
         return self.paper or (self.label if self.label in PAPERS_SETS else "")
 
 
@@ -236,7 +236,7 @@ class Fusion(Settings):
 class Expansion(Settings):
     """How queries are written for passages (§5.3, Table 7). Defaults are docT5query's."""
 
-    model: str = Field("", exclude=True)  # hub name or folder; "" is what is shipped
+    model: str = Field("", exclude=True)  # hub name or folder; "" is the shipped one
     queries: PositiveInt = 40  # per passage
     top_k: PositiveInt = 10  # each token is sampled from the top-k tokens
     longest: PositiveInt = 64  # tokens of a query

@@ -27,7 +27,7 @@ class Progress:
 
 
 class LiveLine(logging.StreamHandler):
-    """The log below the cell of a notebook that runs: each line replaces the one before, but warnings stay."""
+    """The log below a running notebook cell: each line replaces the one before, but warnings stay."""
 
     terminator = ""
 

@@ -51,7 +51,7 @@ ROLES = {
 
 
 def model(profile: Profile, role: str) -> str:
-    """The path or hub name of a model: the one that the profile names, else what is shipped, its files checked."""
+    """The path or hub name of a model: the one that the profile names, else the shipped one, its files checked."""
     shipped, setting = ROLES[role]
     if named := attrgetter(setting)(profile):
         return located(named)
@@ -64,7 +64,7 @@ def model(profile: Profile, role: str) -> str:
 
 
 def has(profile: Profile, role: str) -> bool:
-    """Whether there is a model for it, named or shipped; for `expansion`, or shipped words."""
+    """Whether a model for it is named or shipped; for `expansion`, shipped words count."""
     shipped, setting = ROLES[role]
     return bool(attrgetter(setting)(profile)) or (profile.artefacts_folder / shipped).is_dir()
 

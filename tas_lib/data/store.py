@@ -129,9 +129,9 @@ class Store:
 
         inputs: digests of what it is made from. `make` fills a draft, which is renamed when it is complete and gets
         `provenance.json`. After an interruption, `make` finds the files that it had written for the same artefact.
-        timed: files that hold measured times. The artefact's digest leaves them out, so that equal content made in
-        another time is an equal input to the next artefact.
-        light: whether one will do that lacks what a results pack left out (tools/pack.py); else it is made again.
+        timed: files that hold measured times. The artefact's digest leaves them out, so that equal content
+        is an equal input to the next artefact, however long it took.
+        light: accept one that lacks what a results pack left out (tools/pack.py); else it is made again.
         While another process makes the same artefact, this one waits for it. Raises OSError if the disk is full.
         """
         target = self.root / name
@@ -179,7 +179,7 @@ class Store:
 
 
 def _stale(folder: Path, origin: Mapping[str, Any], light: bool = False) -> str | None:
-    """Why a folder is not a complete artefact of this origin; None if it is. light: but for what was left out."""
+    """Why a folder is not a complete artefact of this origin; None if it is. light: ignore what was left out."""
     try:
         note = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         sizes: dict[str, int] = note["files"]

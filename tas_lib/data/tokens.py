@@ -26,7 +26,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         if len(tokenizer) <= len(tokenizer.all_special_ids):  # what `transformers` makes of a folder without one
             raise OSError("its vocabulary is empty")
         return tokenizer
-    except Exception as error:  # tokenizers and the hub raise their own kinds
+    except Exception as error:  # tokenizers and the hub raise their own errors
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"no tokenizer in {name!r}: {why}") from error
 

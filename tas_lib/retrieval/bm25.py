@@ -41,7 +41,7 @@ class Bm25Index:
         )
 
     def search(self, queries: Sequence[str], depth: int) -> tuple[IntArray, FloatArray]:
-        """Passage indices and scores (Q, depth) by falling score, then index; -1 after the last match."""
+        """Passage indices and scores (Q, depth) by descending score, then ascending index; -1 after the last match."""
         depth = min(depth, self.size)
         passages = np.full((len(queries), depth), -1, np.int64)
         scores = np.zeros((len(queries), depth), np.float32)
@@ -53,7 +53,7 @@ class Bm25Index:
 
 
 def top(scores: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
-    """The k highest of scores (P,) as (indices, scores), ties by rising index.
+    """The k highest of scores (P,) as (indices, scores), ties by ascending index.
 
     >>> top(np.array([1.0, 3.0, 3.0, 0.0]), 3)[0]
     array([1, 2, 0])

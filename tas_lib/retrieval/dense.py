@@ -1,7 +1,7 @@
 """Exact maximum-inner-product search over dense vectors, on whatever hardware there is (§2.2).
 
-A search takes queries (Q, D) and a depth, and returns passage indices and scores (Q, depth) by falling score; the order
-of equal scores is undefined. Passages (P, D) may be of any float type and memory-mapped; scores are fp32.
+A search takes queries (Q, D) and a depth, and returns passage indices and scores (Q, depth) by descending score; the
+order of equal scores is undefined. Passages (P, D) may be of any float type and memory-mapped; scores are fp32.
 """
 
 import operator

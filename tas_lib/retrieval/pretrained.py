@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def one_line(what: str, name: str) -> Iterator[None]:
-    """Turn what safetensors and the hub raise, each their own kinds, into one ValueError of one line."""
+    """Turn the errors of safetensors and the hub into a ValueError of one line."""
     try:
         yield
     except Exception as error:
@@ -202,7 +202,7 @@ def _weights(name: str, prefix: str) -> dict[str, Tensor]:
 
 
 def _head(name: str, prefix: str) -> dict[str, Tensor]:
-    """The last layer: `head.safetensors` of ours, the weights under a prefix of a published teacher."""
+    """The last layer: our `head.safetensors`, the weights under a prefix of a published teacher."""
     if load_config(name).get(INSIDE):
         head = _weights(name, prefix)
         if "weight" not in head:

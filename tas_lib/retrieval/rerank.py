@@ -60,7 +60,7 @@ def sym_sum(wins: FloatArray, both: NDArray[np.bool_]) -> FloatArray:
 
 
 def _reordered(candidates: IntArray, query: IntArray, rank: IntArray, scores: FloatArray) -> IntArray:
-    """Candidates with those at (query, rank), (N,) each, sorted by falling score among themselves."""
+    """Candidates with those at (query, rank), (N,) each, sorted by descending score among themselves."""
     if np.isnan(scores).any():
         raise ValueError("a re-ranker's score is NaN, and NaN has no rank")
     order = np.lexsort((rank, -scores, query))

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Progress(NamedTuple):
-    """How far a training is: steps done, evaluations so far, the best weights by name."""
+    """How far a training is: steps done, evaluations so far, the weights to keep by name."""
 
     step: int
     history: list[History]
@@ -46,7 +46,7 @@ def resume(folder: Path, student: nn.Module, adam: torch.optim.Adam, scaler: tor
             with safe_open(path, "pt") as f:
                 notes = json.loads(f.metadata()["progress"])
             tensors = load_file(path)
-        except Exception as error:  # safetensors raises its own kinds
+        except Exception as error:  # safetensors raises its own errors
             log.warning("%s cannot be read (%s); trying the one before it", path.name, error)
             continue
         student.load_state_dict(_part(tensors, "now."))

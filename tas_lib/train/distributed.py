@@ -58,7 +58,7 @@ def wait() -> None:
 def main_first() -> Iterator[bool]:
     """A block that every process runs as if alone, the main one first: the others then read what it has made.
 
-    Gives whether this is the main process.
+    Yields whether this is the main process.
     """
     main = is_main()
     if not main:

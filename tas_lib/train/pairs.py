@@ -124,7 +124,7 @@ def some(positives: list[IntArray], most: int | None) -> list[IntArray]:
 
 
 def every_pair(positives: list[IntArray], negatives: list[IntArray]) -> tuple[IntArray, IntArray, IntArray]:
-    """Every positive of a query with every negative of it: indices (N,) of queries, positives and negatives.
+    """Every positive of a query with each of its negatives: indices (N,) of queries, positives and negatives.
 
     >>> every_pair([np.array([7])], [np.array([1, 2])])
     (array([0, 0]), array([7, 7]), array([1, 2]))

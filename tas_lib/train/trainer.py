@@ -32,7 +32,7 @@ class TasBatchSampler(DefaultBatchSampler):
 
     def __init__(self, dataset: Dataset, sampler: Sampler, batch_size: int, steps: int) -> None:
         """sampler: of pairs whose `pos` are rows of the dataset. steps: batches per epoch."""
-        # with drop_last, accelerate gives every process equally many batches; all of ours are full
+        # with drop_last, accelerate gives every process as many batches; ours are all full
         super().__init__(dataset, batch_size=batch_size, drop_last=True, seed=sampler.seed)
         self.stateless, self.steps = sampler, steps
 

@@ -33,7 +33,7 @@ class Documented(NamedTuple):
 
 
 def read_entries(settings: DocsSource, root: Path) -> tuple[list[Documented], set[str], Counter[str]]:
-    """The usable entries, the names of all documented ones, and how many were dropped for which reason."""
+    """The usable entries, the names of all documented ones, and how many were dropped for each reason."""
     dropped: Counter[str] = Counter()
     entries, known = [], set()
     for package in settings.packages:

@@ -234,7 +234,7 @@ def _file(settings: MsMarcoSource, dataset: str, kind: str) -> Path:
         with contextlib.redirect_stderr(io.StringIO()):  # its own progress bars and log lines
             path: Callable[[], Path] = getattr(ir_datasets.load(dataset), kind)
             return Path(path())
-    except Exception as error:  # requests, tarfile and ir_datasets raise their own kinds
+    except Exception as error:  # requests, tarfile and ir_datasets raise their own errors
         lacking = f"; still missing: {', '.join(map(str, missing))}" if missing else ""
         raise ValueError(f"{dataset} could not be fetched to {_home()} ({_why(error)}){lacking}") from error
 
