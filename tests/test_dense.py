@@ -1,8 +1,7 @@
-"""Exact dense search: a full sort as the oracle of blocks, scans, shards and backends."""
+"""Exact dense search: a full sort as the oracle of blocks and scans."""
 
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
 import torch
@@ -114,53 +113,6 @@ def test_scores_of_half_precision_vectors_are_summed_in_full():
     assert search.dense(torch.ones(1, 2049), passages, 1)[1].tolist() == [[1.5]]
 
 
-# --- backends ----------------------------------------------------------------------------------------------------
-
-
 def test_a_searcher_finds_what_dense_search_finds():
     queries, passages = made_up(5, 100)
     assert search.searcher(passages)(queries, 10)[0].tolist() == search.dense(queries, passages, 10)[0].tolist()
-
-
-def quantized() -> faiss.Index:
-    """Flat, in fp16, on a CPU."""
-    return faiss.IndexScalarQuantizer(8, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-
-
-@pytest.mark.parametrize(
-    ("parts", "depth", "empty"),
-    [
-        (1, 10, faiss.IndexFlatIP),
-        (3, 150, faiss.IndexFlatIP),
-        (7, 1, faiss.IndexFlatIP),
-        (2, 10, lambda _: quantized()),
-    ],
-)
-def test_passages_in_several_indexes_are_searched_as_one(monkeypatch: pytest.MonkeyPatch, parts, depth, empty):
-    monkeypatch.setattr(search, "COPIED", 6)
-    queries, passages = made_up(5, 100)
-    indexes = [empty(8) for _ in range(parts)]  # on a GPU: flat_on_gpu
-    index = search.sharded(passages, indexes)
-    assert [part.ntotal for part in indexes] == [len(part) for part in passages.tensor_split(parts)]
-    found, scores = search.faiss_search(index, queries, depth)
-    expected, expected_scores = search.dense(queries, passages, depth)
-    assert found.tolist() == expected.tolist()
-    np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
-
-
-def test_faiss_on_a_gpu_has_a_deepest_depth():
-    index = search.sharded(torch.zeros(4, 8), [faiss.IndexFlatIP(8)])
-    assert search.faiss_search(index, torch.zeros(1, 8), 2048)[0].shape == (1, 4)
-    with pytest.raises(ValueError, match="FAISS on a GPU returns at most 2,048 passages per query, not 2,049"):
-        search.faiss_search(index, torch.zeros(1, 8), 2049)
-
-
-@pytest.mark.skipif(not hasattr(faiss, "GpuIndexFlatIP"), reason="faiss-cpu, where there is no wheel for GPUs")
-def test_the_installed_faiss_has_the_gpu_options_that_we_set():
-    config = faiss.GpuIndexFlatConfig()
-    assert (config.device, config.useFloat16) == (0, False)  # names that exist: any others can be set as well
-    if faiss.get_num_gpus():
-        assert search.flat_on_gpu(0, 8).d == 8
-    else:
-        with pytest.raises(RuntimeError, match="Invalid GPU device 0"):  # not before all arguments were right
-            search.flat_on_gpu(0, 8)

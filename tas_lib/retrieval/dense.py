@@ -5,7 +5,7 @@ order of equal scores is undefined. Passages (P, D) may be of any float type and
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -18,67 +18,19 @@ from tas_lib.records import FloatArray, IntArray
 HELD = 2**25  # scores in memory at a time (134 MB)
 CACHED = 2**18  # numbers that each core converts to fp32 and multiplies at a time (1 MB)
 SCANNED = 2**24  # bytes of passages from which `scan` answers a single query; fewer stay in cache, where products win
-COPIED = 2**17  # passages copied to a GPU at a time
 WORKSPACE = 3 * 2**30  # bytes of a GPU left free for other work
-FAISS_DEPTH = 2_048  # the deepest search of FAISS on a GPU
 Search = Callable[[torch.Tensor, int], tuple[IntArray, FloatArray]]
 
 
 def searcher(passages: torch.Tensor) -> Search:
-    """Exact search of these passages (P, D), loaded once: on GPUs if there are any, by FAISS as in the paper or torch.
+    """Exact search of these passages (P, D), loaded once: on the GPU if there is one.
 
-    FAISS has them flat, in fp16, each GPU with a part (§2.2). It rounds queries to fp16 too, so near ties may swap
-    (D17). With torch, passages that do not fit a GPU are copied to it in blocks, for every search.
+    Passages that do not fit the GPU are copied to it in blocks, for every search.
     """
-    free = [max(torch.cuda.mem_get_info(gpu)[0] - WORKSPACE, 0) for gpu in range(torch.cuda.device_count())]
-    backend = choose_backend(passages.nbytes, faiss.get_num_gpus(), free)
-    if backend == "faiss":
-        gpus = [flat_on_gpu(gpu, passages.shape[1]) for gpu in range(faiss.get_num_gpus())]
-        return partial(faiss_search, sharded(passages, gpus))
-    if backend == "cuda" and passages.nbytes <= free[0]:
-        passages = passages.to(backend)
-    return lambda queries, depth: dense(queries.to(backend), passages, depth)
-
-
-def choose_backend(size: int, faiss_gpus: int, free: Sequence[int]) -> str:
-    """FAISS if its GPUs can hold `size` bytes together, else torch, on a GPU if there is one.
-
-    free: free bytes of each GPU that torch sees.
-
-    >>> [choose_backend(13, *gpus) for gpus in [(1, [24]), (2, [8, 8]), (1, [8]), (0, [24]), (0, [])]]
-    ['faiss', 'faiss', 'cuda', 'cuda', 'cpu']
-    """
-    if faiss_gpus and (not free or size <= sum(free)):
-        return "faiss"
-    return "cuda" if free else "cpu"
-
-
-def flat_on_gpu(gpu: int, width: int) -> faiss.Index:
-    """An empty index of vectors (P, width) on one GPU."""
-    config = faiss.GpuIndexFlatConfig()
-    config.device, config.useFloat16 = gpu, True
-    return faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), width, config)
-
-
-def sharded(passages: torch.Tensor, indexes: Sequence[faiss.Index]) -> faiss.Index:
-    """One index over empty ones, each filled, in blocks, with its part of the passages (P, D)."""
-    whole = faiss.IndexShards(passages.shape[1], True)  # searched in parallel; passages are numbered through
-    for index, part in zip(indexes, passages.tensor_split(len(indexes)), strict=True):
-        for block in part.split(COPIED):
-            index.add(block.float().numpy())
-        whole.add_shard(index)
-    return whole
-
-
-def faiss_search(index: faiss.Index, queries: torch.Tensor, depth: int) -> tuple[IntArray, FloatArray]:
-    """Search of an index; ValueError for a depth that a GPU cannot search to."""
-    if depth > FAISS_DEPTH:
-        raise ValueError(f"FAISS on a GPU returns at most {FAISS_DEPTH:,} passages per query, not {depth:,}")
-    scores, found = index.search(queries.float().cpu().numpy(), min(depth, index.ntotal))
-    return found, scores
-
-
-# --- torch -------------------------------------------------------------------------------------------------------
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and passages.nbytes + WORKSPACE <= torch.cuda.mem_get_info()[0]:
+        passages = passages.to(device)
+    return lambda queries, depth: dense(queries.to(device), passages, depth)
 
 
 def dense(
