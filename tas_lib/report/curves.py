@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -51,9 +50,8 @@ def apart(ends: Sequence[float], gap: float) -> list[float]:
 @house_style
 def recall_curves(panels: Mapping[str, Sequence[Curve]], at: Sequence[int]) -> Figure:
     """Figure 3: recall at the cutoffs `at` (log axis), a panel per test set; all panels share the axis of recall."""
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(PAGE, HEIGHT), sharey=True, squeeze=False, layout="constrained"
-    )
+    figure = Figure((PAGE, HEIGHT), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)
     lowest = min(min(curve.recall) for curves in panels.values() for curve in curves)
     low = max(0, np.floor(10 * lowest - 0.2) / 10)
     marked = [i for i, cutoff in enumerate(at) if cutoff in ROUND]
@@ -73,5 +71,4 @@ def recall_curves(panels: Mapping[str, Sequence[Curve]], at: Sequence[int]) -> F
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter("{x:,.0f}")
         ax.label_outer()
-    plt.close(figure)
     return figure

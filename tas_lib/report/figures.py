@@ -1,7 +1,4 @@
-"""The paper's Figures 1 and 2 and the history of a training, in the house style.
-
-Functions that return a figure close it, so that a notebook shows it only where it is a cell's last expression.
-"""
+"""The paper's Figures 1 and 2 and the history of a training, in the house style."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -73,7 +70,7 @@ def cluster_map(plane: ClusterPlane) -> Figure:
     height = SMALL * 1.25  # points, a line
     block = (max(map(len, plane.examples)) + 0.6) * height  # points, the examples of a cluster
     above, below = 2.5 * 72, block * len(plane.numbers) + 4
-    figure = plt.figure(figsize=(COLUMN, (above + below) / 72))
+    figure = Figure((COLUMN, (above + below) / 72))
     ax = figure.add_axes((0.045, (below + 14) / (above + below), 0.945, (above - 17) / (above + below)))
     listing = figure.add_axes(
         (0, 0, 1, below / (above + below)), frameon=False, xticks=[], yticks=[], xlim=(0, COLUMN * 72), ylim=(-below, 0)
@@ -94,7 +91,6 @@ def cluster_map(plane: ClusterPlane) -> Figure:
     ax.set(xticks=[], yticks=[])
     ax.set_xlabel("t-SNE dimension 1", labelpad=2)
     ax.set_ylabel("t-SNE dimension 2", labelpad=2)
-    plt.close(figure)
     return figure
 
 
@@ -148,10 +144,8 @@ def range_shares(pairs: Pairs, queries: IntArray, n_bins: int) -> FloatArray:
 @house_style
 def sampling_strategies(fed: Sequence[Fed]) -> Figure:
     """Figure 2 on real batches, a column per strategy: its clusters, the sampled pair of each query, the margins."""
-    figure, axes = plt.subplots(
-        3, len(fed), figsize=(PAGE, 5.7), sharex="row", sharey="row", squeeze=False, layout="constrained",
-        height_ratios=(0.8, 1.5, 1),
-    )  # fmt: skip
+    figure, ratios = Figure((PAGE, 5.7), layout="constrained"), (0.8, 1.5, 1)
+    axes = figure.subplots(3, len(fed), sharex="row", sharey="row", squeeze=False, height_ratios=ratios)
     low, high = np.quantile(np.concatenate([one.margins for one in fed]), (0.001, 0.999))
     edges = np.linspace(low, high, 41).tolist()
     for i, one in enumerate(fed):
@@ -168,7 +162,6 @@ def sampling_strategies(fed: Sequence[Fed]) -> Figure:
         Line2D([], [], label=f"{first.label}, to compare", **first.line),
     ]
     figure.legend(handles=key, loc="outside lower center", ncols=3)
-    plt.close(figure)
     return figure
 
 
@@ -226,7 +219,8 @@ def training_history(history: Sequence[History], alpha: float = 1.0) -> Figure:
     alpha: the in-batch loss is drawn times α, as it enters Eq. 8 (§4.2: both losses in one range).
     """
     steps, ndcg, pairwise, in_batch = np.array([entry[:4] for entry in history]).T
-    figure, (above, below) = plt.subplots(2, 1, figsize=(COLUMN, 3.4), sharex=True, layout="constrained")
+    figure = Figure((COLUMN, 3.4), layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
     best = int(ndcg.argmax())
     above.plot(steps, ndcg, color=INK, marker=".", markersize=4)
     above.plot(steps[best], ndcg[best], "o", markersize=8, fillstyle="none", color=style.VERMILION)
@@ -239,5 +233,4 @@ def training_history(history: Sequence[History], alpha: float = 1.0) -> Figure:
     below.set(xlabel="Training step", ylabel="Mean loss of a step", ylim=(0, None))
     below.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     below.legend()
-    plt.close(figure)
     return figure

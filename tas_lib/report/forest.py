@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -80,7 +79,8 @@ def forest(found: Sequence[Effect]) -> Figure:
     In points, hundredths of the measure.
     """
     measures, steps = (list(dict.fromkeys(effect[i] for effect in found)) for i in (1, 0))
-    figure, axes = plt.subplots(1, len(measures), figsize=(PAGE, 3.4), sharey=True, squeeze=False, layout="constrained")
+    figure = Figure((PAGE, 3.4), layout="constrained")
+    axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)
     for ax, measure in zip(axes[0], measures, strict=True):
         ax.axvline(0, color=INK, linewidth=0.6)
         for first in (4, 7):  # between teachers, TAS and balancing
@@ -104,5 +104,4 @@ def forest(found: Sequence[Effect]) -> Figure:
     for hollow in handles[1:]:
         hollow.set_fillstyle("none")
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    plt.close(figure)
     return figure
