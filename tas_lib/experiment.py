@@ -18,7 +18,6 @@ from tas_lib.evaluation.metrics import PerQuery
 from tas_lib.records import Families, FloatArray, History, IntArray, Named, NotRun, Pairs, Ragged, Run
 from tas_lib.retrieval import checks, frozen, pretrained
 from tas_lib.retrieval import encode as encoding
-from tas_lib.retrieval.bm25 import Bm25Index
 from tas_lib.retrieval.encode import BiEncoder
 from tas_lib.retrieval.runs import Runs, known
 from tas_lib.sampling import Sampler
@@ -219,11 +218,6 @@ class Experiment:
     def runs(self) -> Runs:
         """The runs of all systems, and the first stages that they start from."""
         return Runs(self.profile, self.listed, self.collection, self.bi_encoder)
-
-    @property
-    def bm25(self) -> Bm25Index:
-        """BM25 over the collection, with the profile's tuned k1 and b."""
-        return self.runs.bm25
 
     @property
     def written(self) -> list[list[str]]:

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import ir_measures
-import numpy as np
 from ir_measures import RR, Judged, Measure, R, nDCG
 
-from tas_lib.records import FloatArray, IntArray, Qrels, Run, ranking
+from tas_lib.records import Qrels, Run, ranking
 
 PerQuery = dict[Measure, dict[str, float]]
 """measure → query id → value"""
@@ -70,18 +69,3 @@ def mean(values: Mapping[str, float]) -> float:
 def mean_ndcg(run: Run, qrels: Qrels) -> float:
     """Mean nDCG@10, the measure of the early-stopping set (§4.3)."""
     return mean(evaluate(run, qrels, [nDCG @ 10])[nDCG @ 10])
-
-
-def reciprocal_ranks(ranked: IntArray, relevant: Sequence[IntArray]) -> FloatArray:
-    """Reciprocal rank (Q,) of rankings (Q, k) of passage indices, given the relevant ones of each query.
-
-    >>> reciprocal_ranks(np.array([[4, 7], [7, 9], [1, 2]]), [np.array([4, 7]), np.array([9]), np.array([5])])
-    array([1. , 0.5, 0. ])
-    """
-    hits = np.array([np.isin(passages, gold) for passages, gold in zip(ranked, relevant, strict=True)])  # (Q, k)
-    return np.where(hits.any(1), 1 / (1 + hits.argmax(1)), 0)
-
-
-def recalls(ranked: IntArray, relevant: Sequence[IntArray]) -> FloatArray:
-    """Recall (Q,) of rankings (Q, k) of passage indices, given the relevant ones of each query."""
-    return np.array([np.isin(gold, passages).mean() for passages, gold in zip(ranked, relevant, strict=True)])

@@ -166,12 +166,11 @@ def two_losses(student: Tensor, teacher: Tensor, margins: Tensor, alpha: float) 
 
     student, teacher: (B, 2B) scores. margins: (B,) of the pairwise teacher. alpha: the profile's.
     """
-    readings = {"mean": losses.in_batch_margin_mse, "as printed": losses.in_batch_margin_mse_as_printed}
 
     @house_style
-    def draw(alpha: float, reading: str = "mean") -> str:
+    def draw(alpha: float) -> str:
         scores = student.clone().requires_grad_()
-        dual = losses.dual(scores, teacher, margins, alpha, readings[reading])
+        dual = losses.dual(scores, teacher, margins, alpha)
         push = -torch.autograd.grad(dual.total, scores)[0].numpy()
         push = np.sign(push) * np.sqrt(np.abs(push))  # else the query's own passages outshine all others
         values = [value.item() for value in (dual.pairwise, alpha * dual.in_batch, dual.total)]
@@ -186,7 +185,6 @@ def two_losses(student: Tensor, teacher: Tensor, margins: Tensor, alpha: float) 
         return _image(figure, f"α = {alpha:g}: " + ", ".join(f"{name} {value:,.1f}" for name, value in parts.items()))
 
     controls = {"alpha": FloatSlider(alpha, min=0, max=4 * alpha, step=alpha / 20, description="α")}
-    controls["reading"] = Dropdown(options=list(readings), description="Eq. 7")
     return Panel(draw, controls, {f"α = {value:g}": draw(value) for value in (alpha, 0, alpha / 10, 4 * alpha)})
 
 

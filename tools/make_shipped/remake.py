@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ir_measures import RR, R
 
 from tas_lib import models
 from tas_lib.config import Profile
@@ -21,7 +22,7 @@ from tas_lib.data.collection import open_collection
 from tas_lib.data.tokens import load_tokenizer, open_tokens
 from tas_lib.evaluation import metrics
 from tas_lib.models import BertDot
-from tas_lib.records import IntArray
+from tas_lib.records import IntArray, as_run
 from tas_lib.retrieval import dense, doc2query, pretrained
 from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval.bm25 import Bm25Index
@@ -109,11 +110,12 @@ class Workshop:
 
     def measured(self, rankings: dict[str, IntArray]) -> dict[str, Any]:
         """MRR@10 and R@100 of rankings (Q, k) of the tune queries."""
-        relevant = self.collection.relevant("tune")
-        return {
-            f"tune, {name}": {
-                "MRR@10": round(float(metrics.reciprocal_ranks(ranked[:, :10], relevant).mean()), 4),
-                "R@100": round(float(metrics.recalls(ranked, relevant).mean()), 4),
+        tune, passages, result = self.collection.sets["tune"], self.collection.passages.ids, {}
+        for name, ranked in rankings.items():
+            run = as_run(tune.queries.ids, passages, ranked, -np.broadcast_to(np.arange(ranked.shape[1]), ranked.shape))
+            values = metrics.evaluate(run, tune.qrels, [RR @ 10, R @ 100])
+            result[f"tune, {name}"] = {
+                metrics.printed_name(measure): round(metrics.mean(of_queries), 4)
+                for measure, of_queries in values.items()
             }
-            for name, ranked in rankings.items()
-        }
+        return result
