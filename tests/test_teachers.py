@@ -48,7 +48,7 @@ def test_scores_of_many_pairs_are_those_of_each_pair_alone():
     rng = np.random.default_rng(0)
     q, p = rng.integers(24, size=40), rng.integers(60, size=40)
     with torch.inference_mode():
-        together = cross_encoder.score_all(cat, QUERIES, PASSAGES, q, p, chunk=3)
+        together = cross_encoder.cat_scores(cat, QUERIES, PASSAGES, q, p, chunk=3)
         alone = [cat(*models.cat_inputs([QUERIES.row(i)], [PASSAGES.row(j)])).item() for i, j in zip(q, p, strict=True)]
     np.testing.assert_allclose(together, alone, atol=1e-5)
 

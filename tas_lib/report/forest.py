@@ -14,7 +14,7 @@ from tas_lib.evaluation.metrics import printed_name
 from tas_lib.evaluation.significance import Estimate
 from tas_lib.records import Families
 from tas_lib.report import compared
-from tas_lib.report.paper import TABLE4, paper_table
+from tas_lib.report.paper import TABLE4, Printed, paper_table
 from tas_lib.report.style import BLUE, GREY, INK, PAGE, VERMILION, house_style
 
 TEACHERS = {"Pairwise": "pairwise", "In-batch": "in_batch", "Both": "dual"}
@@ -29,7 +29,7 @@ STEPS = {
 """Step → the systems before and after it: teachers with random batches, and samplings with each teacher."""
 
 
-COLOURS, MARKS = (BLUE, VERMILION, GREY), "oD^"
+COLOURS, MARKS, FILLS = (BLUE, VERMILION, GREY), "oD^", ("full", "none", "none")
 
 
 class Effect(NamedTuple):
@@ -58,15 +58,12 @@ def effects(scores: Scores, evaluation: Evaluation, families: Families) -> list[
 
 def _others(pair: tuple[str, str], columns: Sequence[str]) -> dict[str, float | None]:
     """The same step in the paper and in the 2023 study, averaged over their three sets."""
-    printed, figures, result = paper_table(4), compared.others(), dict[str, float | None]()
+    table, result = paper_table(4), dict[str, float | None]()
+    printed = {(key, "", "paper", column): table[TABLE4[key].paper, column].value for key in pair for column in columns}
+    printed = compared.others() | printed
     for source in ("paper", "2023 study"):
-        values = []
-        for key in pair:
-            if source == "paper":
-                values.append([printed[TABLE4[key].paper, column].number for column in columns])
-            else:
-                found = [figures.get((key, "", source, column)) for column in columns]
-                values.append([float(figure) if figure else None for figure in found])
+        found = ([printed.get((key, "", source, column), "") for column in columns] for key in pair)
+        values = [[Printed(figure, "").number for figure in figures] for figures in found]
         steps = [b - a for a, b in zip(*values, strict=True) if a is not None and b is not None]
         result[source] = fmean(steps) if len(steps) == len(columns) else None
     return result
@@ -98,10 +95,8 @@ def forest(found: Sequence[Effect]) -> Figure:
     axes[0, 0].set_ylabel("Step in Table 4")
     names = ("here, with its 95 % interval", *(f"the {source}" for source in found[0].others))
     handles = [
-        Line2D([], [], linestyle="", marker=mark, color=colour, markersize=4, label=name)
-        for name, colour, mark in zip(names, COLOURS, MARKS, strict=True)
+        Line2D([], [], linestyle="", marker=mark, color=colour, markersize=4, label=name, fillstyle=fill)
+        for name, colour, mark, fill in zip(names, COLOURS, MARKS, FILLS, strict=True)
     ]
-    for hollow in handles[1:]:
-        hollow.set_fillstyle("none")
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure

@@ -127,6 +127,15 @@ def lettered(rows: Mapping[str, Row], scores: Scores) -> dict[str, Row]:
     }
 
 
+def beside(ours: str, theirs: str) -> str:
+    """Ours, and the paper's in parentheses where it differs.
+
+    >>> beside("5.3", "64"), beside("", "64"), beside("6", "6"), beside("6", "")
+    ('5.3 (64)', '(64)', '6', '6')
+    """
+    return ours if theirs in ("", ours) else f"{ours} ({theirs})".lstrip()
+
+
 def rows6(systems: Mapping[str, System], encoder: str, layers: int) -> dict[str, Row]:
     """Table 6, with encoder, layers and batch size.
 
@@ -138,8 +147,7 @@ def rows6(systems: Mapping[str, System], encoder: str, layers: int) -> dict[str,
         ours = theirs
         if row.paper and key in systems and systems[key].kind == "trained":
             ours = [encoder, str(layers), str(systems[key].batch_size)]
-        labels = [a if a == b else f"{a} ({b})" for a, b in zip(ours, theirs, strict=True)]
-        result[key] = row._replace(names=(*row.names, *labels))
+        result[key] = row._replace(names=(*row.names, *map(beside, ours, theirs)))
     return result
 
 
@@ -154,21 +162,12 @@ def rows7(settings: Profile, tas: str = "tas_b", latencies: Mapping[str, float] 
         model, candidates, latency = row.names[-1], "", ""
         if row.paper:
             model, candidates, latency = (printed[row.paper, label].value for label in LABELS7)
-        ours = _candidates(settings, key) or candidates or "–"
-        shown = ours if ours == candidates or not candidates else f"{ours} ({candidates})"
-        names = (*row.names[:2], model, shown, _latency(latencies.get(key), latency))
+        ms = latencies.get(key)
+        measured = "" if ms is None else f"{ms:,.0f}" if ms >= 100 else f"{ms:.1f}"
+        shown = beside(_candidates(settings, key) or candidates or "–", candidates)
+        names = (*row.names[:2], model, shown, beside(measured, latency))
         result[key] = row._replace(names=names, block="reported" if row.missing == REPORTED else model)
     return result
-
-
-def _latency(ms: float | None, paper: str = "") -> str:
-    """A measured latency, and the paper's in parentheses.
-
-    >>> _latency(5.3, "64"), _latency(1234.5), _latency(None, "64")
-    ('5.3 (64)', '1,234', '(64)')
-    """
-    ours = "" if ms is None else f"{ms:,.0f}" if ms >= 100 else f"{ms:.1f}"
-    return " ".join(filter(None, [ours, f"({paper})" if paper else ""]))
 
 
 def _candidates(settings: Profile, key: str) -> str:

@@ -276,13 +276,10 @@ def differences(table: Table, steps: Mapping[str, tuple[str, str]], scores: Scor
         for column, *cells in zip(table.columns, printed[after], printed[before], strict=True):
             both = ran(scores, (before, after), [column])
             found = estimate(scores, (after, before), [column]) if both else None
-            theirs = _minus(*(cell.paper and cell.paper.number for cell in cells))
+            new, old = (cell.paper.number if cell.paper else None for cell in cells)
+            theirs = math.nan if new is None or old is None else new - old
             lines.append((step, column.heading, *((found.difference, found.p) if found else (math.nan,) * 2), theirs))
     return pd.DataFrame(lines, columns=["step", "column", "difference", "p", "paper"])
-
-
-def _minus(a: float | None, b: float | None) -> float:
-    return math.nan if a is None or b is None else a - b
 
 
 def step_grid(steps: pd.DataFrame, alpha: float = 0.05) -> Grid:

@@ -16,7 +16,7 @@ from tas_lib.models import BertCat, Classifier
 from tas_lib.records import FloatArray, IntArray, Ragged
 
 log = logging.getLogger(__name__)
-STRETCH = 16_384  # pairs sorted by length together
+STRETCH, CHUNK = 16_384, 64  # pairs sorted by length together; scored together
 
 
 def cat_scores(
@@ -41,18 +41,6 @@ def cat_scores(
     return models.original_order(parts, chunks)
 
 
-def score_all(
-    model: BertCat | Classifier, queries: Ragged, passages: Ragged, q: IntArray, p: IntArray, chunk: int
-) -> FloatArray:
-    """`cat_scores` of many pairs; logs its progress. chunk: half of what is scored at a time."""
-    n_tokens = int(queries.lengths_of(q).sum() + passages.lengths_of(p).sum())  # time goes with these, not with pairs
-    scores, progress = [], Progress(log, f"scoring {len(q):,} pairs", n_tokens)
-    for s in range(0, len(q), STRETCH):
-        part = cat_scores(model, queries, passages, q[s : s + STRETCH], p[s : s + STRETCH], 2 * chunk, progress)
-        scores.append(part.cpu().numpy())
-    return np.concatenate(scores)
-
-
 @torch.inference_mode()
 def score_texts(
     model: BertCat | Classifier,
@@ -60,9 +48,8 @@ def score_texts(
     texts: tuple[Sequence[str], Sequence[str]],
     pairs: tuple[IntArray, IntArray],
     caps: Tokens,
-    chunk: int = 32,
 ) -> FloatArray:
-    """Scores (N,) of pairs of texts, read with the cross-encoder's own tokenizer.
+    """Scores (N,) of pairs of texts, read with the cross-encoder's own tokenizer; logs its progress.
 
     texts: queries and passages. pairs: indices (N,) of queries and of passages.
     """
@@ -73,7 +60,13 @@ def score_texts(
         for side, indices, cap in zip(texts, pairs, (caps.query, caps.passage), strict=True)
     )
     more_seps = 0 if isinstance(model, BertCat) else separators(tokenizer) - 1
-    return score_all(model, queries.with_suffix(tokenizer.sep_token_id, more_seps), passages, q, p, chunk)
+    queries, scores = queries.with_suffix(tokenizer.sep_token_id, more_seps), []
+    n_tokens = int(queries.lengths_of(q).sum() + passages.lengths_of(p).sum())  # time goes with these, not with pairs
+    progress = Progress(log, f"scoring {len(q):,} pairs", n_tokens)
+    for s in range(0, len(q), STRETCH):
+        part = cat_scores(model, queries, passages, q[s : s + STRETCH], p[s : s + STRETCH], CHUNK, progress)
+        scores.append(part.cpu().numpy())
+    return np.concatenate(scores)
 
 
 def _tokens(
