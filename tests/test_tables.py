@@ -345,7 +345,7 @@ def test_a_system_that_the_profile_calls_reported_is_not_a_missing_run():
 
 
 def test_the_table_of_deviations_compares_all_choices_with_each_other_and_nothing_with_the_paper():
-    table = tables.deviations(scores_of({TAS_B: LOW, "D2": HIGH}), EVALUATION)
+    table = tables.deviations(scores_of({TAS_B: LOW, "D2": HIGH}), EVALUATION, {})
     assert [row.key for row in table.rows] == [TAS_B, "D1", "D2", "D3", "D16", "D33", "D34"]
     assert [{cell.letters for cell in cells} for cells in table.cells] == [{""}, {""}, {"a"}, *[{""}] * 4]
     assert {cell.text for cell in table.cells[1]} == {"not run"}

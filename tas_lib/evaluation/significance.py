@@ -35,9 +35,9 @@ class Estimate(NamedTuple):
         """Whether the difference is shown to be smaller than the margin, either way: two one-sided tests (TOST)."""
         return abs(self.difference) + self.reach(1 - 2 * alpha) < margin
 
-    def smallest(self, power: float = 0.8, alpha: float = 0.05) -> float:
-        """The smallest true difference that the two-sided test would find with this chance."""
-        return self.reach(1 - alpha) + self.reach(2 * power - 1)
+    def smallest(self, alpha: float = 0.05) -> float:
+        """The smallest true difference that the two-sided test would find four times in five."""
+        return self.reach(1 - alpha) + self.reach(2 * 0.8 - 1)
 
 
 def combined(difference: float, chances: Iterable[tuple[float, float]]) -> Estimate:

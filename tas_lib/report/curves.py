@@ -23,13 +23,13 @@ class Curve(NamedTuple):
     recall: Sequence[float]
 
 
-def cutoffs(depth: int, first: int = 10, n: int = 25) -> list[int]:
-    """Whole numbers from the first cutoff to the depth, even on a log axis, with the round ones among them.
+def cutoffs(depth: int, n: int = 25) -> list[int]:
+    """Whole numbers from 10 to the depth, even on a log axis, with the round ones among them.
 
     >>> cutoffs(20, n=4)
     [10, 13, 16, 20]
     """
-    first = min(first, depth)
+    first = min(10, depth)
     even = np.geomspace(first, depth, n).round().astype(int).tolist()
     return sorted({*even, *(number for number in ROUND if first <= number <= depth)})
 

@@ -34,29 +34,27 @@ class ClusterPlane(NamedTuple):
     examples: list[list[str]]
 
 
-def lay_out(
-    clusters: Clusters, vecs: FloatArray, texts: Sequence[str], rng: Generator, n_clusters: int = 8, n_examples: int = 3
-) -> ClusterPlane:
-    """Random clusters by t-SNE of their queries' vectors; the same `rng` gives the same plane on one machine.
+def lay_out(clusters: Clusters, vecs: FloatArray, texts: Sequence[str], rng: Generator) -> ClusterPlane:
+    """Eight random clusters by t-SNE of their queries' vectors; the same `rng` gives the same plane on one machine.
 
     vecs: (Q, D) the vectors that were clustered. texts: (Q,) queries. Examples are the queries nearest to the centroid
     that fit one line of `cluster_map`; if too few fit, longer ones are cut.
     """
     filled = np.flatnonzero(clusters.sizes)
-    numbers = np.sort(rng.choice(filled, min(n_clusters, len(filled)), replace=False))
+    numbers = np.sort(rng.choice(filled, min(8, len(filled)), replace=False))
     members = [clusters.members[number] for number in numbers]
     chosen = np.concatenate([vecs[queries] for queries in members])  # (N, D)
     perplexity = min(30.0, (len(chosen) - 1) / 3)  # few points allow no more
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=int(rng.integers(2**31)))
     points = np.split(tsne.fit_transform(chosen), np.cumsum([len(queries) for queries in members])[:-1])
     examples = [
-        _examples([texts[query] for query in clustering.nearest(clusters, vecs, number, len(queries))], n_examples)
+        _examples(texts[query] for query in clustering.nearest(clusters, vecs, number, len(queries)))
         for number, queries in zip(numbers, members, strict=True)
     ]
     return ClusterPlane(numbers.tolist(), points, examples)
 
 
-def _examples(texts: Iterable[str], n: int) -> list[str]:
+def _examples(texts: Iterable[str], n: int = 3) -> list[str]:
     """The first n distinct texts that fit a line of `cluster_map`; if there are too few, longer ones, cut."""
     distinct = list({text.lower(): text for text in (" ".join(t.split()).rstrip(".") for t in texts)}.values())
     whole = list(islice((text for text in distinct if style.text_width(text) <= LINE), n))

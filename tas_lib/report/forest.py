@@ -29,7 +29,7 @@ STEPS = {
 """Step → the systems before and after it: teachers with random batches, and samplings with each teacher."""
 
 
-COLOURS, MARKS, FILLS = (BLUE, VERMILION, GREY), "oD^", ("full", "none", "none")
+COLOURS, MARKS = (BLUE, VERMILION, GREY), "oD^"
 
 
 class Effect(NamedTuple):
@@ -95,8 +95,10 @@ def forest(found: Sequence[Effect]) -> Figure:
     axes[0, 0].set_ylabel("Step in Table 4")
     names = ("here, with its 95 % interval", *(f"the {source}" for source in found[0].others))
     handles = [
-        Line2D([], [], linestyle="", marker=mark, color=colour, markersize=4, label=name, fillstyle=fill)
-        for name, colour, mark, fill in zip(names, COLOURS, MARKS, FILLS, strict=True)
+        Line2D([], [], linestyle="", marker=mark, color=colour, markersize=4, label=name)
+        for name, colour, mark in zip(names, COLOURS, MARKS, strict=True)
     ]
+    for hollow in handles[1:]:
+        hollow.set_fillstyle("none")
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure

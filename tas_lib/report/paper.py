@@ -10,6 +10,7 @@ from tas_lib.config import ROOT, Profile, System
 from tas_lib.evaluation.comparisons import Scores, instances
 
 FOLDER = ROOT / "data" / "paper"
+Systems = Mapping[str, System]  # by key, as a profile lists them
 NOT_RUN, REPORTED = "not run", "reported only"
 ORIGIN = {"trained": "trained here", "checkpoint": "checkpoint", "run": "run file", "bm25": "BM25"}
 ORIGIN |= {"untrained": "untrained", "expanded": "expanded", "fused": "fused", "reranked": "re-ranked"}
@@ -104,7 +105,7 @@ LABELS6 = ("Encoder", "L#", "Batch Size")
 LABELS7 = ("Re-ranking Model", "Re-ranking #", "Latency (ms)")
 
 
-def filled(rows: Mapping[str, Row], scores: Scores, systems: Mapping[str, System]) -> list[Row]:
+def filled(rows: Mapping[str, Row], scores: Scores, systems: Systems) -> list[Row]:
     """The rows with what was measured and where it comes from. Of `ADDED` only those that the profile lists."""
     kinds = {"bm25": "bm25"} | {key: system.kind for key, system in systems.items()}
     result = []
@@ -136,7 +137,7 @@ def beside(ours: str, theirs: str) -> str:
     return ours if theirs in ("", ours) else f"{ours} ({theirs})".lstrip()
 
 
-def rows6(systems: Mapping[str, System], encoder: str, layers: int) -> dict[str, Row]:
+def rows6(systems: Systems, encoder: str, layers: int) -> dict[str, Row]:
     """Table 6, with encoder, layers and batch size.
 
     Those of a trained system are ours, with the paper's in parentheses where they differ.

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from tas_lib.config import Evaluation, Profile, System
+from tas_lib.config import Evaluation, Profile
 from tas_lib.evaluation.columns import Column, nine_columns, six_columns
 from tas_lib.evaluation.comparisons import SEED, Scores, estimate, level, ran, single, spread
 from tas_lib.evaluation.metrics import printed_name
 from tas_lib.records import ALONE, Families
 from tas_lib.report import compared, paper, render
-from tas_lib.report.paper import NOT_RUN, Cell, Printed, Row
+from tas_lib.report.paper import NOT_RUN, Cell, Printed, Row, Systems
 from tas_lib.report.render import Grid, decimals, signed
 
 FIELDS = ("row", "column", "value", "deviation", "markers", "origin", "paper_column", "paper_value", "paper_markers")
@@ -139,18 +139,14 @@ def _column(
 # --- the paper's tables --------------------------------------------------------------------------------------------
 
 
-def table3(
-    scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}, families: Families = ALONE
-) -> Table:
+def table3(scores: Scores, evaluation: Evaluation, systems: Systems, families: Families = ALONE) -> Table:
     """Table 3: losses for the in-batch signal; the pairwise part is Margin-MSE. systems: the profile's."""
     title = "Table 3: losses for the in-batch negatives; TAS-Balanced batches, both teachers."
     rows, columns = paper.filled(paper.TABLE3, scores, systems), six_columns(evaluation, families)
     return compose(title, ("Loss",), rows, columns, paper.paper_table(3), scores, evaluation.alpha)
 
 
-def table4(
-    scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}, families: Families = ALONE
-) -> Table:
+def table4(scores: Scores, evaluation: Evaluation, systems: Systems, families: Families = ALONE) -> Table:
     """Table 4: samplings and teachers; letters compare the samplings of one teacher."""
     bm25 = {key: cell for key, cell in paper.paper_table(7).items() if key[0] == paper.TABLE4["bm25"].paper}
     title = "Table 4: samplings and teachers. BM25 is not in the paper's; its numbers there are those of Table 7."
@@ -159,9 +155,7 @@ def table4(
     return compose(title, heads, rows, columns, printed, scores, evaluation.alpha, within).with_others()
 
 
-def table5(
-    scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}, families: Families = ALONE
-) -> Table:
+def table5(scores: Scores, evaluation: Evaluation, systems: Systems, families: Families = ALONE) -> Table:
     """Table 5: one configuration with several seeds; mean and standard deviation of the instances that were run.
 
     Reading: the sample's deviation, with n - 1: n gives .004 where the paper has .005.
@@ -187,7 +181,7 @@ def table5(
 def table6(
     scores: Scores,
     evaluation: Evaluation,
-    systems: Mapping[str, System],
+    systems: Systems,
     encoder: str = "DistilBERT",
     layers: int = 6,
     families: Families = ALONE,
@@ -252,9 +246,7 @@ def common(scores: Scores) -> tuple[Scores, dict[str, tuple[int, int]]]:
     return shared, {name: (len(kept[name]), len(set.union(*of_systems))) for name, of_systems in queries.items()}
 
 
-def deviations(
-    scores: Scores, evaluation: Evaluation, systems: Mapping[str, System] = {}, families: Families = ALONE
-) -> Table:
+def deviations(scores: Scores, evaluation: Evaluation, systems: Systems, families: Families = ALONE) -> Table:
     """What the other choice in some rows of DEVIATIONS.md changes. systems: the profile's."""
     rows = paper.filled(paper.DEVIATIONS, scores, systems)
     columns = [column._replace(paper="") for column in nine_columns(evaluation, families)]

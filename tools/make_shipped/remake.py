@@ -112,7 +112,9 @@ class Workshop:
         """MRR@10 and R@100 of rankings (Q, k) of the tune queries."""
         tune, passages, result = self.collection.sets["tune"], self.collection.passages.ids, {}
         for name, ranked in rankings.items():
-            run = as_run(tune.queries.ids, passages, ranked, -np.broadcast_to(np.arange(ranked.shape[1]), ranked.shape))
+            run = as_run(
+                tune.queries.ids, passages, ranked, -np.broadcast_to(np.arange(0.0, ranked.shape[1]), ranked.shape)
+            )
             values = metrics.evaluate(run, tune.qrels, [RR @ 10, R @ 100])
             result[f"tune, {name}"] = {
                 metrics.printed_name(measure): round(metrics.mean(of_queries), 4)
