@@ -32,6 +32,7 @@ from tas_lib.settings import (  # noqa: F401 - all are imported from here
     Tokens,
     Training,
     Variant,
+    located,
     sentence,
 )
 
@@ -256,12 +257,6 @@ class Profile(Settings):
 def changed(settings: Kind, values: dict[str, Any]) -> Kind:
     """These settings with some values changed, and checked."""
     return type(settings).model_validate(settings.model_dump() | values)
-
-
-def located(name: str) -> str:
-    """A model as `transformers` takes it: a folder (of the project, or any other), or a hub name."""
-    folder = ROOT / Path(name).expanduser()
-    return str(folder) if folder.is_dir() else name
 
 
 def read(path: Path, kind: type[Kind], **more: object) -> Kind:

@@ -263,6 +263,12 @@ class Variant(Settings):
     training: dict[str, Any] = {}
 
 
+def located(name: str) -> str:
+    """A model as `transformers` takes it: a folder (of the project, or any other), or a hub name."""
+    folder = ROOT / Path(name).expanduser()
+    return str(folder) if folder.is_dir() else name
+
+
 CLEAR = {"missing", "value_error", "extra_forbidden", "union_tag_invalid", "union_tag_not_found"}
 """Kinds of error whose message is clear without the value."""
 

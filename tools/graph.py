@@ -125,7 +125,7 @@ def jobs(profile: Profile) -> dict[str, Job]:
 def trainable(profile: Profile) -> dict[str, System]:
     """Everything that is trained or made of what is: rows, deviations, further seeds."""
     more = {key: system for key, system in profile.seeds.items() if system.seed > 1}
-    return more | profile.deviations | profile.systems
+    return profile.systems | profile.deviations | more
 
 
 def _training(profile: Profile, key: str, name: str, needs: tuple[str, ...]) -> Job:
