@@ -12,7 +12,7 @@ from tools import graph, notebooks
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks" / "src").glob("*.py"))
 BUILT = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PENDING = {"14_deviations"}
+PENDING: set[str] = set()
 """Not run yet with the present experiment (README); `./run_all.sh docs everything deviations` runs them."""
 ENDING = ["Answer", "Where we differ", "Exercises", "Next"]
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(home|root|Users|tmp|var|opt|work|usr|mnt)/|[A-Z]:\\\\")

@@ -23,7 +23,7 @@ def test_the_verdict_in_readme_is_that_of_the_built_claims(tmp_path: Path):
     assert shown and shown[2].strip() == notebooks.verdict(built.read_text(encoding="utf-8"))
     readme, claims = tmp_path / "README.md", tmp_path / "claims.csv"
     readme.write_text("a\n<!-- verdict -->\nold\n<!-- /verdict -->\nb\n")
-    judged = "> **2 claims of the paper, judged here:** 2 *holds* ("
+    judged = "> **2 claims of the paper, judged here:** 2 hold ("
     for text, words in (("claim,verdict\na,holds\na,holds\nb,holds\n", judged), ("not run: later", "not judged yet")):
         claims.write_text(text)
         notebooks.publish_verdict(readme, claims)

@@ -34,6 +34,14 @@ METADATA = {  # what JupyterLab would write once the kernel has started: else it
     },
 }
 INJECTED = "injected-parameters"  # papermill's tag of the cell that it adds
+SAID = [  # a verdict, of one claim, of several
+    ("holds", "holds", "hold"),
+    ("same direction", "has the same direction", "have the same direction"),
+    ("no difference", "shows no difference", "show no difference"),
+    ("undecided", "is undecided", "are undecided"),
+    ("does not hold", "does not", "do not"),
+    ("not run", "was not run", "were not run"),
+]
 BAR = re.compile(r".*\d+%\|.*\| \d+/\d+ \[")  # progress, as tqdm shows it
 WIDGET = "application/vnd.jupyter.widget-view+json"
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -153,12 +161,13 @@ def verdict(built: str) -> str:
     """The sentence about the claims, from the text of claims.csv.
 
     >>> verdict("claim,verdict\\na,holds\\na,holds\\nb,does not hold\\nc,holds\\n")
-    '> **3 claims of the paper, judged here:** 2 *holds*, 1 *does not hold* ([which](figures/docs/claims.md)).'
+    '> **3 claims of the paper, judged here:** 2 hold, 1 does not ([which](figures/docs/claims.md)).'
     """
     if built.startswith("not run"):
         return "> **The paper's claims are not judged yet** with this experiment ([list](docs/claims.md))."
     of = {row["claim"]: row["verdict"] for row in csv.DictReader(built.splitlines())}
-    counts = ", ".join(f"{n} *{kind}*" for kind, n in Counter(of.values()).most_common())
+    found = Counter(of.values())
+    counts = ", ".join(f"{found[kind]} {one if found[kind] == 1 else more}" for kind, one, more in SAID if found[kind])
     return f"> **{len(of)} claims of the paper, judged here:** {counts} ([which](figures/docs/claims.md))."
 
 
