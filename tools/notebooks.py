@@ -39,7 +39,7 @@ SAID = [  # a verdict, of one claim, of several
     ("same direction", "has the same direction", "have the same direction"),
     ("no difference", "shows no difference", "show no difference"),
     ("undecided", "is undecided", "are undecided"),
-    ("does not hold", "does not", "do not"),
+    ("does not hold", "does not hold", "do not hold"),
     ("not run", "was not run", "were not run"),
 ]
 BAR = re.compile(r".*\d+%\|.*\| \d+/\d+ \[")  # progress, as tqdm shows it
@@ -161,7 +161,7 @@ def verdict(built: str) -> str:
     """The sentence about the claims, from the text of claims.csv.
 
     >>> verdict("claim,verdict\\na,holds\\na,holds\\nb,does not hold\\nc,holds\\n")
-    '> **3 claims of the paper, judged here:** 2 hold, 1 does not ([which](figures/docs/claims.md)).'
+    '> **3 claims of the paper, judged here:** 2 hold, 1 does not hold ([which](figures/docs/claims.md)).'
     """
     if built.startswith("not run"):
         return "> **The paper's claims are not judged yet** with this experiment ([list](docs/claims.md))."
