@@ -18,7 +18,7 @@ PARTS = {  # of the table of contents
     "Documents": ["docs/*.md", "DEVIATIONS.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/results.md",
                   "experiments/*/README.md"],
 }  # fmt: skip
-PICTURES = ("figures/*.svg", "figures/docs/*.png")
+FILES = ("figures/*.svg", "figures/docs/*.png", "LICENSE", "NOTICE", "CITATION.cff")  # that pages show or link to
 TITLES = {
     "claims": "Verdicts on the claims",
     "deviations": "Effect of other choices",
@@ -66,7 +66,7 @@ def lay(source: Path) -> None:
         target = source / ("index.md" if name == "README.md" else name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(page(name, (ROOT / name).read_text(encoding="utf-8")), encoding="utf-8")
-    for name in found(*PICTURES):
+    for name in found(*FILES):
         shutil.copy(ROOT / name, source / name)
 
 
