@@ -152,7 +152,7 @@ assert not any(set(asked) & set(sets[name].queries.ids) for name in learned)
 if of_docs:
     assert all(row in barred for name in held_out for found in collection.relevant(name) for row in found)
     assert len(asked) == len(set(asked))
-f"{len(barred):,} of {len(collection.passages.ids):,} passages stand in no training pair"
+f"{len(barred):,} of {len(collection.passages.ids):,} passages are in no training pair"
 
 # %% [markdown]
 # ## A fingerprint

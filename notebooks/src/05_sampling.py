@@ -203,7 +203,7 @@ assert all(np.abs(drawn[name] - due[name]).max() < 0.02 for name in drawn)
 
 # %%
 filled = (np.diff(sampling.bin_bounds(pairs, np.flatnonzero(has_pairs), h)) > 0).mean(axis=0)
-grid([["filled for so many queries", *filled]], ["range", *map(str, range(1, h + 1))])
+grid([["share of queries that fill it", *filled]], ["range", *map(str, range(1, h + 1))])
 assert filled[-1] == 1 and filled[0] > 0.9
 own = pairs.margins[pairs.offsets[batch.queries[0]] : pairs.offsets[batch.queries[0] + 1]]
 pictures.margin_bins(own, h)

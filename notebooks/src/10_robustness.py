@@ -25,7 +25,8 @@ from scipy.stats import chi2, t
 
 from tas_lib import config, experiment
 from tas_lib.evaluation import comparisons, significance
-from tas_lib.report import claims_page, forest, render, style, tables
+from tas_lib.evaluation.columns import nine_columns
+from tas_lib.report import answers, claims_page, forest, render, style, tables
 from tas_lib.report.notebook import check, grid
 from tas_lib.report.paper import NOT_RUN, TABLE4, TABLE5
 
@@ -175,6 +176,23 @@ style.save(figure, settings.figures, "figure-steps")
 figure
 
 # %% [markdown]
+# In numbers, with their 95 % intervals, and with the whole way from random to TAS-Balanced batches. All sets: the mean
+# over the test sets.
+
+# %%
+ways = {f"{name}: random → TAS-Balanced": f"{teacher}/" for name, teacher in forest.TEACHERS.items()}
+pairs = forest.STEPS | {way: (f"{key}random", f"{key}tas_balanced") for way, key in ways.items()}
+pairs |= {"BM25 → both, TAS-Balanced": ("bm25", "dual/tas_balanced")}
+columns = nine_columns(settings.evaluation, lab.families)
+groups = {"nDCG@10, all sets": columns[::3], "Recall, all sets": columns[2::3], columns[-3].heading: columns[-3:-2]}
+lines = []
+for step, (old, new) in pairs.items():
+    if comparisons.ran(scores, (old, new), columns):
+        changes = [comparisons.estimate(scores, (new, old), group) for group in groups.values()]
+        lines.append([step, *(f"{render.signed(one.difference)} ({answers.interval(one)})" for one in changes)])
+grid(lines, ["step", *groups])
+
+# %% [markdown]
 # ## What can a column see?
 #
 # No dagger may also mean too little power. For each column: the smallest true effect that it would detect four times in
@@ -191,8 +209,6 @@ Markdown(render.pipe_table(claims_page.sight_grid(sights)))
 # ## Answer
 
 # %% tags=["answer"]
-from tas_lib.report import answers
-
 tell = answers.Teller(scores, settings.evaluation, lab.families)
 runs = comparisons.repeated(scores, columns := tell.columns("nDCG"))
 ndcg, random = ([comparisons.level(scores, run, columns) for run in runs.get(key, [])]
