@@ -2,6 +2,7 @@
 
 import os
 import re
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from zlib import crc32
@@ -106,14 +107,6 @@ class System(Settings):
 
 
 Kind = TypeVar("Kind", bound=Settings)
-CLUSTERING = {"clusters", "clusters_per_batch", "spherical", "iterations"}
-SAMPLING = {
-    "random": set(),
-    "tas": CLUSTERING,
-    "tas_balanced": CLUSTERING | {"margin_bins"},
-    "hard_margin": CLUSTERING | {"margin_cap"},
-}
-"""The settings of `Sampling` that a strategy depends on."""
 EXECUTION = {"workers", "cached_chunk", "compile"}
 """Execution settings of a training, which do not affect the result: an interrupted run resumes with others."""
 PIPELINE = {"pooling", "query_prompt", "passage_prompt", "normalize", "of", "how", "first", "by", "depth"}
@@ -146,7 +139,7 @@ class Profile(Settings):
     reranking: Reranking = Reranking()
     variants: dict[Annotated[str, Field(pattern="^[a-z0-9]+$")], Variant] = {}
     systems: dict[str, System]  # the rows, by name (docs/design.md)
-    repeated: tuple[str, ...] = ()  # the rows of `seeds`
+    repeated: dict[str, PositiveInt] = {}  # a row, or <row>/<variant>: how many random seeds `seeds` gives it
     deviations: dict[str, System] = {}  # one per row of DEVIATIONS.md, for the target of that name
 
     @model_validator(mode="after")
@@ -173,16 +166,22 @@ class Profile(Settings):
                 raise ValueError(f"two systems are the same: {system.name}")
             above[key] = system
             names.add(system.name)
-        for key in self.repeated:
-            if key not in self.systems or self.systems[key].kind != "trained":
-                raise ValueError(f"repeated: no system {key!r} is trained here")
+        if unknown := self.repeated.keys() - self._repeatable.keys():
+            raise ValueError(f"repeated: no system {min(unknown)!r} is trained here")
         return self
 
     @property
+    def _repeatable(self) -> dict[str, System]:
+        rows = {key: row for key, row in self.systems.items() if row.kind == "trained"}
+        names = product(rows, self.variants)
+        return {f"{key}/{name}": changed(rows[key], {"variant": name}) for key, name in names} | rows
+
+    @property
     def seeds(self) -> dict[str, System]:
-        """`<row>/seed<n>`: the trained rows of `repeated` with the random seeds 1 to 5, for the target `seeds`."""
-        rows = {key: self.systems[key] for key in self.repeated}
-        return {f"{key}/seed{n}": changed(row, {"seed": n}) for key, row in rows.items() for n in range(1, 6)}
+        """`<row>/seed<n>`: the rows of `repeated` with so many random seeds, for the target `seeds`."""
+        rows = self._repeatable if self.repeated else {}
+        runs = [(key, n) for key, seeds in self.repeated.items() for n in range(1, seeds + 1)]
+        return {f"{key}/seed{n}": changed(rows[key], {"seed": n}) for key, n in runs}
 
     def of(self, system: System) -> "Profile":
         """The settings of one system: the profile's, changed by its variant."""
@@ -197,14 +196,12 @@ class Profile(Settings):
     def decisive(self, system: System) -> dict[str, Any]:
         """The settings that the result of a training depends on, and no others."""
         settings, in_batch = self.of(system), system.teacher in ("in_batch", "dual")
-        left_out = (
-            EXECUTION | {"alpha", "list_weights"} | (set() if settings.training.frozen_layers else {"frozen_layers"})
-        )
+        unset = {"alpha", "list_weights"} | (set() if settings.training.frozen_layers else {"frozen_layers"})
         return {
             "system": system.model_dump(exclude=PIPELINE),
-            "training": settings.training.model_dump(exclude=left_out),
+            "training": settings.training.model_dump(exclude=EXECUTION | unset),
             "weight": settings.training.weight(system.loss) if system.teacher == "dual" else 0,
-            "sampling": settings.sampling.model_dump(include=SAMPLING[system.sampling]),
+            "sampling": settings.sampling.decisive(system.sampling),
             "stop": self.stop.model_dump(),
             "tokens": self.tokens.model_dump(),
             "pooling": self.pooling,

@@ -56,6 +56,8 @@ def make_sampler(
         allowed = [pairs.margins[first:last].searchsorted(cap, "right") for first, last in slices]
         stop = start + np.array(allowed, np.int64)
     drawable = stop > start  # (Q,)
+    if sampling.queries:  # smaller samples are parts of larger ones
+        drawable[Generator(Philox(key=[0, 0])).permutation(len(drawable))[sampling.queries :]] = False
     b, n = sampling.batch_size, sampling.clusters_per_batch
 
     draw_queries: QueryRule

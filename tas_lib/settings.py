@@ -139,12 +139,27 @@ class Sampling(Settings):
     margin_cap: PositiveFloat = 6.0  # hard margin only, D16
     spherical: bool = True  # k-means by inner product, D2
     iterations: PositiveInt = 10  # of k-means, D2
+    queries: int = Field(0, ge=0)  # how many training queries are used, a random sample; 0: all
 
     @model_validator(mode="after")
     def _enough_clusters(self) -> "Sampling":
         if self.clusters_per_batch > self.clusters:
             raise ValueError(f"{self.clusters_per_batch} clusters per batch, but there are only {self.clusters}")
         return self
+
+    def decisive(self, strategy: str) -> dict[str, Any]:
+        """The settings that a strategy depends on."""
+        return self.model_dump(include=SAMPLING[strategy] | ({"queries"} if self.queries else set()))
+
+
+CLUSTERING = {"clusters", "clusters_per_batch", "spherical", "iterations"}
+SAMPLING = {
+    "random": set(),
+    "tas": CLUSTERING,
+    "tas_balanced": CLUSTERING | {"margin_bins"},
+    "hard_margin": CLUSTERING | {"margin_cap"},
+}
+"""The settings of `Sampling` that a strategy depends on."""
 
 
 class ListWeights(Settings):

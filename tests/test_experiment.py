@@ -14,7 +14,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from tas_lib import clustering, losses, models
-from tas_lib.config import Bm25, Evaluation, Expansion, Profile, Reranking, Sampling, System, TestSet, Tokens
+from tas_lib.config import Bm25, Evaluation, Expansion, Profile, Reranking, Sampling, System, TestSet, Tokens, Variant
 from tas_lib.data import shipped, store
 from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.evaluation import metrics
@@ -584,12 +584,16 @@ def test_a_changed_bm25_makes_a_fusion_again_and_the_baseline_which_its_candidat
 
 
 def test_further_seeds_are_shipped_and_read_under_the_same_settings_only(lab: Experiment):
-    lab = changed(lab, systems={"dual": DUAL, "labels": System(teacher="none", batch_size=6)}, repeated=("dual",))
+    systems = {"dual": DUAL, "labels": System(teacher="none", batch_size=6)}
+    fewer = {"fewer": Variant(sampling={"queries": 9})}
+    lab = changed(lab, systems=systems, variants=fewer, repeated={"dual": 5, "labels/fewer": 2})
     assert lab.scores(["dual"]).keys() == {"dual"}
     ship_seeds(lab.profile)
     again = Experiment(lab.profile)
     scores = again.scores(["dual", "labels"])
     assert scores.keys() == {"dual", "labels", *(f"dual/seed{n}" for n in range(2, 6))}
+    assert lab.profile.seeds["labels/fewer/seed2"].variant == "fewer"
+    assert again.shipped_seeds.keys() == lab.profile.seeds.keys()
     test = lab.profile.evaluation.sets[0].name
     for measure, values in scores["dual/seed3"][test].items():
         assert values == pytest.approx(again.evaluate(DUAL.model_copy(update={"seed": 3}), test)[measure], abs=1e-6)

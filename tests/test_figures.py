@@ -99,6 +99,7 @@ FIGURES = PICTURES | {
     "recall near 1": lambda: figure3(0.99, 1.0, 0.98, 0.97, 0.3),
 }
 FIGURES["steps"] = lambda: forest.forest(forest.effects(scored(), EVALUATION, {}))
+FIGURES["steps with fewer queries"] = lambda: forest.size_curves(forest.by_size(*sized(), EVALUATION, {}))
 each_figure = pytest.mark.parametrize("name", FIGURES)
 
 
@@ -314,6 +315,33 @@ def test_steps_by_hand():
     figure = forest.forest([*found.values()])
     drawn = [len(ax.containers) for ax in panels(figure)]
     assert drawn == [8, 8]  # error bars, but for the two steps from and to the system that was not run
+
+
+def sized() -> tuple[dict[str, dict[str, dict[Measure, dict[str, float]]]], dict[str, int]]:
+    """The systems of `scored`, whose training on fewer queries gave half of every value."""
+    scores = scored()
+    for key in ("labels", "pairwise/random"):
+        scores[f"{key}/few"] = {
+            name: {measure: {query: value / 2 for query, value in values.items()} for measure, values in sets.items()}
+            for name, sets in scores[key].items()
+        }
+    return scores, {"few": 10, "": 100}
+
+
+def test_steps_with_fewer_queries_are_the_steps_of_the_systems_trained_on_them():
+    found = forest.by_size(*sized(), EVALUATION, {})
+    whole = {
+        (line.step, line.measure.split()[0]): line.ours.difference
+        for line in forest.effects(scored(), EVALUATION, {})
+        if line.ours
+    }
+    shown = {(line.step, line.measure, line.queries): line.effect.difference for line in found}
+    assert {step for step, _, queries in shown if queries == 10} == {"Labels → pairwise"}
+    for (step, measure, queries), difference in shown.items():
+        if queries == 100 and step in forest.STEPS:
+            assert difference == pytest.approx(whole[step, measure])
+        if queries == 10:
+            assert difference == pytest.approx(shown[step, measure, 100] / 2)
 
 
 def test_the_bins_of_a_query_show_what_the_library_draws():

@@ -53,6 +53,7 @@ OTHER: Values = {
     "sampling.margin_cap": 0.1,
     "sampling.spherical": False,
     "sampling.iterations": 1,
+    "sampling.queries": 20,
     "training.steps": 2,
     "training.min_steps": 4,
     "training.validate_every": 2,

@@ -204,6 +204,16 @@ def test_a_query_with_one_pair_or_equal_margins_is_one_range(margins):
     assert len(margins) == 1 or spread(counts, range(len(margins))) < 4
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_fewer_queries_are_a_sample_that_larger_samples_contain(strategy):
+    pairs, members = table(*([1.0, 2.0] for _ in range(12))), split(6, 6)
+    seen = []
+    for queries in (4, 8, 0):
+        sampler = make(strategy, pairs, members, batch_size=2, queries=queries)
+        seen.append({int(query) for step in range(200) for query in sampler.batch(step).queries})
+    assert [len(some) for some in seen] == [4, 8, 12] and seen[0] < seen[1]
+
+
 def test_hard_margin_draws_no_pair_above_the_cap_and_no_query_that_has_only_such():
     pairs = table([1.0, 6.0, 6.5, 20.0], [7.0, 8.0], [-2.0], [3.0, 3.0, 9.0])
     sampler = make("hard_margin", pairs, split(2, 2), batch_size=2, margin_cap=6.0)

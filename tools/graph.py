@@ -124,7 +124,7 @@ def jobs(profile: Profile) -> dict[str, Job]:
 
 def trainable(profile: Profile) -> dict[str, System]:
     """Everything that is trained or made of what is: rows, deviations, further seeds."""
-    more = {key: system for key, system in profile.seeds.items() if system.seed > 1}
+    more = {key: system for key, system in profile.seeds.items() if system not in profile.systems.values()}
     return profile.systems | profile.deviations | more
 
 

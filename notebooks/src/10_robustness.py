@@ -20,7 +20,7 @@ PROFILE = "docs"  # a file in profiles/
 from itertools import combinations
 
 import numpy as np
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 from scipy.stats import chi2, t
 
 from tas_lib import config, experiment
@@ -191,6 +191,28 @@ for step, (old, new) in pairs.items():
         changes = [comparisons.estimate(scores, (new, old), group) for group in groups.values()]
         lines.append([step, *(f"{render.signed(one.difference)} ({answers.interval(one)})" for one in changes)])
 grid(lines, ["step", *groups])
+
+# %% [markdown]
+# ## With fewer training queries
+#
+# A teacher's scores say more about a query than its one label, and a batch from one cluster finds more neighbours when
+# queries are dense. So which step should grow, and which shrink, when fewer queries are trained on? *Before you look:*
+# draw the three lines. Training queries are a random sample, and clusters are fewer, so that each holds as many.
+
+# %%
+sizes = {"": len(lab.collection.sets["train"].queries.ids)}
+sizes |= {name: how.sampling["queries"] for name, how in settings.variants.items() if "queries" in how.sampling}
+sized = forest.by_size(lab.shipped_seeds, sizes, settings.evaluation, lab.families)
+if len({line.queries for line in sized}) > 1:
+    figure = forest.size_curves(sized)
+    style.save(figure, settings.figures, "figure-sizes")
+    effects = {(line.step, line.measure, line.queries): line.effect for line in sized}
+    grid([(step, measure, queries, f"{render.signed(one.difference)} ({answers.interval(one)})")
+          for (step, measure, queries), one in effects.items()],
+         ["step", "measure", "training queries", "effect, with its 95 % interval"])  # fmt: skip
+    display(figure)
+else:
+    print(NOT_RUN)
 
 # %% [markdown]
 # ## What can a column see?

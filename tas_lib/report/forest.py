@@ -1,11 +1,13 @@
-"""The steps of Table 4 in one picture: how much each adds here, in the paper and in the 2023 study."""
+"""How much each step of Table 4 adds: here, in the paper and in the 2023 study; and with fewer training queries."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from statistics import fmean
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from tas_lib.config import PAPERS_SETS, Evaluation
 from tas_lib.evaluation.columns import nine_columns
@@ -27,8 +29,11 @@ STEPS = {
     **{f"{name}: TAS → TAS-Balanced": (f"{key}/tas", f"{key}/tas_balanced") for name, key in TEACHERS.items()},
 }
 """Step → the systems before and after it: teachers with random batches, and samplings with each teacher."""
-
-
+SIZED = {
+    **{name: STEPS[name] for name in ("Labels → pairwise", "Pairwise → both")},
+    "Both: random → TAS-Balanced": ("dual/random", "dual/tas_balanced"),
+}
+"""The steps that are also made with fewer training queries."""
 COLOURS, MARKS = (BLUE, VERMILION, GREY), "oD^"
 
 
@@ -101,4 +106,46 @@ def forest(found: Sequence[Effect]) -> Figure:
     for hollow in handles[1:]:
         hollow.set_fillstyle("none")
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+class AtSize(NamedTuple):
+    """A step in one measure, averaged over the test sets, after training on that many queries."""
+
+    step: str
+    measure: str
+    queries: int
+    effect: Estimate
+
+
+def by_size(scores: Scores, sizes: Mapping[str, int], evaluation: Evaluation, families: Families) -> list[AtSize]:
+    """The steps that were run at more than one size. sizes: variant, "" for none → how many training queries it has."""
+    lines = []
+    for measure, (step, pair), (variant, queries) in product(("nDCG", "R"), SIZED.items(), sizes.items()):
+        columns = [column for column in nine_columns(evaluation, families) if measure == column.measure.NAME]
+        before, after = (f"{key}/{variant}".strip("/") for key in pair)
+        if ran(scores, (before, after), columns):
+            effect = estimate(scores, (after, before), columns)
+            lines.append(AtSize(step, printed_name(columns[0].measure), queries, effect))
+    return lines
+
+
+@house_style
+def size_curves(found: Sequence[AtSize]) -> Figure:
+    """A panel per measure and a line per step: its effect in points, with 95 % intervals, against training queries."""
+    measures, sizes = dict.fromkeys(line.measure for line in found), sorted({line.queries for line in found})
+    figure = Figure((PAGE, 2.4), layout="constrained")
+    axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    for (ax, measure), (i, step) in product(zip(axes, measures, strict=True), enumerate(SIZED)):
+        lines = [line for line in found if (line.step, line.measure) == (step, measure)]
+        at = [line.queries * 1.05 ** (i - 1) for line in lines]  # side by side, not on top of each other
+        middle, half = ([100 * value for value in values] for values in (
+            [line.effect.difference for line in lines], [line.effect.reach(0.95) for line in lines]))  # fmt: skip
+        ax.errorbar(at, middle, yerr=half, fmt=f"{MARKS[i]}-", color=COLOURS[i], ms=4, lw=0.8, label=step)
+        ax.axhline(0, color=INK, linewidth=0.6)
+        ax.set(xlabel="Training queries (log axis)", ylabel=f"{measure}, points", xscale="log")
+        ax.xaxis.set_major_locator(FixedLocator(sizes))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SIZED))
     return figure
