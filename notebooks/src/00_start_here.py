@@ -34,8 +34,8 @@ PROFILE = "docs"  # a file in profiles/
 # %%
 import importlib
 
+from lecture import pictures
 from tas_lib import config, losses
-from tas_lib.report import pictures
 from tas_lib.report.notebook import check, grid, show
 
 settings = config.load(PROFILE)

@@ -29,9 +29,10 @@ from numpy.random import Generator, Philox
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
+from lecture import explore
 from tas_lib import clustering, config
 from tas_lib.experiment import Experiment
-from tas_lib.report import explore, figures, style
+from tas_lib.report import figures, style
 from tas_lib.report.notebook import check, grid, show
 
 settings = config.load(PROFILE)

@@ -21,10 +21,11 @@ SEED = 1  # of the order; 1 is what the systems of the tables are trained with
 # %%
 import numpy as np
 
+from lecture import explore, pictures
 from tas_lib import config, sampling
 from tas_lib.experiment import Experiment
 from tas_lib.records import Pairs
-from tas_lib.report import explore, figures, pictures, style
+from tas_lib.report import figures, style
 from tas_lib.report.notebook import check, grid, show
 from tas_lib.report.style import LOOKS, fit
 

@@ -19,9 +19,10 @@ PROFILE = "docs"  # a file in profiles/
 import numpy as np
 from IPython.display import Markdown
 
+from lecture import explore
 from tas_lib import config, experiment, sampling
 from tas_lib.evaluation import comparisons
-from tas_lib.report import explore, paper, render, tables
+from tas_lib.report import paper, render, tables
 from tas_lib.report.notebook import check, grid
 from tas_lib.retrieval import pretrained
 

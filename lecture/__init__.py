@@ -1,0 +1,1 @@
+"""What only the notebooks and slides show: pictures that explain (`pictures`), and what moves (`explore`)."""
