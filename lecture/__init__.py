@@ -1,1 +1,5 @@
-"""What only the notebooks and slides show: pictures that explain (`pictures`), and what moves (`explore`)."""
+"""What only notebooks and slides use.
+
+`notebook` (sources, small tables, exercises), `gaps` (cells that do not apply), `answers` (findings in words),
+`pictures` (that explain), `explore` (what moves).
+"""

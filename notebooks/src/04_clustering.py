@@ -30,10 +30,10 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
 from lecture import explore
+from lecture.notebook import check, grid, show
 from tas_lib import clustering, config
 from tas_lib.experiment import Experiment
 from tas_lib.report import figures, style
-from tas_lib.report.notebook import check, grid, show
 
 settings = config.load(PROFILE)
 experiment = Experiment(settings)
@@ -243,7 +243,7 @@ round(agreement, 2)
 # ## Answer
 
 # %% tags=["answer"]
-from tas_lib.report import answers
+from lecture import answers
 
 answers.say(
     f"The clusters have {n_queries / k:.0f} queries on average, and "

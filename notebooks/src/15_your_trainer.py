@@ -30,11 +30,11 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from transformers import PrinterCallback
 
 # %%
+from lecture.notebook import check, grid, show
 from tas_lib import clustering, config, models, sampling
 from tas_lib.data import shipped
 from tas_lib.experiment import Experiment
 from tas_lib.records import Pairs
-from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import pretrained
 from tas_lib.train.trainer import DualTeacherLoss, TasBatches, queries_of
 
