@@ -29,7 +29,6 @@ from numpy.random import Generator, Philox
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
-from lecture import explore
 from lecture.notebook import check, grid, show
 from tas_lib import clustering, config
 from tas_lib.experiment import Experiment
@@ -207,6 +206,8 @@ figure
 # queries whose vectors are nearest to its own. *Before you try:* are these always its neighbours on the plane too?
 
 # %%
+from lecture import explore
+
 explore.cluster_hover(plane, clusters, vecs, queries)
 
 # %% [markdown]
