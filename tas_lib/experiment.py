@@ -21,7 +21,7 @@ from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval.encode import BiEncoder
 from tas_lib.retrieval.runs import Runs, known
 from tas_lib.sampling import Sampler
-from tas_lib.train import checkpoint, distributed, early_stopping, loop, pairs, teachers
+from tas_lib.train import checkpoint, early_stopping, loop, pairs, teachers
 from tas_lib.train.early_stopping import Candidates
 from tas_lib.train.teachers import InBatchTeacher
 
@@ -157,31 +157,27 @@ class Experiment:
             raise NotRun(f"a system of kind {system.kind!r} is not trained here: {system.source or system.name}")
         if system.name != self.baseline.name:
             self.trained(self.baseline, light)
-        with distributed.main_first():
-            self._check_training()
-            encoder, inputs = shipped.encoder(self.profile), self._inputs(system)
+        self._check_training()
+        encoder, inputs = shipped.encoder(self.profile), self._inputs(system)
         parameters, settings = self.profile.decisive(system), self.profile.of(system).training
         if system.name == self.baseline.name:  # BM25's candidates decide when it stops
             parameters["bm25"] = self.profile.bm25.model_dump()
 
         def make(folder: Path) -> None:
-            with distributed.main_first() as main:
-                texts = self.texts(system)
-                validate = partial(self.candidates(system).ndcg, texts=texts) if main else None
-                sampler = self.sampler(system)
-                teacher = self.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
-                torch.manual_seed(settings.model_seed)
-                student = pretrained.load_dot(encoder, self.profile.pooling).to(encoding.device())
+            texts = self.texts(system)
+            validate = partial(self.candidates(system).ndcg, texts=texts)
+            sampler = self.sampler(system)
+            teacher = self.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
+            torch.manual_seed(settings.model_seed)
+            student = pretrained.load_dot(encoder, self.profile.pooling).to(encoding.device())
             loss, part = loop.objective(system, settings, teacher), frozen.trained_part(student, settings.frozen_layers)
             history = loop.train(part, sampler, loss, texts["train"], texts["passages"], validate, settings, folder)
-            if distributed.is_main():
-                pretrained.save(student, load_tokenizer(encoder), folder)
-                store.write_json(folder / "history.json", history)
-                checkpoint.remove(folder)
+            pretrained.save(student, load_tokenizer(encoder), folder)
+            store.write_json(folder / "history.json", history)
+            checkpoint.remove(folder)
 
-        name, timed = f"systems/{system.name}", ["history.json"]
-        artefact = partial(self.store.artefact, name, parameters, inputs, timed=timed, light=light)
-        return distributed.make_together(artefact, make)
+        name = f"systems/{system.name}"
+        return self.store.artefact(name, parameters, inputs, make, timed=["history.json"], light=light)
 
     def _inputs(self, system: System) -> dict[str, str]:
         inputs = {"collection": self.collection.digest, "pairs": store.digest(*self.pairs)}

@@ -6,11 +6,11 @@ from statistics import stdev
 import numpy as np
 import pytest
 
+from lecture import answers
 from tas_lib.config import Evaluation, TestSet
 from tas_lib.evaluation.comparisons import SEEDS
 from tas_lib.evaluation.metrics import PerQuery, paper_measures
 from tas_lib.evaluation.significance import Estimate, combined, paired
-from tas_lib.report import answers
 
 SETS = (*(TestSet(name=name, label=f"Set {name.upper()}", binarise_at=2, graded=True) for name in "ab"),
         TestSet(name="dev", label="Dev"))  # fmt: skip

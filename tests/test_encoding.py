@@ -18,7 +18,6 @@ from tas_lib.models import BertDot
 from tas_lib.retrieval import encode as encoding
 
 TEN = "import sys; from tas_lib.retrieval import encode as encoding; encoding.SHARD = 10; "  # 80 texts, 8 shards
-RUN = "from tools import parallel; sys.exit(parallel.main(['encode', 'tiny', 'X']))"
 DIES = """
 import os, signal; import numpy as np
 save = np.save

@@ -11,10 +11,11 @@ import pytest
 import torch
 from numpy.random import Generator, Philox
 
+from lecture import explore
 from tas_lib import losses
 from tas_lib.config import System
 from tas_lib.experiment import Experiment
-from tas_lib.report import explore, figures
+from tas_lib.report import figures
 from tests import test_book, tiny
 from tools import notebooks
 

@@ -15,6 +15,7 @@ from matplotlib.text import Annotation, Text
 from numpy.random import Generator, Philox
 from skimage.color import rgb2lab
 
+from lecture import pictures
 from tas_lib import clustering, config, losses, models, sampling
 from tas_lib.clustering import Clusters
 from tas_lib.config import Evaluation, TestSet
@@ -22,7 +23,7 @@ from tas_lib.evaluation.comparisons import SEEDS, STUDENTS
 from tas_lib.evaluation.metrics import paper_measures
 from tas_lib.evaluation.significance import paired
 from tas_lib.records import History, Pairs
-from tas_lib.report import curves, figures, forest, pictures, style
+from tas_lib.report import curves, figures, forest, style
 from tas_lib.report.curves import Curve
 from tas_lib.report.figures import ClusterPlane, Fed
 from tas_lib.report.style import LOOKS

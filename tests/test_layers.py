@@ -54,7 +54,7 @@ def wrong_arrows(library: Path) -> list[str]:
             used = rest.split(".")[0]
             if package == "":
                 wrong.append(f"{file} must not import {name} relatively")
-            elif package in ("tools", "benchmarks", "tests"):
+            elif package in ("tools", "benchmarks", "tests", "lecture"):
                 wrong.append(f"{file} must not import {name}: the library stands alone")
             elif package == "tas_lib" and used not in HEIGHT:
                 wrong.append(f"{file} must not import {name}, which belongs to no room")
@@ -79,7 +79,7 @@ def test_the_library_is_small():
     assert len(modules) <= 9
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in LIBRARY.rglob("*.py")}
     assert [f"{path.name}: {n}" for path, n in lengths.items() if n > 300] == []
-    assert sum(lengths.values()) <= 9_600  # it shall shrink to 5,500
+    assert sum(lengths.values()) <= 8_650  # it shall shrink to 5,500
 
 
 def library(root: Path, **files: str) -> Path:
@@ -122,6 +122,7 @@ def test_an_arrow_down_is_right(tmp_path, module, line):
         ("experiment", "from . import config"),
         ("data__sources__docs", "from ..records import Source"),
         ("experiment", "from tools import graph"),
+        ("report__figures", "from lecture import pictures"),
         ("helpers", ""),
         ("utils__helpers", ""),
     ],

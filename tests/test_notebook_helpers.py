@@ -8,9 +8,9 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 
+from lecture import gaps, notebook
 from tas_lib import losses, sampling
 from tas_lib.data import progress
-from tas_lib.report import gaps, notebook
 
 
 @pytest.fixture

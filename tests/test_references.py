@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = "tas_lib|tools|tests|benchmarks|notebooks|profiles|data|docs|figures|\\.ci"
+FOLDERS = "tas_lib|lecture|tools|tests|benchmarks|notebooks|profiles|data|docs|figures|\\.ci"
 PATH = re.compile(
     rf"(?<![\w./<>*-])(?:(?:{FOLDERS})/[\w./-]*\w/?|[A-Z]{{4,}}\.md|(?:requirements|run_|pyproject)[\w-]*\.\w+)(?![\w<*{{])"
 )
@@ -20,7 +20,8 @@ def texts() -> Iterator[tuple[str, str]]:
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("profiles/*.yaml"), ROOT / "tools/help.txt",
                  ROOT / "data/paper/README.md", ROOT / "benchmarks/results.md"]:  # fmt: skip
         yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
-    for path in [path for room in ("tas_lib", "tools", "benchmarks") for path in (ROOT / room).rglob("*.py")]:
+    folders = [ROOT / room for room in ("tas_lib", "lecture", "tools", "benchmarks")]
+    for path in [path for folder in folders for path in folder.rglob("*.py")]:
         kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
         source = path.read_text(encoding="utf-8")
         docs = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]

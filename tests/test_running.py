@@ -60,7 +60,7 @@ BASELINE, DUAL = "06_training-pairwise-random", "06_training-dual-tas_balanced"
 def tree(tmp_path: Path) -> Path:
     """A copy of the tools and the library, with tiny notebooks and the profiles docs and small."""
     tmp_path = tmp_path / "a folder"
-    for folder in ("tools", "tas_lib", "benchmarks", "data/paper"):
+    for folder in ("tools", "tas_lib", "lecture", "benchmarks", "data/paper"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     for name in ("Snakefile", "requirements.txt", "run_all.sh"):
         shutil.copy(ROOT / name, tmp_path)

@@ -1,19 +1,25 @@
 """Batches and loss for sentence-transformers, in its real trainer: interrupted, resumed, and in two processes."""
 
+import multiprocessing
+import os
 import pickle
+import socket
+import traceback
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from test_distributed import launched
 from torch import Tensor, nn
 
 from tas_lib import losses, sampling
@@ -87,6 +93,31 @@ def test_the_trainer_sees_our_sampler_s_batches_interrupted_or_not(encoder: Path
     rest, resumed = train(encoder, tmp_path / "cut", 4, strategy)
     assert rest == whole[6:]
     torch.testing.assert_close(resumed, weights, rtol=0, atol=0)
+
+
+def launched(n: int, work: Callable[..., Any], *arguments: object) -> list[Any]:
+    """What `work` returns in each of n processes, started with what `accelerate launch` would tell them."""
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload([__name__])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with ProcessPoolExecutor(n, mp_context=fresh) as pool:  # each waits for the others, so each gets one
+        return [f.result() for f in [pool.submit(_joined, index, n, port, work, *arguments) for index in range(n)]]
+
+
+def _joined(index: int, n: int, port: int, work: Callable[..., Any], *arguments: object) -> Any:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n)}
+    torch.set_num_threads(1)
+    try:
+        state = PartialState(cpu=True)
+        result = work(*arguments)
+        state.destroy_process_group()
+        return result
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # or the others would wait for it
 
 
 def process(encoder: Path, folder: Path) -> tuple[Seen, dict[str, Tensor], Seen]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tas_lib.report import pictures
+from lecture import pictures
 from tests.test_book import Browser, browser
 from tools import notebooks, slides
 

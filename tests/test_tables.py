@@ -51,11 +51,11 @@ TABLE = tables.compose(
 )  # fmt: skip
 
 
-def test_a_table_is_written_as_markdown_csv_and_latex(tmp_path):
+def test_a_table_is_written_as_markdown_and_csv(tmp_path):
     # LOW, .001 less and more: .10 ... .17, mean .135, deviation .0014; HIGH: .3 more, and .01 more for .15, .16, .17:
     # mean .43875
     paths = tables.write(TABLE, tmp_path, "table0")
-    assert [path.name for path in paths] == ["table0.md", "table0.csv", "table0.tex"]
+    assert [path.name for path in paths] == ["table0.md", "table0.csv"]
     assert paths[0].read_text().splitlines() == [
         "A & B. Values are means over the seeds that Run counts, ± their standard deviation."
         " A letter marks a row that this one beats significantly (paired t-test and random seed, p < .05)."
@@ -73,40 +73,12 @@ def test_a_table_is_written_as_markdown_csv_and_latex(tmp_path):
     assert lines[1] == 'None / Random,Set A nDCG@10,.1350,.0014,,"trained here, 2 seeds",TREC-DL\'19 nDCG@10,.602,'
     assert lines[3] == "Pairwise_T / TAS,Set A nDCG@10,.4387,,r,run file,TREC-DL'19 nDCG@10,,"
     assert lines[6] == "ANCE,Set A R@100,reported,,,reported,TREC-DL'19 R@1K,lost,k"
-    latex = paths[2].read_text().splitlines()
-    assert latex[1].startswith(
-        r"\caption{A \& B. Values are means over the seeds that Run counts, $\pm$ their standard deviation. A letter"
-    )
-    assert [latex[0], *latex[2:]] == [
-        r"\begin{table*}",
-        r"\begin{tabular}{lllrrl}",
-        r"\toprule",
-        r" &  &  & \multicolumn{2}{c}{Set A} &  \\",
-        r" & Teacher & Sampling & nDCG@10 & R@100 & Run \\",
-        r"\midrule",
-        r"r & None & Random & .135 & \textbf{.439} & trained here, 2 seeds \\",
-        r" &  &  & \scriptsize $\pm$.001 (.602) & \scriptsize $\pm$.000 (lost) &  \\",
-        r"t & Pairwise\_T & TAS & \textbf{.439}\textsuperscript{r} & \textbf{.439} & run file \\",
-        r" & ANCE &  & reported & reported & reported \\",
-        r" &  &  & \scriptsize (.602) & \scriptsize (lost) &  \\",
-        r" & None & TAS & not run & not run & not run \\",
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table*}",
-    ]
 
 
-def test_several_grids_share_a_caption_and_a_long_one_breaks_across_pages():
+def test_several_grids_share_a_caption():
     one, other = Grid("lr", ["Row", "Avg."], [["a_1", "1 ms<br>(× > 8)"]]), Grid("l", ["B"], [["✓ –"]])
     assert render.markdown("Both.", one, other) == (
         "Both.\n\n| Row | Avg. |\n| --- | ---: |\n| a_1 | 1 ms<br>(× > 8) |\n\n| B |\n| --- |\n| ✓ – |\n"
-    )
-    latex = render.latex("Both.", one, other)
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2 and latex.count(r"\caption") == 1
-    assert r"a\_1 & 1 ms ($\times$ $>$ 8) \\" in latex and r"\checkmark --" in latex
-    long = render.latex("Long.", Grid("lr", ["Row", "Avg."], [["a", "1"]] * 61))
-    assert long.startswith(
-        "\\begin{longtable}{lr}\n\\caption{Long.} \\\\\n\\toprule\nRow & Avg. \\\\\n\\midrule\n\\endhead\na"
     )
 
 

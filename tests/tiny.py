@@ -1,7 +1,6 @@
 """What several tests share: random models of toy size, token ids of made-up texts, a tokenizer of a few words."""
 
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
@@ -143,13 +142,6 @@ def kill(process: BaseProcess, ready: Callable[[], bool], wait_s: float) -> None
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL, "it had ended before it was killed"
-
-
-def free_port() -> int:
-    """A port that several processes can meet at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # --- a whole experiment ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
 """How things are run.
 
-`run` (./run_all.sh), `graph` (what needs what), `execute` (a job), `notebooks` (the files), `parallel` (several GPUs).
+`run` (./run_all.sh), `graph` (what needs what), `execute` (a job), `notebooks` (the files).
 """

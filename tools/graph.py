@@ -88,8 +88,8 @@ def files(*made: str) -> tuple[str, ...]:
     >>> files("figure1", "claims")
     ('figure1.svg', 'figure1.png', 'claims.md', 'claims.csv')
     """
-    kinds = {"figure": ("svg", "png"), "claims": ("md", "csv")}
-    return tuple(f"{name}.{kind}" for name in made for kind in kinds.get(name[:6], ("md", "csv", "tex")))
+    kinds = {name: ("svg", "png") if name.startswith("figure") else ("md", "csv") for name in made}
+    return tuple(f"{name}.{kind}" for name in made for kind in kinds[name])
 
 
 def jobs(profile: Profile) -> dict[str, Job]:

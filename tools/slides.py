@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import matplotlib
 import nbformat
 
-from tas_lib.report import pictures
+from lecture import pictures
 from tas_lib.report.style import STYLE
 from tools.notebooks import ROOT
 

@@ -34,9 +34,9 @@ PROFILE = "docs"  # a file in profiles/
 # %%
 import importlib
 
+from lecture import pictures
+from lecture.notebook import check, grid, show
 from tas_lib import config, losses
-from tas_lib.report import pictures
-from tas_lib.report.notebook import check, grid, show
 
 settings = config.load(PROFILE)
 sources = sorted((config.ROOT / "notebooks" / "src").glob("[0-9]*.py"))

@@ -23,11 +23,11 @@ import numpy as np
 import pandas as pd
 from numpy.random import Generator, Philox
 
+from lecture.notebook import check, grid, show
 from tas_lib import config, experiment
 from tas_lib.data import docstrings, versions
 from tas_lib.evaluation import metrics, significance
 from tas_lib.records import as_run
-from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import bm25
 
 # %% [markdown]

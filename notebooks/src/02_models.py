@@ -23,11 +23,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
+from lecture import pictures
+from lecture.notebook import check, grid, show
 from tas_lib import config, experiment, models
 from tas_lib.data import shipped
 from tas_lib.data.tokens import load_tokenizer, tokenise
-from tas_lib.report import pictures
-from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import pretrained
 
 # %%

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import tensor
 
+from lecture import explore, pictures
+from lecture.notebook import check, grid, show
 from tas_lib import config, experiment, losses, models
 from tas_lib.config import System
 from tas_lib.data import shipped
-from tas_lib.report import explore, pictures
-from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import pretrained
 from tas_lib.train import loop as training
 

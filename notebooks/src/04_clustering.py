@@ -29,10 +29,10 @@ from numpy.random import Generator, Philox
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
+from lecture.notebook import check, grid, show
 from tas_lib import clustering, config
 from tas_lib.experiment import Experiment
-from tas_lib.report import explore, figures, style
-from tas_lib.report.notebook import check, grid, show
+from tas_lib.report import figures, style
 
 settings = config.load(PROFILE)
 experiment = Experiment(settings)
@@ -206,6 +206,8 @@ figure
 # queries whose vectors are nearest to its own. *Before you try:* are these always its neighbours on the plane too?
 
 # %%
+from lecture import explore
+
 explore.cluster_hover(plane, clusters, vecs, queries)
 
 # %% [markdown]
@@ -242,7 +244,7 @@ round(agreement, 2)
 # ## Answer
 
 # %% tags=["answer"]
-from tas_lib.report import answers
+from lecture import answers
 
 answers.say(
     f"The clusters have {n_queries / k:.0f} queries on average, and "

@@ -21,11 +21,12 @@ SEED = 1  # of the order; 1 is what the systems of the tables are trained with
 # %%
 import numpy as np
 
+from lecture import explore, pictures
+from lecture.notebook import check, grid, show
 from tas_lib import config, sampling
 from tas_lib.experiment import Experiment
 from tas_lib.records import Pairs
-from tas_lib.report import explore, figures, pictures, style
-from tas_lib.report.notebook import check, grid, show
+from tas_lib.report import figures, style
 from tas_lib.report.style import LOOKS, fit
 
 settings = config.load(PROFILE)
@@ -258,7 +259,7 @@ explore.batches(experiment, SEED)
 # ## Answer
 
 # %% tags=["answer"]
-from tas_lib.report import answers
+from lecture import answers
 
 easy = {name: shares[h // 2 :].sum() for name, shares in drawn.items()}
 answers.say(

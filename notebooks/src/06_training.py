@@ -24,10 +24,10 @@ VARIANT = ""  # one of the profile's: other settings of training or sampling
 import pandas as pd
 import torch
 
+from lecture.notebook import check, grid, show
 from tas_lib import config, experiment
 from tas_lib.evaluation import metrics
 from tas_lib.report import figures
-from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import encode, frozen, pretrained
 from tas_lib.train import loop as training
 
@@ -131,7 +131,7 @@ pd.DataFrame(rows).T.round(3)
 # ## Answer
 
 # %% tags=["answer"]
-from tas_lib.report import answers
+from lecture import answers
 
 tell = answers.Teller(measured, settings.evaluation, lab.families)
 answers.say(

@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from IPython.display import Markdown
 
+from lecture.notebook import check, grid, show
 from tas_lib import config, experiment
 from tas_lib.data import shipped
 from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.report import cost, latency, paper, render
-from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import cross_encoder, dense, encode, frozen, pretrained
 from tas_lib.train import loop, teachers
 
@@ -279,7 +279,7 @@ Markdown(render.markdown(caption, *grids))
 # ## Answer
 
 # %% tags=["answer"]
-from tas_lib.report import answers
+from lecture import answers
 
 one, whole, most = found[1], found[1][latency.TOTAL], max(found)
 largest = max(stages[:3], key=lambda stage: one[stage].mean)

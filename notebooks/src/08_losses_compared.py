@@ -20,10 +20,10 @@ PROFILE = "docs"  # a file in profiles/
 import torch
 from IPython.display import Markdown
 
+from lecture.notebook import check, grid
 from tas_lib import config, experiment, losses
 from tas_lib.config import System
 from tas_lib.report import render, tables
-from tas_lib.report.notebook import check, grid
 from tas_lib.report.paper import TABLE3
 from tas_lib.retrieval import pretrained
 from tas_lib.train import loop as training
@@ -163,7 +163,7 @@ grid(
 # ## Answer
 
 # %% tags=["answer"]
-from tas_lib.report import answers
+from lecture import answers
 
 tell = answers.Teller(scores, settings.evaluation, lab.families)
 answers.say(

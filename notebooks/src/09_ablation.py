@@ -20,10 +20,10 @@ import pandas as pd
 from IPython.display import Markdown
 from ir_measures import Judged
 
+from lecture.notebook import check, grid
 from tas_lib import config, experiment
 from tas_lib.evaluation import columns, comparisons, metrics
 from tas_lib.report import render, tables
-from tas_lib.report.notebook import check, grid
 from tas_lib.report.paper import TABLE4
 
 settings = config.load(PROFILE)
@@ -160,7 +160,7 @@ assert all(0 < share <= 1 for values in judged.values() for share in values if s
 # ## Answer
 
 # %% tags=["answer"]
-from tas_lib.report import answers
+from lecture import answers
 
 tell, last = answers.Teller(scores, settings.evaluation, lab.families), "dual/tas_balanced"
 answers.say(

@@ -23,11 +23,12 @@ import numpy as np
 from IPython.display import Markdown, display
 from scipy.stats import chi2, t
 
+from lecture import answers
+from lecture.notebook import check, grid
 from tas_lib import config, experiment
 from tas_lib.evaluation import comparisons, significance
 from tas_lib.evaluation.columns import nine_columns
-from tas_lib.report import answers, claims_page, forest, render, style, tables
-from tas_lib.report.notebook import check, grid
+from tas_lib.report import claims_page, forest, render, style, tables
 from tas_lib.report.paper import NOT_RUN, TABLE4, TABLE5
 
 lab = experiment.Experiment(settings := config.load(PROFILE))

@@ -19,10 +19,11 @@ PROFILE = "docs"  # a file in profiles/
 import numpy as np
 from IPython.display import Markdown
 
+from lecture import explore
+from lecture.notebook import check, grid
 from tas_lib import config, experiment, sampling
 from tas_lib.evaluation import comparisons
-from tas_lib.report import explore, paper, render, tables
-from tas_lib.report.notebook import check, grid
+from tas_lib.report import paper, render, tables
 from tas_lib.retrieval import pretrained
 
 # %%
@@ -177,7 +178,7 @@ explore.search(lab, keys, lab.collection.sets[settings.evaluation.sets[0].name].
 # ## Answer
 
 # %% tags=["answer"]
-from tas_lib.report import answers
+from lecture import answers
 
 small, middle, large = named
 tell = answers.Teller(seeds, settings.evaluation, lab.families)

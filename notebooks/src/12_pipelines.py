@@ -24,11 +24,11 @@ from itertools import cycle
 import numpy as np
 from IPython.display import Markdown
 
+from lecture.notebook import check, grid
 from tas_lib import config, experiment
 from tas_lib.evaluation import comparisons, metrics
 from tas_lib.report import curves, latency, render, style, tables
 from tas_lib.report.curves import Curve
-from tas_lib.report.notebook import check, grid
 from tas_lib.report.paper import paper_table, rows7
 from tas_lib.retrieval import fusion
 
@@ -271,7 +271,7 @@ grid(gaps, ["whose", "column", "before", "after mono and duo", "after BERT_CAT (
 # ## Answer
 
 # %% tags=["answer"]
-from tas_lib.report import answers
+from lecture import answers
 
 tell = answers.Teller(scores, settings.evaluation, lab.families)
 won = [row for row in above if row[1] == "TAS-Balanced"]

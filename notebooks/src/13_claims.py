@@ -25,6 +25,7 @@ import torch
 from IPython.display import Markdown
 from numpy.random import Generator, Philox
 
+from lecture.notebook import check, grid, show
 from tas_lib import config, experiment, losses, sampling
 
 # %% [markdown]
@@ -37,7 +38,6 @@ from tas_lib import config, experiment, losses, sampling
 from tas_lib.data import shipped, tokens
 from tas_lib.evaluation import claims, comparisons, metrics
 from tas_lib.report import claims_page, curves, following, latency
-from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import cross_encoder, dense, encode, fusion, pretrained
 from tas_lib.train import loop, teachers
 
@@ -311,7 +311,7 @@ grid(rows, ["claim", "systems, or the rule", "column", "found"])
 # ## Answer
 
 # %% tags=["answer"]
-from tas_lib.report import answers
+from lecture import answers
 
 tell, new = answers.Teller(scores, settings.evaluation, lab.families), "dual/tas_balanced"
 same = {name: (f"{name}/random", f"{name}/tas_balanced") for name in ("pairwise", "in_batch", "dual")}

@@ -17,10 +17,10 @@ PROFILE = "docs"  # a file in profiles/
 # %%
 from IPython.display import Markdown
 
+from lecture.notebook import check, grid
 from tas_lib import config, experiment
 from tas_lib.evaluation import comparisons
 from tas_lib.report import render, tables
-from tas_lib.report.notebook import check, grid
 from tas_lib.report.paper import DEVIATIONS, TABLE5
 
 settings = config.load(PROFILE)

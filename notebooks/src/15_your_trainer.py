@@ -30,11 +30,11 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from transformers import PrinterCallback
 
 # %%
+from lecture.notebook import check, grid, show
 from tas_lib import clustering, config, models, sampling
 from tas_lib.data import shipped
 from tas_lib.experiment import Experiment
 from tas_lib.records import Pairs
-from tas_lib.report.notebook import check, grid, show
 from tas_lib.retrieval import pretrained
 from tas_lib.train.trainer import DualTeacherLoss, TasBatches, queries_of
 
@@ -211,7 +211,7 @@ grid(result, ["student", "mean error of the margin", "agrees with the teacher"])
 # - sentence-transformers passes over all rows once per epoch; here, as in §3, every batch is a fresh draw.
 # - Its trainer uses AdamW (without weight decay the same as Adam) and, unless told otherwise, a linear decay.
 # - Several processes: each takes every N-th batch. With `accelerator_config={"split_batches": True}` they share each
-#   batch, as our own loop does; then the loss needs `gather_across_devices=True`.
+#   batch; then the loss needs `gather_across_devices=True`.
 #
 # ## Exercises
 #

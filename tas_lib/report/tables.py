@@ -69,7 +69,7 @@ class Table(NamedTuple):
 
 
 def write(table: Table, folder: Path, name: str) -> list[Path]:
-    """`name`.md, .csv and .tex in `folder`, and `name`-compared likewise if others measured the same."""
+    """`name`.md and .csv in `folder`, and `name`-compared likewise if others measured the same."""
     paths = render.write(folder, name, table.caption, [table.grid], table.tidy)
     if len(table.beside):
         caption = compared.caption(table.caption.partition(":")[0], table.beside)

@@ -1,1 +1,1 @@
-"""Training one student: pairs, teachers, the loop, early stopping, several processes."""
+"""Training one student: pairs, teachers, the loop, early stopping."""

@@ -1,8 +1,4 @@
-"""The training loop of §4: numbered batches, one encoding of every text, early stopping, resumable bit for bit.
-
-Several processes (distributed.py) train the same student on the same batches as one. The result differs by rounding,
-and by dropout, for which each process has its own random stream.
-"""
+"""The training loop of §4: numbered batches, one encoding of every text, early stopping, resumable bit for bit."""
 
 import logging
 import math
@@ -21,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from tas_lib import losses, models
 from tas_lib.config import System, Training
 from tas_lib.losses import Dual
-from tas_lib.records import Batch, History, IntArray, Ragged
+from tas_lib.records import Batch, History, Ragged
 from tas_lib.sampling import Sampler
-from tas_lib.train import checkpoint, distributed
+from tas_lib.train import checkpoint
 from tas_lib.train.checkpoint import Progress
 from tas_lib.train.teachers import InBatchTeacher
 
@@ -67,18 +63,10 @@ def objective(system: System, settings: Training, teacher: InBatchTeacher | None
 
 def score_batch(student: nn.Module, queries: Ragged, passages: Ragged, batch: Batch, chunk: int = 32) -> Tensor:
     """Student scores (B, 2B) of every query against every passage, each text encoded once, in fp32."""
-    q = _encode(student, queries, batch.queries, chunk)  # (B, D)
-    p = _encode(student, passages, np.concatenate([batch.pos, batch.neg]), chunk)  # (2B, D)
+    q = models.encode_rows(student, queries, batch.queries, chunk)  # (B, D)
+    p = models.encode_rows(student, passages, np.concatenate([batch.pos, batch.neg]), chunk)  # (2B, D)
     with torch.autocast(q.device.type, enabled=False):  # in bf16, scores of 100 would lie 0.5 apart (D12)
         return q.float() @ p.float().T
-
-
-def _encode(student: nn.Module, texts: Ragged, rows: IntArray, chunk: int) -> Tensor:
-    """`models.encode_rows`, shared by all processes: each takes every N-th text by length, so shares cost alike."""
-    distinct, back = np.unique(rows, return_inverse=True)
-    order = np.argsort(texts.lengths_of(distinct), kind="stable")
-    own = models.encode_rows(student, texts, distinct[order[distributed.share(len(order))]], chunk)
-    return distributed.gather(own, len(order))[torch.from_numpy(np.argsort(order)[back]).to(own.device)]
 
 
 class Cached(nn.Module):
@@ -145,7 +133,7 @@ def forward_pass(
 
     def forward(batch: Batch, step: int) -> Dual:
         # dropout depends on the step alone, as the batch does
-        torch.manual_seed(settings.model_seed * 1_000_003 + step + (distributed.index() << 40))
+        torch.manual_seed(settings.model_seed * 1_000_003 + step)
         with torch.autocast(kind, precision, enabled=settings.precision != "fp32"):
             scores = score_batch(encoder, queries, passages, batch, settings.cached_chunk or 32)
         return loss(scores.float(), batch)
@@ -159,7 +147,7 @@ def train(
     loss: Objective,
     queries: Ragged,
     passages: Ragged,
-    validate: Callable[[nn.Module], float] | None,
+    validate: Callable[[nn.Module], float],
     settings: Training,
     folder: Path,
 ) -> list[History]:
@@ -167,7 +155,7 @@ def train(
     or as the last if `settings.keep` says so.
 
     student: what is trained of it (`frozen.trained_part`); queries, passages: what that reads.
-    validate: nDCG@10 on the early-stopping set, by the main process; None in the others. folder: of the checkpoints.
+    validate: nDCG@10 on the early-stopping set. folder: of the checkpoints.
     You can interrupt it: called again with the same folder, it resumes and ends with the same weights. Call
     `checkpoint.remove` once these are saved.
     """
@@ -178,8 +166,6 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     forward = forward_pass(student, loss, queries, passages, settings)
     start, history, best = checkpoint.resume(folder, student, adam, scaler)
-    if len(set(distributed.from_all(start))) > 1:
-        raise ValueError(f"the processes of this training find different checkpoints in {folder}")
     stop = start if history and _finished(history, settings) else settings.steps  # killed after the last evaluation
     clock = time.monotonic() - (history[-1].seconds if history else 0.0)
     sums = np.zeros(2)
@@ -189,7 +175,6 @@ def train(
         value = forward(batch, step)
         student.zero_grad()
         scaler.scale(value.total).backward()
-        distributed.sum_gradients(student)
         scaler.step(adam)
         scaler.update()
         sums += (value.pairwise.item(), value.in_batch.item())
@@ -203,15 +188,13 @@ def train(
         if done % settings.validate_every == 0 or done == settings.steps:
             since = done - (history[-1].step if history else 0)
             pairwise, in_batch = (sums / since).tolist()
-            ndcg = distributed.from_main(validate(student.eval()) if validate else None)
-            history.append(History(done, ndcg, pairwise, in_batch, time.monotonic() - clock))
+            history.append(History(done, validate(student.eval()), pairwise, in_batch, time.monotonic() - clock))
             student.train()
             sums[:] = 0
             log.info("step %d of %d: nDCG@10 %.4f, losses %.3f + %.3f, %.0f s", done, settings.steps, *history[-1][1:])
             if settings.keep == "last" or history[-1].ndcg > max((h.ndcg for h in history[:-1]), default=-1.0):
                 best = {name: value.detach().clone() for name, value in student.state_dict().items()}
-            if distributed.is_main():
-                checkpoint.write(folder, Progress(done, history, best), student, adam, scaler)
+            checkpoint.write(folder, Progress(done, history, best), student, adam, scaler)
             if _finished(history, settings):
                 break
     student.load_state_dict(best)

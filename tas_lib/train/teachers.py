@@ -17,7 +17,6 @@ from tas_lib.records import Batch, FloatArray, IntArray, Ragged
 from tas_lib.retrieval import pretrained
 from tas_lib.retrieval.encode import device as find_device
 from tas_lib.retrieval.encode import token_vectors
-from tas_lib.train import distributed
 
 LARGEST = 2**26
 """Scores of token against token that are held at once: 256 MB; on docs, 128 queries stay below."""
@@ -64,15 +63,14 @@ class InBatchTeacher(NamedTuple):
 
     def scores(self, batch: Batch, device: torch.device) -> Tensor:
         """(B, 2B), columns as in losses.py; as many queries at once as memory allows."""
-        own = distributed.share(len(batch.queries))
-        vecs, mask = self.queries.rows(batch.queries[own], device)  # (b, M, D), (b, M)
+        vecs, mask = self.queries.rows(batch.queries, device)  # (B, M, D), (B, M)
         passages, real = self.passages.rows(np.concatenate([batch.pos, batch.neg]), device)  # (2B, N, D), (2B, N)
         n = max(1, LARGEST // (mask.shape[1] * real.numel()))
         parts = [
             models.late_interaction(v, m, passages, p)
-            for v, m, p in zip(vecs.split(n), mask.split(n), self.masks(real)[own].split(n), strict=True)
+            for v, m, p in zip(vecs.split(n), mask.split(n), self.masks(real).split(n), strict=True)
         ]
-        return distributed.gather(torch.cat(parts), len(batch.queries))
+        return torch.cat(parts)
 
     def masks(self, mask: Tensor) -> Tensor:
         """The masks (B, 1, 2B, N) of passages, by query: each passage's own. mask: (2B, N)."""

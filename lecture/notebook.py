@@ -17,9 +17,9 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 from torch import Tensor
 
+from lecture import gaps  # noqa: F401 - its import sets what happens where a cell does not apply
 from tas_lib.config import ROOT
 from tas_lib.data import progress
-from tas_lib.report import gaps  # noqa: F401 - its import sets what happens where a cell does not apply
 
 shell = get_ipython()
 progress.show_in(shell)

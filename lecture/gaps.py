@@ -1,6 +1,6 @@
 """Cells of a notebook that do not apply to a profile: they say why, and the notebook goes on.
 
-Importing it in a notebook, as `tas_lib.report.notebook` does, is enough.
+Importing it in a notebook, as `lecture.notebook` does, is enough.
 """
 
 import ast
