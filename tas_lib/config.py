@@ -114,7 +114,7 @@ SAMPLING = {
     "hard_margin": CLUSTERING | {"margin_cap"},
 }
 """The settings of `Sampling` that a strategy depends on."""
-EXECUTION = {"workers", "cached_chunk", "compile"}
+EXECUTION = {"workers", "chunk", "cached_chunk", "compile"}
 """Execution settings of a training, which do not affect the result: an interrupted run resumes with others."""
 PIPELINE = {"pooling", "query_prompt", "passage_prompt", "normalize", "of", "how", "first", "by", "depth"}
 """The fields that do not apply to a trained system."""
