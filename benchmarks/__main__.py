@@ -19,7 +19,7 @@ from benchmarks.measure import in_new_process
 from tas_lib.data.store import atomic_write
 from tas_lib.report.latency import hardware, roofline
 
-NAMES = ("search", "sampling", "kmeans", "ingest", "encoding", "training_step")  # `gpu` runs only when named
+NAMES = ("start", "search", "sampling", "encoding", "reranking", "training_step", "growth")  # `gpu` only when named
 LIBRARIES = ("numpy", "torch", "faiss-gpu", "faiss-cpu", "transformers", "sentence-transformers", "scikit-learn")
 RESULTS = Path(__file__).with_name("results.md")
 

@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import psutil
-
 ROOT = Path(__file__).resolve().parents[1]
 CODE = """
 import importlib, json, sys
@@ -40,29 +38,21 @@ Result = TypeVar("Result")
 
 
 class Used(NamedTuple):
-    """What a work used: seconds, processor seconds of all threads, gigabytes that its result holds and the peak."""
+    """What a work used: seconds, and gigabytes at most."""
 
     seconds: float
-    cpu: float
-    held_gb: float
     peak_gb: float
 
 
 def used(work: Callable[[], Result]) -> tuple[Used, Result]:
     """What a work used, and its result; the peak is that of the whole process, so call this in a new one."""
-    before, cpu, start = resident_gb(), time.process_time(), time.perf_counter()
+    start = time.perf_counter()
     result = work()
-    elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu
-    return Used(elapsed, cpu, resident_gb() - before, peak_gb()), result
-
-
-def resident_gb() -> float:
-    """Gigabytes of this process now, pages of mapped files included."""
-    return float(psutil.Process().memory_info().rss / 1e9)
+    return Used(time.perf_counter() - start, peak_gb()), result
 
 
 def peak_gb() -> float:
-    """The most that they have been."""
+    """The most gigabytes that this process has had."""
     status = Path("/proc/self/status")
     if status.exists():  # Linux, where getrusage counts the parent's memory too
         return next(int(line.split()[1]) for line in status.open() if line.startswith("VmHWM")) * 1_024 / 1e9

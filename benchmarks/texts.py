@@ -27,9 +27,13 @@ def synthetic(tokenizer: PreTrainedTokenizerBase, n: int, lengths: Lengths, seed
     """n texts; each word is one token."""
     rng = Generator(Philox(key=[seed, 0]))
     words = sorted(word for word in tokenizer.get_vocab() if word.isalpha() and word.isascii() and len(word) > 2)
+    return [" ".join(words[i] for i in rng.integers(0, len(words), n - 2)) for n in sizes(n, lengths, rng)]
+
+
+def sizes(n: int, lengths: Lengths, rng: Generator) -> IntArray:
+    """How many tokens n texts have."""
     mean = np.log(lengths.mean) - lengths.sigma**2 / 2
-    sizes = rng.lognormal(mean, lengths.sigma, n).round().astype(int).clip(4, lengths.cap) - 2
-    return [" ".join(words[i] for i in rng.integers(0, len(words), size)) for size in sizes]
+    return rng.lognormal(mean, lengths.sigma, n).round().astype(int).clip(4, lengths.cap)
 
 
 def padded(lengths: IntArray, chunk: int) -> int:

@@ -23,7 +23,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 from PIL import Image
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from tas_lib import losses, sampling
@@ -219,6 +218,8 @@ def cluster_hover(plane: ClusterPlane, clusters: Clusters, vecs: FloatArray, tex
     vecs, texts: of all queries that were clustered. Without JavaScript, each point still has its query as a tooltip.
     """
     queries = np.concatenate([clusters.members[number] for number in plane.numbers])
+    from sklearn.neighbors import NearestNeighbors
+
     near = NearestNeighbors(n_neighbors=min(n, len(queries) - 1), metric="cosine").fit(vecs[queries]).kneighbors()[1]
     low, high = (end(np.concatenate(plane.points), axis=0) for end in (np.min, np.max))
     groups, names, rows = "", "", iter(zip(queries, near.tolist(), strict=True))

@@ -107,7 +107,7 @@ class System(Settings):
 
 
 Kind = TypeVar("Kind", bound=Settings)
-EXECUTION = {"workers", "cached_chunk", "compile"}
+EXECUTION = {"workers", "chunk", "cached_chunk", "compile"}
 """Execution settings of a training, which do not affect the result: an interrupted run resumes with others."""
 PIPELINE = {"pooling", "query_prompt", "passage_prompt", "normalize", "of", "how", "first", "by", "depth"}
 """The fields that do not apply to a trained system."""

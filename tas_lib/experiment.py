@@ -146,7 +146,8 @@ class Experiment:
     def candidates(self, system: System) -> Candidates:
         """The early-stopping set: BM25's candidates for the baseline itself, the baseline's for all others (§4.3)."""
         first = self.runs.retriever(BM25 if system.name == self.baseline.name else self.baseline)
-        return early_stopping.candidates(self.collection, self.profile.stop, first)
+        precision = self.profile.of(system).training.precision
+        return early_stopping.candidates(self.collection, self.profile.stop, first, precision)
 
     def trained(self, system: System, light: bool = False) -> Path:
         """The folder of a trained system: model, tokenizer, `history.json`; trained now if it is not there.

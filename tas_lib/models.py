@@ -5,14 +5,17 @@ Shapes: N texts or pairs, T tokens, D width of a vector. Loading and saving: `re
 
 import inspect
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tas_lib.records import IntArray, Ragged
 
+PreTrainedModel: TypeAlias = "transformers.PreTrainedModel"  # by its name: to load the class takes seconds
+PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MASKED_PASSAGE = -1000.0  # a padded passage token never wins the maximum of Eq. 3 (D10)
 
 

@@ -11,7 +11,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.random import Generator, Philox
@@ -39,6 +39,24 @@ class Sampler(NamedTuple):
         rng = Generator(Philox(key=[self.seed, step]))
         queries = self.draw_queries(rng)
         return self.pairs.take(queries, self.draw_pairs(queries, rng))
+
+    def batches(self, steps: Sequence[int]) -> list[Batch]:
+        """The same batches, faster: the pairs of all these steps are drawn together, with each step's own numbers."""
+        rngs = [Generator(Philox(key=[self.seed, step])) for step in steps]
+        queries = np.concatenate([self.draw_queries(rng) for rng in rngs])
+        drawn = self.pairs.take(queries, self.draw_pairs(queries, cast(Generator, Together(rngs))))
+        return [Batch(*of_step) for of_step in zip(*(column.reshape(len(rngs), -1) for column in drawn), strict=True)]
+
+
+class Together(NamedTuple):
+    """The random numbers of several steps: an array's equal parts are drawn by one generator each."""
+
+    rngs: Sequence[Generator]
+
+    def integers(self, *bounds: IntArray) -> IntArray:
+        """As `Generator.integers`, of arrays (n * B,)."""
+        parts = zip(self.rngs, *(bound.reshape(len(self.rngs), -1) for bound in bounds), strict=True)
+        return np.concatenate([rng.integers(*of_step) for rng, *of_step in parts])
 
 
 def make_sampler(
@@ -160,9 +178,12 @@ def bin_bounds(pairs: Pairs, queries: IntArray, n_bins: int) -> IntArray:
     last closed. The first inequality is printed the wrong way round (D5). Equal margins all fall into the last range.
     """
     start, stop = pairs.offsets[queries], pairs.offsets[queries + 1]
-    slices = zip(start.tolist(), stop.tolist(), inner_edges(pairs, queries, n_bins), strict=True)
-    below = np.array([pairs.margins[first:last].searchsorted(edges) for first, last, edges in slices])  # (B, h - 1)
-    return np.column_stack([start, start[:, None] + below.reshape(len(queries), n_bins - 1), stop])
+    edges, last = inner_edges(pairs, queries, n_bins), stop[:, None] - 1  # (B, h - 1), (B, 1)
+    below = np.broadcast_to(last, edges.shape) - (stop - start)[:, None]  # the last pair known to be below an edge
+    for power in reversed(range(int((stop - start).max(initial=0)).bit_length())):  # bisection, for all edges at once
+        ahead = below + (1 << power)
+        below = np.where((ahead <= last) & (pairs.margins.take(ahead, mode="clip") < edges), ahead, below)
+    return np.column_stack([start, below + 1, stop])
 
 
 def bin_numbers(pairs: Pairs, queries: IntArray, margins: FloatArray, n_bins: int) -> IntArray:

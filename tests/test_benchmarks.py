@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from benchmarks import Figure, __main__, encoding, gpu, ingest, kmeans, measure, sampling, search, texts, training_step
+from benchmarks import Figure, __main__, encoding, gpu, growth, measure, sampling, search, texts, training_step
 from tas_lib import losses
 from tas_lib import sampling as ours
 from tas_lib.config import load
@@ -24,8 +24,7 @@ FIGURE = Figure("a | b", "1 s", "theirs 3 s", "3 ×", "≥ 2 ×", "met", "Readin
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's limits are not measured."""
-    for module in (search, kmeans):
-        monkeypatch.setattr(module, "roofline", lambda device, seconds=1.0: Roofline(10.0, 100.0))
+    monkeypatch.setattr(search, "roofline", lambda device, seconds=1.0: Roofline(10.0, 100.0))
 
 
 @pytest.fixture
@@ -61,20 +60,20 @@ def test_named_benchmarks_are_run_and_only_a_run_of_all_writes_the_results(monke
     def call(module: str, function: str, full: bool) -> list[list[str]]:
         name = module.removeprefix("benchmarks.")
         calls.append((name, full))
-        if name == "ingest":
-            raise RuntimeError("benchmarks.ingest: no disk")
+        if name == "growth":
+            raise RuntimeError("benchmarks.growth: no disk")
         return [list(FIGURE._replace(what=name))]
 
     monkeypatch.setattr(__main__, "in_new_process", call)
     monkeypatch.setattr(__main__, "description", lambda: {"cores": "2"})
     monkeypatch.setattr(__main__, "RESULTS", tmp_path / "results.md")
-    assert __main__.main(["kmeans", "--full"]) == 0
-    assert calls == [("kmeans", True)] and not (tmp_path / "results.md").exists()
-    assert "| kmeans | 1 s |" in capsys.readouterr().out
+    assert __main__.main(["sampling", "--full"]) == 0
+    assert calls == [("sampling", True)] and not (tmp_path / "results.md").exists()
+    assert "| sampling | 1 s |" in capsys.readouterr().out
     assert __main__.main([]) == 1  # one of them failed, and the others are on the page
     assert calls[1:] == [(name, False) for name in __main__.NAMES]
     page = (tmp_path / "results.md").read_text(encoding="utf-8")
-    assert "| search | 1 s |" in page and "- *ingest* failed: benchmarks.ingest: no disk" in page
+    assert "| search | 1 s |" in page and "- *growth* failed: benchmarks.growth: no disk" in page
     assert page == capsys.readouterr().out
     assert __main__.main(["sampler"]) == 2
     assert capsys.readouterr().err.startswith("no benchmark 'sampler'; the benchmarks are: search, ")
@@ -83,10 +82,9 @@ def test_named_benchmarks_are_run_and_only_a_run_of_all_writes_the_results(monke
 # --- time and memory ---------------------------------------------------------------------------------------------
 
 
-def test_memory_is_what_the_result_holds():
+def test_the_peak_holds_the_result():
     used, result = measure.used(lambda: np.ones(50_000_000))  # 400 MB
-    assert len(result) == 50_000_000
-    assert 0.35 < used.held_gb < 0.45 and used.peak_gb >= used.held_gb and used.seconds > 0
+    assert len(result) == 50_000_000 and used.peak_gb >= 0.4 and used.seconds > 0
 
 
 def test_a_failure_in_another_process_is_its_last_line():
@@ -123,14 +121,6 @@ def test_one_query_finds_what_faiss_finds(tmp_path: Path, quick: None):
     assert int(share.note.split("; ")[-1].split()[0].replace(",", "")) > 990  # fp32 sums in another order
 
 
-def test_a_tenth_of_k_means_says_what_it_would_be_at_full_size(monkeypatch, quick: None):
-    monkeypatch.setattr(kmeans, "QUERIES", 8_000)
-    monkeypatch.setattr(kmeans, "CLUSTERS", 100)
-    default, random_start = kmeans.figures()
-    assert "k-means++" in default.against and "random" in random_start.against
-    assert "ran on 80 queries" in default.note and "all times are 100 times as long" in random_start.note
-
-
 def test_encoding_is_compared_on_the_same_vectors_of_the_same_texts(tmp_path: Path):
     tokenizer = tiny.tokenizer()
     pretrained.save(BertDot(tiny.bert(len(tokenizer)), "mean"), tokenizer, tmp_path)
@@ -139,10 +129,17 @@ def test_encoding_is_compared_on_the_same_vectors_of_the_same_texts(tmp_path: Pa
     assert float(figure.note.split()[-1]) < 1e-5
 
 
+def test_many_queries_are_set_beside_the_matrix_rate(tmp_path: Path, quick: None):
+    figure = search.many_queries(tmp_path, n=3_000, queries=20)
+    assert figure.what == "20 queries, top 1,000, 3,000 × 768 in fp16" and figure.ratio.endswith("%")
+
+
 @pytest.mark.slow
-def test_a_small_collection_is_read_in_every_way():
-    figures = ingest.figures(lines=4_000)
-    assert [figure.what for figure in figures] == ["4,000 lines of teacher scores, to pairs sorted by margin"]
+@pytest.mark.parametrize("part", growth.PARTS)
+def test_the_growth_of_every_part_is_measured(part: str, monkeypatch):
+    monkeypatch.setenv("TAS_RUNS", "")  # set by the part that reads a collection
+    seconds, gb = growth.at(part, 1_000)
+    assert 0 < seconds < 600 and 0 < gb < 50
 
 
 def test_synthetic_texts_have_the_lengths_of_the_collection():

@@ -228,7 +228,7 @@ def test_a_training_depends_on_its_own_settings_and_not_on_execution(load):
         sections = {name: config.changed(getattr(profile, name), values) for name, values in changes.items()}
         return profile.model_copy(update=sections).decisive(system) != profile.decisive(system)
 
-    assert not differs(dual, training={"workers": 3, "cached_chunk": 8, "compile": True})
+    assert not differs(dual, training={"workers": 3, "chunk": 4, "cached_chunk": 8, "compile": True})
     assert differs(dual, training={"learning_rate": 1.0}) and differs(random, tokens={"query": 8})
     assert differs(dual, sampling={"margin_bins": 5}) and not differs(
         random, sampling={"margin_bins": 5, "clusters": 3}

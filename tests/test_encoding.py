@@ -49,6 +49,12 @@ def write(folder: Path | str) -> bytes:
     return Path(folder, "vectors.npy").read_bytes()
 
 
+def test_a_lower_precision_gives_nearly_the_same_vectors_and_makes_another_artefact():
+    exact, rough = (encoding.encode(*model_and_texts(), precision=precision) for precision in ("fp32", "bf16"))
+    assert rough.dtype == np.float32 and not np.array_equal(exact, rough)
+    np.testing.assert_allclose(rough, exact, atol=0.05)
+
+
 def never(*_: object) -> None:
     raise AssertionError("encoded again")
 

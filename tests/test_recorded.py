@@ -118,6 +118,7 @@ NONE = {
     "kept_vectors_gb": "execution: where ColBERT's vectors come from, which are equal up to rounding",
     "sampling.batch_size": "a system has its own",
     "training.workers": "execution",
+    "training.chunk": "execution",
     "training.cached_chunk": "execution",
     "training.compile": "execution",
     "training.list_weights.kldiv_as_published": "as the weight of listnet",

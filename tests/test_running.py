@@ -360,24 +360,27 @@ def test_time_and_disk_at_full_size_are_estimated_for_this_machine(monkeypatch: 
     assert "13,000 GFLOP/s" in head and columns.split() == ["target", "time", "disk", *cards, "memory"]
     times = {line.split()[0]: line.split()[1:3] for line in lines if not line.startswith("*")}
     assert {*times} == {*(f"table{n}" for n in range(1, 8)), "figure1", "figure2", "figure3", "everything"}
-    # the baseline alone: 800K steps of 32 × 160 tokens three times, 200 validations of 3,200 × 7,510 tokens, and the
-    # collection's 663M tokens; 85M operations per token at 6.5 TFLOP/s: 1.0e18 + .41e18 + .06e18 over 6.5e12
-    assert times["figure1"] == ["2.7", "days"]
+    # the baseline alone: 800K steps of 32 × 160 tokens, × 1.66 with padding, three times; 200 validations of 3,200 ×
+    # 7,510 tokens and the collection's 663M, × 1.02; 85M operations per token at 6.5 TFLOP/s: 1.73e18 + .42e18 + .06e18
+    assert times["figure1"] == ["3.9", "days"]
     published = {line.split()[0]: line.split()[1:5] for line in estimate.lines(config.load("checkpoints"))[2:]}
-    assert published["table6"][:2] == ["12.0", "h"]  # five systems encode the collection
+    assert published["table6"][:2] == ["12.3", "h"]  # five systems encode the collection
 
 
 def test_what_fits_an_afternoon_is_said_for_each_card(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(estimate, "roofline", lambda device: Roofline(gb_s=10, gflop_s=13_000))
     profile = config.load("msmarco-small")
     *lines, t4, _, h100 = estimate.lines(profile)
-    # 20K steps of 32 × 160 tokens, in two corners three times and in two four times, and 10 validations of 800 × 3,760;
-    # 85M operations per token: 1.32e17 in all, at 6 TFLOP/s; and the vectors, 4 × 500K × 75 tokens, at 4 TFLOP/s
+    # 9K steps of 32 × 160 tokens × 1.30, in two corners three times and in two four times; 3 validations of 800 × 3,760
+    # and 500K × 75 tokens in each, × 1.02; 85M operations per token: 8.7e16 in all, at 9 TFLOP/s
     names = "labels, pairwise/random, dual/random, dual/tas_balanced"
-    assert t4 == f"{names} on T4: 7.0 h; three hours allow 6,924 steps each"
-    assert h100.startswith(f"{names} on H100: 43.7 min; ")
+    assert t4 == f"{names} on T4: 2.7 h; three hours allow 10,030 steps each"
+    assert h100.startswith(f"{names} on H100: 24.2 min; ")
     figure1 = next(line for line in lines if line.startswith("figure1"))
-    assert figure1.endswith("4 GB") and "92.8 min" in figure1  # of which 13 encode the collection
+    assert figure1.endswith("4 GB") and "35.7 min" in figure1  # of which 6 encode the collection
+    in_fp32 = profile.training.model_copy(update={"precision": "fp32"})
+    *_, t4, _, _ = estimate.lines(profile.model_copy(update={"training": in_fp32}))
+    assert " on T4: 11.0 h; " in t4  # at 2.2 TFLOP/s
     # weights, gradients, Adam 1.1 GB, CUDA 1; ColBERT .8; 34 × 768 bytes in 6 layers of (2 × 200 + 30) tokens × b
     gb = {b: estimate.memory_gb(profile, config.System(batch_size=b)) for b in (32, 96, 256)}
     assert gb == pytest.approx({32: 5.0, 96: 9.3, 256: 20.1}, abs=0.05)

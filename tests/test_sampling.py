@@ -62,6 +62,14 @@ def test_the_same_step_gives_the_same_batch_in_any_order_and_in_any_process(stra
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_batches_of_many_steps_are_those_of_each_step_byte_for_byte(strategy):
+    sampler = make(strategy, even(60), split(20, 25, 15), batch_size=8)
+    for step, together in zip(range(3, 40), sampler.batches(range(3, 40)), strict=True):
+        for ours, alone in zip(together, sampler.batch(step), strict=True):
+            assert (ours.dtype, ours.tobytes()) == (alone.dtype, alone.tobytes())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_another_seed_or_another_step_gives_another_batch(strategy):
     samplers = [make(strategy, even(60), split(20, 25, 15), seed, batch_size=8) for seed in range(3)]
     batches = [sampler.batch(step) for sampler in samplers for step in range(3)]

@@ -79,6 +79,9 @@ def test_fresh_vectors_are_those_that_are_kept(colbert: ColBert):
     assert fresh[0].dtype == torch.float32 and not fresh[0].requires_grad
     assert torch.equal(fresh[1], kept[1])
     torch.testing.assert_close(fresh[0][fresh[1]], kept[0][kept[1]], atol=2e-3, rtol=2e-3)  # other padding, in fp16
+    parts = FreshVectors(colbert, PASSAGES, chunk=2).rows(rows)
+    assert torch.equal(parts[1], fresh[1])
+    torch.testing.assert_close(parts[0][parts[1]], fresh[0][fresh[1]], atol=2e-3, rtol=2e-3)
 
 
 def test_scores_are_computed_in_fp32_whatever_the_encoders_precision():

@@ -1,15 +1,19 @@
 """Downloads, and time, disk and GPU memory of each figure and table at MS MARCO's size, before anything is run.
 
-Time: the operations of encoders and re-rankers at half the matrix rate measured here, or at the rates of `CARDS`;
-attention, reading files and BM25's searches are left out. Disk: what stays in runs/. Memory: of the largest training,
-with texts at their maximum length. The shapes are DistilBERT's and T5-base's.
+Time: the operations of encoders and re-rankers at half the matrix rate measured here, or at the rates of `CARDS`, with
+those on padding; attention, reading files, BM25's searches and the collection are left out. Disk: what stays in runs/.
+Memory: of the largest training, with texts at their maximum length. The shapes are DistilBERT's and T5-base's.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.random import Generator, Philox
 
+from benchmarks import texts
 from tas_lib.config import MsMarcoSource, Profile, System
 from tas_lib.data.sources import msmarco
 from tas_lib.report.latency import roofline
@@ -18,9 +22,10 @@ from tools import graph
 from tools.progress import duration
 
 PASSAGE, QUERY = 75, 10  # tokens: 56 and 6 words (Thakur et al. 2021, Table 1) of 1.3 pieces each, specials included
+SORTED = 1.02  # tokens with padding, where a whole collection is sorted by length (chunks of 64)
 ENCODER = 2 * 6 * 12 * 768**2  # operations per token: six layers of DistilBERT
 T5 = 2 * 12 * 7 * 768**2  # operations per token: T5-base, 12 layers that read, or 12 that write
-SHARE = 0.5  # of the measured matrix rate
+SHARE = 0.5  # of the measured matrix rate; benchmarks/results.md: .59 when encoding, padding counted
 COLLECTION_GB = 5.2 / graph.MSMARCO_PASSAGES  # of a passage: texts (3.2), token ids (1.4), 40M pairs (0.6)
 TRAINED_GB = 3.0  # weights, two checkpoints with Adam's moments, run files
 VECTORS_GB = 2e-9 * 768  # of a passage, fp16
@@ -31,16 +36,16 @@ AFTERNOON_S = 3 * 3_600
 
 
 class Card(NamedTuple):
-    """A GPU, its memory, and the TFLOP/s that we expect of it; operations on padding do not count."""
+    """A GPU, its memory, and its TFLOP/s in such encoders; operations on padding count."""
 
     name: str
     memory_gb: int
-    half: float  # trainings in fp16 or bf16
-    single: float  # fp32: vectors, re-rankers
+    half: float  # students, their vectors and ColBERT in fp16 or bf16
+    single: float  # fp32: re-rankers, and all of a profile in fp32
 
 
-CARDS = (Card("T4", 16, 6, 4), Card("RTX 3090", 24, 16, 12), Card("H100", 80, 60, 30))
-"""Nothing was measured on them. The paper's 48 hours for 800K steps on a card of 11 GB are 8 TFLOP/s (§4.2)."""
+CARDS = (Card("T4", 16, 9, 2.2), Card("RTX 3090", 24, 28, 12), Card("H100", 80, 60, 30))
+"""Nothing was measured by us. T4: published measurements; the others: expected from these (docs/gpu.md has sources)."""
 
 
 def downloads(source: MsMarcoSource) -> list[str]:
@@ -107,15 +112,17 @@ def memory_gb(profile: Profile, system: System | None) -> float:
 
 
 def costs(profile: Profile, job: graph.Job) -> Iterator[tuple[str, float, float, float]]:
-    """What a job computes: a name (shared by jobs that need the same), operations of training, others, disk in GB."""
+    """What a job computes: a name (shared by jobs that need the same), operations of students, others, disk in GB."""
     n = passages(profile)
     yield "collection", 0, 0, n * COLLECTION_GB
     keys = {job.trains} if job.trains else {*(graph.NOTEBOOKS[job.notebook].systems or ())}
     for key, system in profile.systems.items():
         if key in keys and (job.trains or system.kind in ("untrained", "checkpoint")):
-            yield f"{key}, vectors", 0, n * PASSAGE * ENCODER, n * VECTORS_GB
+            yield f"{key}, vectors", n * PASSAGE * SORTED * ENCODER, 0, n * VECTORS_GB
         if key == job.trains:
             yield key, training(profile, system), 0, TRAINED_GB
+            if system.teacher in ("in_batch", "dual") and kept(profile):
+                yield "ColBERT's vectors", n * PASSAGE * SORTED * ENCODER, 0, n * PASSAGE * VECTORS_GB
         elif system.kind in ("reranked", "expanded") and job.name == graph.PIPELINES:
             yield key, 0, pipeline(profile, system), 4.0 if system.kind == "expanded" else 0.1
 
@@ -125,13 +132,32 @@ def passages(profile: Profile) -> int:
     return profile.reduction.passages if profile.reduction else graph.MSMARCO_PASSAGES
 
 
+def kept(profile: Profile) -> bool:
+    """Whether ColBERT's vectors of all passages are kept; else it encodes every batch."""
+    return passages(profile) * PASSAGE * VECTORS_GB <= profile.kept_vectors_gb
+
+
 def training(profile: Profile, system: System) -> float:
     """Operations of a training, validation included; forward and backward pass are three forward ones."""
     settings, stop = profile.of(system).training, profile.stop
-    passes = 4 if system.teacher in ("in_batch", "dual") else 3
-    batch = system.batch_size * (QUERY + 2 * PASSAGE) * ENCODER * passes
-    validation = stop.queries * (QUERY + stop.depth * PASSAGE) * ENCODER
-    return settings.steps * batch + settings.steps // settings.validate_every * validation
+    batch = step_tokens(system.batch_size, settings.cached_chunk or settings.chunk) * (
+        4 if settings.cached_chunk else 3
+    )
+    if system.teacher in ("in_batch", "dual") and not kept(profile):
+        batch += step_tokens(system.batch_size, 16) + system.batch_size * profile.query_masks
+    validation = stop.queries * (QUERY + stop.depth * PASSAGE) * SORTED
+    return (settings.steps * batch + settings.steps // settings.validate_every * validation) * ENCODER
+
+
+@cache
+def step_tokens(b: int, chunk: int) -> float:
+    """Tokens of b queries and 2b passages, each sorted by length and padded in chunks: the mean of 100 batches."""
+    rng = Generator(Philox(key=[0, 0]))
+    draws = [
+        (texts.sizes(b, texts.MSMARCO["queries"], rng), texts.sizes(2 * b, texts.MSMARCO["passages"], rng))
+        for _ in range(100)
+    ]
+    return float(np.mean([sum(texts.padded(np.sort(sizes), chunk) for sizes in draw) for draw in draws]))
 
 
 def pipeline(profile: Profile, system: System) -> float:

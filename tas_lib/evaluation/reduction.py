@@ -4,8 +4,8 @@ from collections.abc import Container, Mapping
 from itertools import combinations
 from typing import NamedTuple
 
+import scipy
 from ir_measures import Measure
-from scipy.stats import kendalltau
 
 from tas_lib.evaluation.metrics import evaluate, mean
 from tas_lib.evaluation.significance import paired
@@ -47,4 +47,4 @@ def order(runs: Mapping[str, Run], qrels: Qrels, passages: Container[str], measu
         for better, worse in combinations(ranked, 2)
         if reduced[better] < reduced[worse] and whole[better] > whole[worse]
     ]
-    return Order(whole, reduced, float(kendalltau([*whole.values()], [*reduced.values()]).statistic), swaps)
+    return Order(whole, reduced, float(scipy.stats.kendalltau([*whole.values()], [*reduced.values()]).statistic), swaps)

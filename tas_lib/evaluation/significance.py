@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t
-from statsmodels.stats.multitest import multipletests
+import scipy
 
 
 class Estimate(NamedTuple):
@@ -25,11 +24,13 @@ class Estimate(NamedTuple):
         """Of the two-sided t-test of no difference."""
         if not self.difference or math.isinf(self.error):
             return 1.0
-        return float(2 * t.sf(abs(self.difference) / self.error, self.freedom)) if self.error else 0.0
+        return float(2 * scipy.stats.t.sf(abs(self.difference) / self.error, self.freedom)) if self.error else 0.0
 
     def reach(self, share: float) -> float:
         """Half the width of the interval that holds the true difference with this chance, 0.95 or another."""
-        return math.inf if math.isinf(self.error) else float(t.ppf((1 + share) / 2, self.freedom)) * self.error
+        return (
+            math.inf if math.isinf(self.error) else float(scipy.stats.t.ppf((1 + share) / 2, self.freedom)) * self.error
+        )
 
     def within(self, margin: float, alpha: float = 0.05) -> bool:
         """Whether the difference is shown to be smaller than the margin, either way: two one-sided tests (TOST)."""
@@ -76,4 +77,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
+    from statsmodels.stats.multitest import multipletests  # takes a second, with pandas
+
     return multipletests(p_values, method="holm")[1].tolist() if p_values else []

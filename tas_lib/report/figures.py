@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.random import Generator
-from sklearn.manifold import TSNE
 
 from tas_lib import clustering, sampling
 from tas_lib.clustering import Clusters
@@ -45,6 +44,8 @@ def lay_out(clusters: Clusters, vecs: FloatArray, texts: Sequence[str], rng: Gen
     members = [clusters.members[number] for number in numbers]
     chosen = np.concatenate([vecs[queries] for queries in members])  # (N, D)
     perplexity = min(30.0, (len(chosen) - 1) / 3)  # few points allow no more
+    from sklearn.manifold import TSNE
+
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=int(rng.integers(2**31)))
     points = np.split(tsne.fit_transform(chosen), np.cumsum([len(queries) for queries in members])[:-1])
     examples = [

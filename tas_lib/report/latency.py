@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 import torch
+import transformers
 from numpy.random import Generator, Philox
 from torch import Tensor
-from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerBase
 
 from tas_lib import models
 from tas_lib.data.store import Store, atomic_write
@@ -99,7 +99,7 @@ def now() -> float:
 
 def answering(
     model: BertDot,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: transformers.PreTrainedTokenizerBase,
     cap: int,
     search: Callable[[Tensor], object],
     chunk: int,
@@ -161,7 +161,7 @@ def in_turn(queries: Sequence[str], size: int) -> Iterator[list[str]]:
 
 def paper_encoder(vocabulary: int) -> BertDot:
     """A BERT_DOT of DistilBERT's size (6 layers of 768) with random weights: as slow as a trained one."""
-    return BertDot(DistilBertModel(DistilBertConfig(vocab_size=vocabulary))).eval()
+    return BertDot(transformers.DistilBertModel(transformers.DistilBertConfig(vocab_size=vocabulary))).eval()
 
 
 def unit_vectors(store: Store, n: int, width: int, seed: int = 0, shard: int = 65_536) -> Tensor:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from transformers import AutoConfig
+import transformers
 
 from tas_lib.config import DocsSource, Profile, System, located
 from tas_lib.data import shipped
@@ -67,7 +67,7 @@ def _pairs_need_scores(profile: Profile) -> bool:
 def _fits(profile: Profile, use: Use) -> None:
     inside = pretrained.load_config(use.source).get(pretrained.INSIDE)
     try:
-        config = AutoConfig.from_pretrained(inside or use.source)
+        config = transformers.AutoConfig.from_pretrained(inside or use.source)
     except (OSError, ValueError):
         return  # unknown to `transformers`: loading it raises the error
     positions = getattr(config, "max_position_embeddings", None) or math.inf

@@ -13,13 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import transformers
 from numpy.random import Philox
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tas_lib import models
 from tas_lib.config import Expansion, Profile
 from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection
+from tas_lib.models import PreTrainedModel
 from tas_lib.records import IntArray
 from tas_lib.retrieval.encode import device
 from tas_lib.retrieval.pretrained import load_seq2seq
@@ -90,7 +92,7 @@ def sample(model: PreTrainedModel, passages: Sequence[IntArray], how: Expansion,
     """
     device = next(model.parameters()).device
     ids, mask = models.pad(passages, device)
-    generation = GenerationConfig(
+    generation = transformers.GenerationConfig(
         do_sample=True,
         top_k=how.top_k,
         max_new_tokens=how.longest,

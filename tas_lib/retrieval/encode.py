@@ -52,10 +52,13 @@ def device() -> torch.device:
 
 
 @torch.inference_mode()
-def encode(model: torch.nn.Module, tokens: Ragged, rows: IntArray | None = None, chunk: int = 64) -> FloatArray:
-    """fp32 vectors (N, D) of the texts at `rows` (N,), of all by default."""
-    rows = np.arange(len(tokens.lengths)) if rows is None else rows
-    return models.encode_rows(model.eval(), tokens, rows, chunk).float().cpu().numpy()
+def encode(
+    model: torch.nn.Module, tokens: Ragged, rows: IntArray | None = None, chunk: int = 64, precision: str = "fp32"
+) -> FloatArray:
+    """fp32 vectors (N, D) of the texts at `rows` (N,), of all by default. precision: in which the model computes."""
+    rows, kind = np.arange(len(tokens.lengths)) if rows is None else rows, next(model.parameters()).device.type
+    with torch.autocast(kind, models.PRECISION[precision], enabled=precision != "fp32"):
+        return models.encode_rows(model.eval(), tokens, rows, chunk).float().cpu().numpy()
 
 
 @torch.inference_mode()
@@ -150,6 +153,7 @@ class BiEncoder:
         self.profile, self.collection, self.system, self.source = profile, collection, system, source
         self.published = system.kind == "checkpoint"
         self.layers = 0 if self.published else profile.of(system).training.frozen_layers
+        self.precision = profile.of(system).training.precision  # as in training
         self.pooling = system.pooling or profile.pooling
         if self.published and (kind := pretrained.another_kind(source)):
             raise ValueError(f"{source!r}: this is {kind}; a checkpoint has one encoder, and one vector per text")
@@ -170,15 +174,16 @@ class BiEncoder:
 
     def inputs(self) -> dict[str, str]:
         """Digests of what its vectors depend on besides the collection."""
+        rounded = {"precision": self.precision} if self.precision != "fp32" else {}
         if not self.published:
-            states = {"frozen_layers": str(self.layers)} if self.layers else {}
+            states = rounded | ({"frozen_layers": str(self.layers)} if self.layers else {})
             digest = store.folder_digest if self.system.kind == "untrained" else store.digest_of
             return {"model": digest(Path(self.source))} | states
         stated = self.system.model_dump(include={"query_prompt", "passage_prompt", "normalize"}, exclude_defaults=True)
         inputs = {"model": store.folder_digest(Path(self.source))} | {key: str(value) for key, value in stated.items()}
         if self.in_modules:
             return inputs
-        return inputs | {"tokenizer": tokenizer_digest(self.tokenizer), "pooling": self.pooling}
+        return inputs | {"tokenizer": tokenizer_digest(self.tokenizer), "pooling": self.pooling} | rounded
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -187,10 +192,11 @@ class BiEncoder:
 
     def texts_encoder(self, name: str) -> Encode:
         """From indices of passages (`passages`) or of a set's queries to vectors, by stored token ids or states."""
+        encoded = partial(encode, precision=self.precision)
         if self.published:
-            return partial(encode, self.load(), open_tokens(self.profile, self.collection, self.tokenizer)[name])
+            return partial(encoded, self.load(), open_tokens(self.profile, self.collection, self.tokenizer)[name])
         texts = open_texts(self.profile, self.collection, self.layers)
-        return partial(encode, frozen.trained_part(self.load(), self.layers), texts[name])
+        return partial(encoded, frozen.trained_part(self.load(), self.layers), texts[name])
 
     def vectors(self) -> torch.Tensor:
         """(P, D) fp16 vectors of the whole collection, memory-mapped."""
@@ -217,7 +223,7 @@ class BiEncoder:
         cap += len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else 0
 
         def encode_texts(texts: Sequence[str]) -> FloatArray:
-            vecs = encode(model, tokenise(tokenizer, [prompt + text for text in texts], cap))
+            vecs = encode(model, tokenise(tokenizer, [prompt + text for text in texts], cap), precision=self.precision)
             return vecs / np.linalg.norm(vecs, axis=1, keepdims=True).clip(1e-12) if normalize else vecs
 
         return encode_texts

@@ -10,8 +10,8 @@ x) = (W_kᵀ q)·x and Σ a (W_v x) = W_v (Σ a x), so no token is multiplied by
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import BertModel
 
 from tas_lib.models import BertDot
 
@@ -64,12 +64,12 @@ class LastLayer(nn.Module):
         return self.layer.output(self.layer.intermediate(hidden), hidden).float()
 
 
-def bert_of(student: nn.Module, layers: int) -> BertModel:
+def bert_of(student: nn.Module, layers: int) -> "transformers.BertModel":
     """The student's encoder; ValueError unless it has one layer more, of which CLS is all that is read."""
     if not isinstance(student, BertDot) or student.pooling != "cls":
         pooling = getattr(student, "pooling", None)
         raise ValueError(f"training.frozen_layers needs pooling `cls`; this encoder's is {pooling!r}")
-    if not isinstance(student.encoder, BertModel):
+    if not isinstance(student.encoder, transformers.BertModel):
         raise ValueError(f"training.frozen_layers needs a BERT; the encoder is a {student.encoder.config.model_type}")
     if student.encoder.config.num_hidden_layers != layers + 1:
         n = student.encoder.config.num_hidden_layers

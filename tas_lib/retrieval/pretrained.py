@@ -12,25 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers  # whose parts load when they are first used: those with models take seconds
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import (
-    MODEL_MAPPING,
-    AutoConfig,
-    AutoModel,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as SEQ2SEQ
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from tas_lib.config import Profile
 from tas_lib.data import shipped, store
 from tas_lib.data.tokens import load_tokenizer, tokenizer_digest
-from tas_lib.models import BertCat, BertDot, Classifier, ColBert
+from tas_lib.models import BertCat, BertDot, Classifier, ColBert, PreTrainedModel
 
 INSIDE = "bert_model"  # teachers published with the public code: their config's name of the encoder, and its prefix
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"  # of sentence-transformers
@@ -54,7 +45,7 @@ def one_line(what: str, name: str) -> Iterator[None]:
 def load_config(name: str) -> dict[str, Any]:
     """The contents of `config.json`."""
     with one_line("encoder", name):
-        config: dict[str, Any] = PretrainedConfig.get_config_dict(name)[0]
+        config: dict[str, Any] = transformers.PretrainedConfig.get_config_dict(name)[0]
         if not config:
             raise OSError("there is no config.json")
         return config
@@ -80,7 +71,8 @@ def another_kind(name: str) -> str:
         return "a ColBERT in Stanford's form, with a vector per token"
     if config.get("model_type") == "dpr":
         return "one half of a DPR pair, whose queries and passages have different encoders"
-    if not modules and config.get("model_type") in SEQ2SEQ:
+    seq2seq = transformers.models.auto.modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    if not modules and config.get("model_type") in seq2seq:
         return f"a {config['model_type']}, which needs {MODULES} of sentence-transformers to have one vector per text"
     return "" if modules or "ForSequenceClassification" not in architectures else "a cross-encoder"
 
@@ -95,9 +87,9 @@ def load_encoder(name: str) -> PreTrainedModel:
     """An encoder of `transformers`; of a teacher published with the public code, the encoder inside."""
     inside = load_config(name).get(INSIDE)
     with one_line("encoder", name):
-        config = AutoConfig.from_pretrained(inside or name)
+        config = transformers.AutoConfig.from_pretrained(inside or name)
         options: dict[str, Any] = {"dtype": torch.float32}
-        kind: Any = MODEL_MAPPING[type(config)]
+        kind: Any = transformers.MODEL_MAPPING[type(config)]
         if "add_pooling_layer" in inspect.signature(kind).parameters:
             options["add_pooling_layer"] = False  # Eq. 4 has no such layer
         if words := load_config(name).get(SHARED):
@@ -105,8 +97,8 @@ def load_encoder(name: str) -> PreTrainedModel:
             weights[WORDS] = load_file(Path(name, words, "model.safetensors"))[WORDS]
             return _complete(kind, None, config=config, state_dict=weights, **options)
         if not inside:
-            return _complete(AutoModel, name, config=config, **options)
-        encoder = AutoModel.from_config(config, **options)
+            return _complete(transformers.AutoModel, name, config=config, **options)
+        encoder = transformers.AutoModel.from_config(config, **options)
         refuse_missing(encoder.load_state_dict(_weights(name, INSIDE), strict=False).missing_keys)
         return encoder.eval()
 
@@ -155,7 +147,7 @@ def load_cross_encoder(name: str) -> BertCat | Classifier:
     if any(settings.get("prompts", {}).values()) or len(modules) > 1:
         raise ValueError(f"{name!r} reads query and passage in a template, not as CLS query SEP passage SEP")
     with one_line("cross-encoder", name):
-        model = _complete(AutoModelForSequenceClassification, name, dtype=torch.float32)
+        model = _complete(transformers.AutoModelForSequenceClassification, name, dtype=torch.float32)
     if model.config.num_labels != 1:
         raise ValueError(f"{name!r} is no cross-encoder: it has {model.config.num_labels} labels where a score is one")
     return Classifier(model).eval()
@@ -164,7 +156,7 @@ def load_cross_encoder(name: str) -> BertCat | Classifier:
 def load_seq2seq(name: str, device: torch.device | str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence-to-sequence model and its tokenizer."""
     with one_line("sequence-to-sequence model", name):
-        model = _complete(AutoModelForSeq2SeqLM, name, dtype=torch.float32)
+        model = _complete(transformers.AutoModelForSeq2SeqLM, name, dtype=torch.float32)
     torch.nn.Module.to(model, device)
     return model, load_tokenizer(name)
 

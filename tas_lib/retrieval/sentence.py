@@ -11,8 +11,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tas_lib.records import FloatArray
 from tas_lib.retrieval import pretrained
@@ -58,11 +58,11 @@ class SentenceEncoder(nn.Module):
 
 def _all_weights() -> AbstractContextManager[Any]:
     """Refuse a model of `transformers` that is loaded meanwhile and would get random weights; no pooler is needed."""
-    load = vars(PreTrainedModel)["from_pretrained"].__func__
+    load = vars(transformers.PreTrainedModel)["from_pretrained"].__func__
 
-    def checked(kind: type[PreTrainedModel], *arguments: Any, **options: Any) -> PreTrainedModel:
+    def checked(kind: type[Any], *arguments: Any, **options: Any) -> Any:
         model, info = load(kind, *arguments, **options, output_loading_info=True)
         pretrained.refuse_missing(key for key in info["missing_keys"] if "pooler." not in key)
         return model
 
-    return patch.object(PreTrainedModel, "from_pretrained", classmethod(checked))
+    return patch.object(transformers.PreTrainedModel, "from_pretrained", classmethod(checked))

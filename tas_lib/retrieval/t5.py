@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tas_lib import models
 from tas_lib.data.progress import Progress
@@ -27,7 +27,7 @@ STRETCH = 16_384  # prompts in memory at a time
 class T5Scorer(NamedTuple):
     """mono and duo over the queries of a set and the passages of a collection, both given by their indices (N,)."""
 
-    model: PreTrainedModel
+    model: models.PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     queries: Sequence[str]
     passages: Sequence[str]
@@ -59,7 +59,7 @@ class T5Scorer(NamedTuple):
 
 
 def answers(
-    model: PreTrainedModel,
+    model: models.PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[IntArray],
     chunk: int = 32,
@@ -76,7 +76,7 @@ def answers(
     return models.original_order(parts, chunks)
 
 
-def _first_word(model: PreTrainedModel, prompts: Sequence[IntArray]) -> Tensor:
+def _first_word(model: models.PreTrainedModel, prompts: Sequence[IntArray]) -> Tensor:
     """Logits (n, V) of the first word of the answers."""
     ids, mask = models.pad(prompts, next(model.parameters()).device)  # (n, T)
     start = torch.full((len(prompts), 1), model.config.decoder_start_token_id, device=ids.device)
@@ -84,7 +84,7 @@ def _first_word(model: PreTrainedModel, prompts: Sequence[IntArray]) -> Tensor:
 
 
 @torch.inference_mode()
-def answer_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+def answer_words(model: models.PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """Which of `WORDS` a model answers, the first if no word stands out; ValueError for another word."""
     prompt = prompts(tokenizer, MONO, [("what is a cat", "A cat is a small animal.")], 64)
     likely, ids = _first_word(model.eval(), prompt)[0].float().softmax(-1).topk(2)

@@ -5,8 +5,9 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,7 +27,6 @@ from tas_lib.train.teachers import InBatchTeacher
 log = logging.getLogger(__name__)
 Objective = Callable[[Tensor, Batch], Dual]
 """(student scores (B, 2B), batch) → the loss and its two parts"""
-PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def objective(system: System, settings: Training, teacher: InBatchTeacher | None) -> Objective:
@@ -38,7 +38,7 @@ def objective(system: System, settings: Training, teacher: InBatchTeacher | None
         "listnet": losses.listnet,
         "lambdarank": losses.lambdarank,
     }[system.loss]
-    precision = PRECISION[settings.precision]
+    precision = models.PRECISION[settings.precision]
 
     def loss(student: Tensor, batch: Batch) -> Dual:
         zero = student.new_zeros(())
@@ -86,33 +86,12 @@ class Cached(nn.Module):
         return recompute(self.student, ids, mask, use_reentrant=False)
 
 
-class Batches(Dataset[Batch]):
-    """Step numbers in, batches out; what the worker processes hold (§3, "concurrently in a sub-process")."""
-
-    def __init__(self, sampler: Sampler) -> None:
-        """sampler: any of the four strategies."""
-        self.sampler = sampler
-
-    def __getitem__(self, step: int) -> Batch:
-        """The batch of a step."""
-        return self.sampler.batch(step)
-
-
 def batches(sampler: Sampler, start: int, stop: int, workers: int) -> Iterator[Batch]:
-    """Batches start..stop-1 in order, composed ahead of need by `workers` processes."""
-    loader = DataLoader(
-        Batches(sampler),
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=workers,
-        collate_fn=_same,
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,  # the pair table is not copied
-    )
-    return iter(loader)
-
-
-def _same(batch: Any) -> Any:  # the default would make tensors of the rows
-    return batch
+    """Batches start..stop-1 in order, composed ahead of need by `workers` processes (§3, "in a sub-process")."""
+    context = "fork" if workers and sys.platform == "linux" else None  # the pair table is not copied
+    steps = cast(Dataset[int], range(start, stop))  # 32 at a time
+    loader = DataLoader(steps, 32, num_workers=workers, collate_fn=sampler.batches, multiprocessing_context=context)
+    return chain.from_iterable(loader)
 
 
 def rate(settings: Training, step: int) -> float:
@@ -129,13 +108,13 @@ def forward_pass(
     encoder = cast(nn.Module, torch.compile(student, dynamic=True)) if settings.compile else student
     if settings.cached_chunk:
         encoder = Cached(encoder)
-    kind, precision = next(student.parameters()).device.type, PRECISION[settings.precision]
+    kind, precision = next(student.parameters()).device.type, models.PRECISION[settings.precision]
 
     def forward(batch: Batch, step: int) -> Dual:
         # dropout depends on the step alone, as the batch does
         torch.manual_seed(settings.model_seed * 1_000_003 + step)
         with torch.autocast(kind, precision, enabled=settings.precision != "fp32"):
-            scores = score_batch(encoder, queries, passages, batch, settings.cached_chunk or 32)
+            scores = score_batch(encoder, queries, passages, batch, settings.cached_chunk or settings.chunk)
         return loss(scores.float(), batch)
 
     return forward

@@ -41,15 +41,19 @@ class TokenVectors:
 class FreshVectors:
     """The same vectors, made when they are needed: those of 8.8 million passages would fill a terabyte."""
 
-    def __init__(self, model: ColBert, tokens: Ragged) -> None:
-        """model: frozen. tokens: of every text."""
-        self.model, self.tokens = model.eval(), tokens
+    def __init__(self, model: ColBert, tokens: Ragged, chunk: int = 16) -> None:
+        """model: frozen. tokens: of every text. chunk: texts of similar length that are padded and encoded together."""
+        self.model, self.tokens, self.chunk = model.eval(), tokens, chunk
 
     @torch.no_grad()
     def rows(self, rows: IntArray, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Vectors (N, T, D), rounded to fp16 as kept ones are, and mask (N, T) of these texts."""
         ids, mask = models.pad([self.tokens.row(row) for row in rows], device)
-        return self.model(ids, mask).half().float(), mask.bool()
+        vecs = torch.zeros(*ids.shape, self.model.dim, device=device)
+        for some in models.length_chunks(self.tokens.lengths_of(rows), self.chunk):
+            longest = self.tokens.lengths_of(rows[some]).max()
+            vecs[some, :longest] = self.model(ids[some, :longest], mask[some, :longest]).half().float()
+        return vecs, mask.bool()
 
 
 TextVectors = TokenVectors | FreshVectors
@@ -100,11 +104,10 @@ def open_in_batch_teacher(profile: Profile, collection: Collection) -> InBatchTe
     tokens = {"train": queries, "passages": texts["passages"]}
     model = pretrained.load_colbert(source).to(find_device())
     size_gb = 2e-9 * model.dim * sum(int(ragged.offsets[-1]) for ragged in tokens.values())
-    fresh = (FreshVectors(model, ragged) for ragged in tokens.values())
-    if profile.colbert_mask == "public":  # it reads vectors of padding, which are not kept
-        return PublicTeacher(*fresh)
+    if profile.colbert_mask == "public":  # it reads vectors of padding, which are not kept, so a batch is one chunk
+        return PublicTeacher(*(FreshVectors(model, ragged, chunk=10**9) for ragged in tokens.values()))
     if size_gb > profile.kept_vectors_gb:
-        return InBatchTeacher(*fresh)
+        return InBatchTeacher(*(FreshVectors(model, ragged) for ragged in tokens.values()))
 
     def make(folder: Path) -> None:
         for name, ragged in tokens.items():

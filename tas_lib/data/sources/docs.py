@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.feature_extraction.text import CountVectorizer
 
 from tas_lib.config import ROOT, DocsSource
 from tas_lib.data.docstrings import docstrings, split_docstring
@@ -57,6 +56,8 @@ def read_entries(settings: DocsSource, root: Path) -> tuple[list[Documented], se
 
 def similar_pairs(texts: Sequence[str], threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (i, j), i < j, of texts whose sets of three-word shingles have Jaccard similarity >= threshold."""
+    from sklearn.feature_extraction.text import CountVectorizer  # takes a second, and once read, nobody needs it
+
     shingles = CountVectorizer(ngram_range=(3, 3), token_pattern=r"\S+", binary=True, dtype=np.int32)
     x = shingles.fit_transform([text if len(text.split()) > 2 else f"{text} . . ." for text in texts]).tocsr()
     sizes = np.asarray(x.sum(axis=1)).ravel()
