@@ -76,7 +76,7 @@ def test_named_benchmarks_are_run_and_only_a_run_of_all_writes_the_results(monke
     assert "| search | 1 s |" in page and "- *growth* failed: benchmarks.growth: no disk" in page
     assert page == capsys.readouterr().out
     assert __main__.main(["sampler"]) == 2
-    assert capsys.readouterr().err.startswith("no benchmark 'sampler'; the benchmarks are: search, ")
+    assert capsys.readouterr().err.startswith("no benchmark 'sampler'; the benchmarks are: start, search, ")
 
 
 # --- time and memory ---------------------------------------------------------------------------------------------
