@@ -23,7 +23,6 @@ import numpy as np
 from IPython.display import Markdown, display
 from scipy.stats import chi2, t
 
-from lecture import answers
 from lecture.notebook import check, grid
 from tas_lib import config, experiment
 from tas_lib.evaluation import comparisons, significance
@@ -181,6 +180,8 @@ figure
 # over the test sets.
 
 # %%
+from lecture import answers
+
 ways = {f"{name}: random → TAS-Balanced": f"{teacher}/" for name, teacher in forest.TEACHERS.items()}
 pairs = forest.STEPS | {way: (f"{key}random", f"{key}tas_balanced") for way, key in ways.items()}
 pairs |= {"BM25 → both, TAS-Balanced": ("bm25", "dual/tas_balanced")}
