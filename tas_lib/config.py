@@ -158,7 +158,7 @@ class Profile(Settings):
 
     @model_validator(mode="after")
     def _systems_fit(self) -> "Profile":
-        above, names = {"bm25": System(kind="bm25")}, set[str]()
+        above, names = {"bm25": System(kind="bm25")}, dict[str, str]()
         for key, system in (self.systems | self.deviations).items():
             try:
                 self.of(system)
@@ -170,9 +170,9 @@ class Profile(Settings):
                 if system.of and above[part].parts:
                     raise ValueError(f"system {key}: {part} is made of other runs; only first stages can be fused")
             if system.name in names:
-                raise ValueError(f"two systems are the same: {system.name}")
+                raise ValueError(f"two systems are the same, {names[system.name]} and {key}: {system.name}")
             above[key] = system
-            names.add(system.name)
+            names[system.name] = key
         for key in self.repeated:
             if key not in self.systems or self.systems[key].kind != "trained":
                 raise ValueError(f"repeated: no system {key!r} is trained here")
