@@ -151,7 +151,7 @@ class Profile(Settings):
 
     @model_validator(mode="after")
     def _systems_fit(self) -> "Profile":
-        above, names = {"bm25": System(kind="bm25")}, set[str]()
+        above, names = {"bm25": System(kind="bm25")}, dict[str, str]()
         for key, system in (self.systems | self.deviations).items():
             try:
                 self.of(system)
@@ -163,9 +163,9 @@ class Profile(Settings):
                 if system.of and above[part].parts:
                     raise ValueError(f"system {key}: {part} is made of other runs; only first stages can be fused")
             if system.name in names:
-                raise ValueError(f"two systems are the same: {system.name}")
+                raise ValueError(f"two systems are the same, {names[system.name]} and {key}: {system.name}")
             above[key] = system
-            names.add(system.name)
+            names[system.name] = key
         if unknown := self.repeated.keys() - self._repeatable.keys():
             raise ValueError(f"repeated: no system {min(unknown)!r} is trained here")
         return self

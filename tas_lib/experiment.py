@@ -50,12 +50,15 @@ class Experiment:
             known(test.name, collection.sets)
         if "train" in collection.sets:  # without it, rows can still be BM25, checkpoints and run files
             self.profile.check_sizes(len(collection.sets["train"].queries.ids))
+        uses = [*checks.needed(self.profile, self.listed, "train" in collection.sets)]
 
         def check(folder: Path) -> None:
-            store.write_json(folder / "models.json", checks.check(self.profile, self.listed, collection))
+            checks.check(self.profile, uses)
+            store.write_json(folder / "models.json", uses)
 
         settings = {**self.profile.model_dump(include=checks.SETTINGS), "expansion": self.profile.expansion.model}
-        self.store.artefact("checked", settings, {"collection": collection.digest}, check)
+        inputs = {"collection": collection.digest, "models": checks.digest(uses)}
+        self.store.artefact("checked", settings, inputs, check)
         return collection
 
     @cached_property

@@ -91,7 +91,7 @@ def test_a_file_that_is_not_a_profile_is_one_sentence(load, text: str | bytes, m
 
 def test_two_equal_systems_are_refused(load):
     message = refused(load, f'{WHOLE}  "3": {{teacher: pairwise, sampling: random, batch_size: 32}}\n')
-    assert "two systems are the same: pairwise-random" in message
+    assert "two systems are the same, 2 and 3: pairwise-random" in message
 
 
 VARIED = WHOLE.replace("systems:", "variants: {more: {sampling: {clusters: 7}}}\nsystems:")

@@ -76,6 +76,17 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(profile: Pro
     assert f"has ids up to {VOCABULARY - 1}, but its embedding has {VOCABULARY - 3} rows" in message
 
 
+def test_a_model_that_is_replaced_under_the_same_name_is_compared_anew(profile: Profile, tmp_path: Path):
+    source = published(tmp_path / "theirs")
+    profile = profile.model_copy(update={"systems": {"theirs": System(kind="checkpoint", source=source)}})
+    Experiment(profile).collection  # noqa: B018
+    before = (profile.folder / "checked" / "provenance.json").read_bytes()
+    Experiment(profile).collection  # noqa: B018 - nothing has changed, nothing is compared
+    assert (profile.folder / "checked" / "provenance.json").read_bytes() == before
+    published(tmp_path / "theirs", VOCABULARY - 3)
+    assert f"its embedding has {VOCABULARY - 3} rows" in refusal(profile)
+
+
 @pytest.mark.parametrize(("weight", "why"), [(1e6, "exceed 65,504"), (float("nan"), "are not numbers")])
 def test_vectors_that_fp16_cannot_hold_are_refused(tmp_path: Path, weight: float, why: str):
     encoder, tokens = tiny.bert(), Ragged(np.array([2, 7, 3]), np.array([0, 3]))

@@ -532,10 +532,10 @@ def test_without_a_model_shipped_words_are_indexed_and_other_passages_stay_as_th
         assert doc2query.open_queries(ours, with_t5.collection) == [known.get(text, []) for text in texts]
     assert lacking and f"{lacking} of 80 passages have no shipped words and stay as they are" in caplog.text
     d2q = {"d2q": System(kind="expanded")}
-    assert checks.check(ours, d2q, with_t5.collection) == []  # no model
+    assert [*checks.needed(ours, d2q, True)] == []  # no model
     (folder / "queries.parquet").write_bytes(b"")
     with pytest.raises(ValueError, match=r"expansions/queries\.parquet is not the file that was shipped"):
-        checks.check(ours, d2q, with_t5.collection)
+        [*checks.needed(ours, d2q, True)]
 
 
 def test_mono_then_duo_order_by_the_scores_of_the_model(with_t5: Experiment):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection, open_collection, write
 from tas_lib.experiment import Experiment
 from tas_lib.records import FloatArray, IntArray, Pairs, QuerySet, Source, Texts
+from tas_lib.retrieval import pretrained
 from tas_lib.train import pairs as mining
 
 
@@ -80,6 +82,18 @@ def test_what_data_docs_holds_is_what_was_shipped():
         assert "_name_or_path" not in path.read_text(), path  # a folder of the machine that made it
     size = sum(path.stat().st_size for path in docs.artefacts_folder.rglob("*") if path.is_file())
     assert size <= 100e6
+
+
+def test_other_word_embeddings_are_another_teacher_and_the_shipped_ones_change_no_recorded_digest(tmp_path: Path):
+    docs = config.load("docs").artefacts_folder
+    borrowers = [path.parent for path in docs.glob("*/config.json") if pretrained.SHARED in store.read_json(path)]
+    assert {path.name for path in borrowers} == {"cat", "colbert"}
+    shutil.copytree(docs / "encoder", tmp_path / "encoder")
+    flip_the_last_bit(tmp_path / "encoder" / "model.safetensors")
+    for teacher in borrowers:
+        assert store.folder_digest(teacher) == store.digest(teacher / "provenance.json")
+        shutil.copytree(teacher, tmp_path / teacher.name)
+        assert store.folder_digest(tmp_path / teacher.name) != store.folder_digest(teacher)
 
 
 def test_expansions_come_back_by_the_text_of_their_passage(tmp_path: Path):

@@ -90,6 +90,27 @@ def test_digests_distinguish_parameters_arrays_files_and_folders(tmp_path: Path)
     assert len({*of_folder}) == 4 and json.loads((tmp_path / "provenance.json").read_text()) == {"made": 2}
 
 
+def test_a_large_file_counts_by_its_size_where_that_is_enough(tmp_path: Path):
+    sizes, contents = [], []
+    for text in ("0123456789", "9876543210", "98765432100"):
+        (tmp_path / "weights").write_text(text)
+        sizes.append(store.folder_digest(tmp_path, largest=9))
+        contents.append(store.folder_digest(tmp_path, largest=11))
+    assert sizes[0] == sizes[1] != sizes[2] and len({*contents}) == 3
+
+
+def test_a_file_that_a_shipped_model_borrows_counts_once_it_has_changed(tmp_path: Path):
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "words").write_text("as they were")
+    store.write_json(tmp_path / "teacher" / "provenance.json", {})
+    before = store.folder_digest(tmp_path / "teacher")
+    line = f"{store.file_digest(tmp_path / 'words')}  ../words\n"
+    (tmp_path / "teacher" / store.BORROWED).write_text(line)
+    assert store.folder_digest(tmp_path / "teacher") == before
+    (tmp_path / "words").write_text("others")
+    assert store.folder_digest(tmp_path / "teacher") != before
+
+
 # --- artefacts ---------------------------------------------------------------------------------------------------
 
 

@@ -68,14 +68,16 @@ f"{len(rows):,} triples of {len(chosen)} queries, {(folder / 'triples.jsonl').st
 # ## The dataset
 #
 # The trainer wants a `datasets.Dataset`, with the texts in the order query, positive, negative, and the number in a
-# column called `label`. Its batches are lists of row numbers of this dataset. The last hundred queries are held out.
+# column called `label`. Its batches are lists of row numbers of this dataset. The last fifth of the queries is held out.
 
 # %%
 everything = Dataset.from_json(str(folder / "triples.jsonl"), cache_dir=str(folder))
-held_out = int(counts[chosen[-100:]].sum())
+last = chosen[-max(1, len(chosen) // 5) :]
+held_out = int(counts[last].sum())
 dataset = everything.select(range(len(everything) - held_out))
 test = everything.select(range(len(dataset), len(everything))).shuffle(seed=0).select(range(min(600, held_out)))
-grid([("training", len(dataset), len(queries_of(dataset))), ("held out", len(test), 100)], ["", "triples", "queries"])
+shares = [("training", len(dataset), len(queries_of(dataset))), ("held out", len(test), len(last))]
+grid(shares, ["", "triples", "queries"])
 
 # %% [markdown]
 # ## Clusters, from any embeddings

@@ -40,7 +40,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, line {line}: not UTF-8 ({error}); is it Latin-1, or no text?") from None
+        raise ValueError(f"{path}, line {line}: not UTF-8 ({error}); if it is Latin-1 or UTF-16, convert it") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}, after line {line}: cut off or not text ({error})") from None
 

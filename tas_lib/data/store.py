@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from tas_lib.data.versions import versions
 
 log = logging.getLogger(__name__)
 MARK = ".made-from.json"  # in a draft: the parameters and inputs that it is made from
+BORROWED = "borrowed.sha256"  # of sha256sum: files of other folders that a shipped model reads; one that changes counts
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -96,14 +98,19 @@ def digest(*parts: object) -> str:
     return sha.hexdigest()[:16]
 
 
-def folder_digest(folder: Path) -> str:
-    """The digest of a folder's provenance, else of its files; of the name itself if it is a model on the hub."""
-    note = folder / "provenance.json"
+def folder_digest(folder: Path, largest: float = math.inf) -> str:
+    """The digest of a folder's provenance, else of its files; of the name itself if it is a model on the hub.
+
+    largest: larger files, in bytes, count by size alone.
+    """
+    note, borrowed = folder / "provenance.json", folder / BORROWED
     if note.is_file():
-        return digest(note)
+        lines = [line.split() for line in borrowed.read_text().splitlines()] if borrowed.is_file() else []
+        return digest(note, *(new for old, file in lines if (new := file_digest(folder / file)) != old))
     if not folder.is_dir():
         return digest(str(folder))
-    return digest({str(p.relative_to(folder)): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()})
+    sizes = {path: path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    return digest({str(p.relative_to(folder)): file_digest(p) if n <= largest else n for p, n in sizes.items()})
 
 
 # --- artefacts ---------------------------------------------------------------------------------------------------

@@ -1,14 +1,15 @@
 """The models of a profile, compared once with its settings, before anything is tokenised, scored or trained."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import transformers
 
 from tas_lib.config import DocsSource, Profile, System, located
-from tas_lib.data import shipped
-from tas_lib.data.collection import Collection, pairs_are_scored
+from tas_lib.data import shipped, store
+from tas_lib.data.collection import pairs_are_scored
 from tas_lib.retrieval import pretrained
 
 SETTINGS = {"artefacts", "encoder", "cross_encoder", "colbert", "query_masks", "tokens", "systems", "deviations"}
@@ -24,15 +25,18 @@ class Use(NamedTuple):
     tokens: int = 0
 
 
-def check(profile: Profile, systems: Mapping[str, System], collection: Collection) -> list[Use]:
-    """Every model that these systems need, or ValueError for the first that is missing or does not fit its texts."""
-    uses = [*needed(profile, systems, "train" in collection.sets)]
+def digest(uses: Sequence[Use]) -> str:
+    """The digest of what `check` reads of these models: their small files, and the sizes of their weights."""
+    return store.digest(uses, *(store.folder_digest(Path(use.source), largest=2**25) for use in uses))
+
+
+def check(profile: Profile, uses: Sequence[Use]) -> None:
+    """ValueError for the first model that is missing or does not fit its texts."""
     for use in uses:
         try:
             _fits(profile, use)
         except ValueError as error:
             raise ValueError(f"`{use.key}` of profile {profile.name!r}: {error}") from None
-    return uses
 
 
 def needed(profile: Profile, systems: Mapping[str, System], trainable: bool) -> Iterator[Use]:
