@@ -78,7 +78,8 @@ def _image(figure: Figure, says: str) -> str:
     with Image.open(file) as picture:  # a palette takes a third of the bytes
         picture.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE).save(file := BytesIO(), "png")
     data = base64.b64encode(file.getvalue()).decode()
-    return f'<p>{escape(says)}</p><img alt="{escape(says)}" style="max-width:100%" src="data:image/png;base64,{data}">'
+    look = "max-width:100%; box-sizing:border-box; padding:.5em; border-radius:.5em; background:white"
+    return f'<p>{escape(says)}</p><img alt="{escape(says)}" style="{look}" src="data:image/png;base64,{data}">'
 
 
 def _matrix(ax: Axes, values: FloatArray, limit: float, label: str) -> None:

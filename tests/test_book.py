@@ -11,10 +11,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import websocket
 
-from tools import book
+from tools import book, notebooks
 
 WIDTHS = (1280, 838)
 PREPARED = "document.readyState === 'complete' && (!window.MathJax || MathJax.startup.promise.then(() => true))"
@@ -30,7 +31,7 @@ WRONG = """(() => {
     for (const node of document.querySelectorAll(".math"))
         if (!node.querySelector("mjx-container")) note("not typeset", node);
     for (const node of document.querySelectorAll("mjx-merror")) note("not TeX", node);
-    for (const node of document.images) if (!node.naturalWidth) wrong.push("no picture: " + node.src);
+    for (const node of document.images) if (!node.naturalWidth || !node.alt) wrong.push("no picture: " + node.src);
     const painted = node => getComputedStyle(node).backgroundColor;
     const ground = node => !node ? "rgb(255, 255, 255)" :
         /, 0\\)/.test(painted(node)) ? ground(node.parentElement) : painted(node);
@@ -119,6 +120,16 @@ def test_a_page_is_its_file_with_what_the_site_needs():
     assert book.page("figures/docs/claims.md", "a") == "# Verdicts on the claims\n\na"
     index = book.page("README.md", "# a\n")
     assert index.startswith("# a\n\n```{toctree}\n:caption: Notebooks\n:hidden:\n:glob:\nnotebooks/*\n```\n")
+
+
+def test_every_figure_of_a_notebook_has_alternative_text():
+    figures = 0
+    for path in notebooks.FOLDER.glob("*.ipynb"):
+        for cell in nbformat.reads(book.page(f"notebooks/{path.name}", path.read_text(encoding="utf-8")), 4).cells:
+            shown = sum("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+            figures += shown
+            assert not shown or (shown == 1 and len(cell.metadata.mystnb.image.alt) > 30)
+    assert figures > 10
 
 
 def test_links_between_pages_lead_to_pages(tmp_path: Path):

@@ -111,8 +111,9 @@ assert abs(mixed - expected) < 0.1
 f"{mixed:.0%} of the batches are mixed; {expected:.0%} of the clusters are smaller than a batch"
 
 # %% [markdown]
-# The share of small clusters, up to chance. The larger the batch, the more clusters are too small; with Table 6's $b =
-# 256$ and the paper's 200 queries per cluster, most batches are mixed, and TAS does less than its equation says.
+# The same as the share of small clusters, chance aside. The larger the batch, the more clusters are too small; with
+# Table 6's $b = 256$ and the paper's 200 queries per cluster, most batches are mixed, and TAS does less than its
+# equation says.
 
 # %%
 smaller = {size: float(np.mean(sizes[sizes > 0] < size)) for size in (32, 96, 256)}
@@ -161,8 +162,8 @@ f"{np.mean(agree):.1%} of {len(agree)} pairs in the same range"
 # $$\mathcal{B} = \left\{ (q, p^+, p^-) \mid q \in rand(rand(C, n), b),\; p^+, p^- \in rand(H(P_q, rand(0..h))) \right\}
 # \tag{13}$$
 #
-# First a range, then a pair in it. A range without pairs cannot be drawn, so all non-empty ranges are equally likely
-# ([D8](../DEVIATIONS.md)); and there are $h$ of them, although $0..h$ names one more ([D18](../DEVIATIONS.md)).
+# First draw a range, then a pair within it. A range without pairs cannot be drawn, so all non-empty ranges are equally
+# likely ([D8](../DEVIATIONS.md)); and there are $h$ of them, although $0..h$ names one more ([D18](../DEVIATIONS.md)).
 
 # %%
 show(sampling.balanced_pairs)
@@ -198,9 +199,9 @@ assert all(np.abs(drawn[name] - due[name]).max() < 0.02 for name in drawn)
 
 # %% [markdown]
 # Each line is where the equations put it, as the assert confirms: TAS follows the pairs; TAS-Balanced gives each
-# *non-empty* range of a query the same chance. It is flat only as far as ranges are filled: the first and the last are
-# (they hold the smallest and the largest margin), those between need not be. Below, how many queries fill each range,
-# and the ranges of one real query, the first of the batch above.
+# *non-empty* range of a query the same chance. Its line is flat only as far as the ranges are filled: the first and the
+# last are (they hold the smallest and the largest margin), those in between need not be. Below, how many queries fill
+# each range, and the ranges of one real query, the first of the batch above.
 
 # %%
 filled = (np.diff(sampling.bin_bounds(pairs, np.flatnonzero(has_pairs), h)) > 0).mean(axis=0)
@@ -235,18 +236,18 @@ print(f"From TAS to TAS-Balanced the median moves by {shift:+.2f} standard devia
 
 # %% [markdown]
 # The paper expects a move to the left: balancing "reduces the amount of high-margin (low information) passage pairs"
-# (§3). That holds where most pairs of a query are easy; a plus sign would mean that most are hard here. Negative
-# margins are pairs where teacher and label disagree.
+# (§3). That happens where most of a query's pairs are easy; a median that moves up would mean that most are hard here.
+# A negative margin belongs to a pair on which teacher and label disagree.
 #
 # ## A batch by its number
 #
 # Training asks for batch 0, 1, 2, ...; a batch is a function of the seed and its number alone. So several workers can
-# compose ahead (§3: "concurrently in a sub-process"), and an interrupted run resumes with the batches it would have
-# had. *Before you run:* does it matter that we asked for other batches in between?
+# prepare batches ahead (§3: "concurrently in a sub-process"), and an interrupted run resumes with the batches it would
+# have had. *Before you run:* does it matter that we asked for other batches in between?
 #
 # Below, look at any batch: a line per query, with the margins of its pairs (ranges in grey, the pair drawn in red) and
 # its row of ColBERT's scores, each minus that of its own positive. With TAS, do the other queries' passages come
-# nearer?
+# closer?
 
 # %%
 first, *_ = [samplers["tas_balanced"].batch(step) for step in (7, 1000, 8)]
@@ -285,9 +286,9 @@ answers.say(
 #
 # ## Exercises
 #
-# **1.** *The balanced draw*, Equations (12) and (13), for one query: from its margins, in any order, the index of the
-# pair that is drawn. Ranges without pairs are not drawn, the others are equally likely. The check compares how often
-# each index occurs in 2,000 draws.
+# **1.** *The balanced draw*, Equations (12) and (13), for one query: given its margins, in any order, return the index
+# of the pair that is drawn. Ranges without pairs are not drawn, the others are equally likely. The check compares how
+# often each index occurs in 2,000 draws.
 #
 # <details><summary>Hint</summary>
 #
@@ -309,8 +310,8 @@ check(my_balanced_pair, (np.array([9.0, 0.0, 9.5, 10.0, 2.5]), 4), (np.array([0.
 # **2.** *Find the bug.* A contributor sends this sampler. Its batches look right, and it promises four things: all
 # queries of a batch are different; they come from one random cluster, topped up only where that is too small; every
 # cluster is equally likely to be the first; within a cluster every query is equally likely. Which promise does it
-# break? Do not look for it by reading; count: draw a few thousand batches in a new cell. Then write the draw that keeps
-# all four.
+# break? Do not look for it in the code; count: draw a few thousand batches in a new cell. Then write the draw that
+# keeps all four.
 #
 # <details><summary>Hint</summary>
 #

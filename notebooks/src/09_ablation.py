@@ -13,7 +13,7 @@ PROFILE = "docs"  # a file in profiles/
 
 # %% [markdown]
 # The rows of this notebook are the profile's systems; a row whose system is not among them reads *not run*. We score
-# each run query by query: tests and letters need the queries, not the means.
+# each run query by query: tests and letters need a value per query, not the means.
 
 # %%
 import pandas as pd
@@ -52,8 +52,8 @@ Markdown(render.markdown(table.caption, table.grid))
 # ## Do the seeds agree?
 #
 # Each row is run once here. More random seeds would take too long, so the measures of five are shipped for some rows
-# (`./run_all.sh docs seeds` makes them again). Is our run like these? We compare nDCG@10, averaged over the test sets;
-# a run *agrees* within three standard deviations of the shipped mean.
+# (`./run_all.sh docs seeds` makes them again). Does our run look like theirs? We compare nDCG@10, averaged over the
+# test sets; a run *agrees* within three standard deviations of the shipped mean.
 
 # %%
 ndcg = [column for column in columns.nine_columns(settings.evaluation) if column.measure.NAME == "nDCG"]
@@ -66,8 +66,8 @@ print(f"{sum(one.distance <= 3 for one in agreed)} of {len(agreed)} rows agree w
 # ## The steps: random → TAS → TAS-Balanced
 #
 # The paper expects little of TAS for pairwise teaching ("geared towards in-batch negative training"), "a strong boost"
-# for the in-batch teacher, and the same pattern again for both. Each step is shown with its p; bold is significant, and
-# the paper's step is below.
+# for the in-batch teacher, and the same pattern again for both. Each step comes with its p; significant ones are bold,
+# and the paper's step stands below.
 
 # %%
 steps = {}
@@ -112,8 +112,8 @@ grid(
 # > "we see that, especially on the recall metrics, the dual-teacher outperforms the single teacher by a large margin on
 # > all three query sets" (§5.1)
 #
-# The same differences down the other axis: from labels alone to the pairwise teacher, and from each single teacher to
-# both, with TAS-Balanced batches. No letter of the table covers these.
+# The same kind of differences along the other axis: from labels alone to the pairwise teacher, and from each single
+# teacher to both, with TAS-Balanced batches. The letters of the table do not cover these.
 
 # %%
 steps = {
@@ -175,9 +175,10 @@ answers.say(
 )  # fmt: skip
 
 # %% [markdown]
-# A step whose interval excludes zero exceeds what the choice of *queries* explains and, if the last line says so, that
-# of the *random seed*. Where each row is one training run, it may still be due to the seed: notebook 10 measures how
-# much that changes and draws all steps with both kinds of chance; in 13 a claim of the paper *holds* only beyond both.
+# A step whose interval excludes zero exceeds what chance in the *queries* can explain and, if the last line says so,
+# chance in the *random seed* too. Where a row is a single training run, the step may still be due to its seed: notebook
+# 10 measures how much a seed changes and shows all steps with both kinds of chance; in 13 a claim of the paper *holds*
+# only if it goes beyond both.
 #
 # ## Where we differ
 #
@@ -193,7 +194,7 @@ answers.say(
 #
 # <details><summary>Hint</summary>
 #
-# A tie is no win. `True` counts as 1 in a sum.
+# A tie is not a win. `True` counts as 1 in a sum.
 #
 # </details>
 
@@ -208,7 +209,7 @@ half = {"x": 0.5, "y": 0.5, "z": 0.5}
 check(my_wins, ({"x": 1.0, "y": 0.0}, half), ({"x": 1.0, "y": 0.5, "z": 0.1}, half))
 
 # %% [markdown]
-# **2.** Find the query on which the last row loses most against BM25, and read it. What does BM25 see in it?
+# **2.** Find the query on which the last row loses most to BM25, and read it. What does BM25 see in it?
 #
 # <details><summary>Hint</summary>
 #

@@ -7,7 +7,7 @@
 # > "How robust is TAS-Balanced to different randomization?" (RQ2)
 #
 # One configuration, trained five times; only the random order of clusters, queries and pairs differs. The result is
-# more than a table: it says how far to trust all the others.
+# more than one more table: it says how far to trust all the others.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
@@ -82,8 +82,8 @@ assert all(deviation < 0.01 for deviation in paper.values())
 # %% [markdown]
 # ## How precise is a deviation of five values?
 #
-# A deviation of five values is itself uncertain. If the values are normally distributed, the true one lies in a range
-# around it that the χ² distribution gives. *Before you run:* guess the factor.
+# A deviation computed from five values is itself uncertain. If the values are normally distributed, the true one lies
+# in a range around it that the χ² distribution gives. *Before you run:* guess the factor.
 
 # %%
 n = len(TABLE5)
@@ -119,9 +119,9 @@ assert sum(map(len, printed)) == 5
 # ## How far apart must two systems be?
 #
 # A difference of two runs varies $\sqrt{2}$ times as much as one run, and the deviation of five seeds is itself
-# uncertain: Student's $t$ with four degrees of freedom counts both. *Before you run:* how many deviations must two
-# trained systems lie apart? And a trained one from BM25, which has no seed? And how often do two runs of the *same*
-# system lie more than two deviations apart?
+# uncertain: Student's $t$ with four degrees of freedom counts both. *Before you run:* by how many deviations must two
+# trained systems differ? And a trained one and BM25, which has no seed? And how often do two runs of the *same* system
+# lie more than two deviations apart?
 
 # %%
 factors = [significance.combined(0.0, [(trained, n - 1)]).reach(0.95) for trained in (2, 1)]
@@ -140,7 +140,7 @@ assert (round(factors[0], 1), round(factors[1], 1), round(alarms, 2)) == (3.9, 2
 #
 # The steps of notebook 09, random → TAS → TAS-Balanced, from all available seeds. A star marks p below α for one run of
 # each system and the chance of the queries alone, as in the paper; a dagger, for all seeds and both kinds of chance.
-# *Before you look:* which of the stars will get no dagger?
+# *Before you look:* which stars will have no dagger?
 
 # %%
 steps = {}
@@ -168,7 +168,7 @@ print(f"{len(known)} steps: {(known.alone < alpha).sum()} beyond the chance of t
 #
 # The same, averaged over the test sets: ours with an interval that counts queries (by family) and seeds, beside the
 # paper's and the 2023 study's, which retrained the same systems on MS MARCO. An interval that crosses zero does not
-# tell in which direction the step goes.
+# tell which way the step goes.
 
 # %%
 figure = forest.forest(forest.effects(scores, settings.evaluation, lab.families))
@@ -219,9 +219,9 @@ else:
 # %% [markdown]
 # ## What can a column see?
 #
-# No dagger may also mean too little power. For each column: the smallest true effect that it would detect four times in
-# five, among students and against BM25 (medians over the systems of Table 4); and how close together two students must
-# be for it to show that they are equal within one point, the margin of notebook 13.
+# A missing dagger may also mean too little power. For each column: the smallest true effect that it would detect four
+# times in five, among students and against BM25 (medians over the systems of Table 4); and how close together two
+# students must be for it to show that they are equal within one point, the margin of notebook 13.
 
 # %%
 sights = comparisons.sight(scores, settings.evaluation, lab.families)
@@ -250,9 +250,9 @@ answers.say(
 )  # fmt: skip
 
 # %% [markdown]
-# Table 5 says how far one configuration moves when only the random seed changes. A step in another table that seeds
-# alone could make is no finding, whatever its letter. Table 5 does *not* say how much other configurations vary, nor
-# what another initialisation of the model would add, since all five share one.
+# Table 5 says how far one configuration moves when only the random seed changes. A step in another table that a new
+# seed alone could produce is no finding, whatever its letter. Table 5 does *not* say how much other configurations
+# vary, nor what another initialisation of the model would add, since all five share one.
 #
 # ## Where we differ
 #

@@ -224,7 +224,7 @@ measured["99th percentile over mean of a query's time, rounded up to fifths"] = 
 words = min(repeat(lambda: [lab.retrieve(experiment.BM25, [q], depth) for q in queries[:100]], number=1, repeat=3))
 measured["milliseconds of merging two lists, rounded up"] = math.ceil(1e3 * seconds / len(two[0]))
 measured["time of a query, dense over BM25, rounded up to halves"] = math.ceil(2 * one.mean / (10 * words)) / 2
-grid(list(measured.items())[-5:], ["measured", "value"])
+grid([(name, f"{value:g}") for name, value in [*measured.items()][-5:]], ["measured", "value"])
 
 # %% [markdown]
 # ## What is paid once
@@ -248,7 +248,7 @@ measured["in-batch time, ColBERT over BERT_CAT, rounded up to tenths"] = math.ce
 if times := [logs[key][-1].seconds for key, system in trained.items() if system.sampling != "random"]:
     tenths = math.ceil(10 * lab.clustering_s / min(times)) / 10
     measured["time of clustering over the shortest training, rounded up to tenths"] = tenths
-grid(list(measured.items())[-3:], ["measured", "value"])
+grid([(name, f"{value:g}") for name, value in [*measured.items()][-3:]], ["measured", "value"])
 
 # %% [markdown]
 # ## The verdicts

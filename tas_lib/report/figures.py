@@ -200,7 +200,10 @@ def _margin_distribution(fed: Fed, reference: Fed, edges: Sequence[float], ax: A
 
 @house_style
 def range_frequencies(shares: Mapping[str, FloatArray]) -> Axes:
-    """How often each margin range was sampled, one line per strategy; shares: (h,) each, in [0, 1]."""
+    """How often each margin range was sampled, one line per strategy.
+
+    shares: (h,) each, in [0, 1].
+    """
     _, ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")
     for (name, values), marker in zip(shares.items(), "os^Dv", strict=False):
         numbers = np.arange(1, len(values) + 1)
