@@ -82,6 +82,6 @@ def test_killed_three_times_it_ends_with_the_same_tables(smoke: Path, tmp_path: 
     timed = {"table1", "table2", "table7"}  # contain milliseconds; the runs behind Table 7 are among the files below
     tables = [path for path in (smoke / "figures").rglob("table*") if path.stem not in timed]
     runs = [*(smoke / "runs").rglob("*.run.gz")]
-    assert len(tables) == 3 * 4 and runs
+    assert len(tables) == 2 * 4 and runs
     for path in tables + runs:
         assert path.read_bytes() == (tmp_path / path.relative_to(smoke)).read_bytes(), path.name
