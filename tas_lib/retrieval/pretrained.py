@@ -67,8 +67,8 @@ def read_json(name: str, file: str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
 
 
-def another_kind(name: str) -> str:
-    """What a model is if it is not an encoder with one vector per text, else ""."""
+def another_kind(name: str, head: bool = False) -> str:
+    """What a model is if it is not an encoder with one vector per text, else "". head: may be a teacher with a head."""
     settings, modules = read_json(name, SETTINGS), read_json(name, MODULES)
     config = read_json(name, "config.json") if modules else load_config(name)
     kind, architectures = settings.get("model_type", "SentenceTransformer"), str(config.get("architectures"))
@@ -80,6 +80,8 @@ def another_kind(name: str) -> str:
         return "a ColBERT in Stanford's form, with a vector per token"
     if config.get("model_type") == "dpr":
         return "one half of a DPR pair, whose queries and passages have different encoders"
+    if not head and (config.get(INSIDE) or (Path(name) / "head.safetensors").exists()):
+        return "a BERT_CAT or a ColBERT, with a head that an encoder has not"
     if not modules and config.get("model_type") in SEQ2SEQ:
         return f"a {config['model_type']}, which needs {MODULES} of sentence-transformers to have one vector per text"
     return "" if modules or "ForSequenceClassification" not in architectures else "a cross-encoder"
@@ -138,7 +140,7 @@ def load_cat(name: str) -> BertCat:
 
 def load_colbert(name: str) -> ColBert:
     """A trained ColBERT: ours, or one published with the public code (D10)."""
-    if kind := another_kind(name):
+    if kind := another_kind(name, head=True):
         raise ValueError(f"{name!r}: this is {kind}; an in-batch teacher is a ColBERT of ours or the public code")
     encoder, head = load_encoder(name), _head(name, "compressor")
     model = ColBert(encoder, len(head["weight"]))
