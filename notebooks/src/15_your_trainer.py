@@ -68,7 +68,8 @@ f"{len(rows):,} triples of {len(chosen)} queries, {(folder / 'triples.jsonl').st
 # ## The dataset
 #
 # The trainer wants a `datasets.Dataset`, with the texts in the order query, positive, negative, and the number in a
-# column called `label`. Its batches are lists of row numbers of this dataset. The last fifth of the queries is held out.
+# column called `label`. Its batches are lists of row numbers of this dataset. The last fifth of the queries
+# is held out.
 
 # %%
 everything = Dataset.from_json(str(folder / "triples.jsonl"), cache_dir=str(folder))
