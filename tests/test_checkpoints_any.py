@@ -272,6 +272,16 @@ def test_what_has_no_vector_per_text_is_called_by_its_name(lab: Experiment, tmp_
         refused(lambda folder=folder: pretrained.load_colbert(str(tmp_path / folder)), message)
 
 
+def test_a_teacher_with_a_head_is_no_encoder(lab: Experiment, tmp_path: Path):
+    vocabulary = len(tiny.tokenizer())
+    for model in (BertCat(tiny.bert(vocabulary)), ColBert(tiny.bert(vocabulary), 8)):
+        pretrained.save(model, tiny.tokenizer(), tmp_path)
+        refused(lambda: lab.vectors(row(tmp_path)), "this is a BERT_CAT or a ColBERT, with a head")
+    (tmp_path / "head.safetensors").unlink()
+    change(tmp_path / "config.json", bert_model="someone/encoder")  # published with the public code
+    refused(lambda: lab.vectors(row(tmp_path)), "this is a BERT_CAT or a ColBERT, with a head")
+
+
 def test_a_student_starts_from_cls_or_mean_and_no_other_pooling(tmp_path: Path):
     whole = published(tmp_path / "whole", Transformer(plain(tmp_path / "plain")), Pooling("max"))
     message = "its pooling is max, and a student's is cls or mean"

@@ -155,6 +155,14 @@ def test_the_column_run_says_why_or_how_deep():
 
 
 @pytest.mark.usefixtures("environment")
+def test_a_run_over_another_collection_is_refused(tmp_path: Path):
+    lab, query = load("runs"), next(iter(tiny.source().sets["dev"].qrels))
+    (tmp_path / "a.run").write_text(f"{query} Q0 MARCO_D1 1 9 t\n")
+    with pytest.raises(ValueError, match=r"a\.run: none of its passages is in the collection"):
+        lab.run(config.System(kind="run", source=str(tmp_path / "a.run")), "dev")
+
+
+@pytest.mark.usefixtures("environment")
 def test_nothing_is_trained_where_no_row_is(place: Path):
     lab = load("checkpoint")
     for ask in (lambda: lab.clusters, lambda: lab.clustering_s, lambda: lab.pairs, lambda: lab.in_batch_teacher,

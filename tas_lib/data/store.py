@@ -99,10 +99,7 @@ def digest(*parts: object) -> str:
 
 
 def folder_digest(folder: Path, largest: float = math.inf) -> str:
-    """The digest of a folder's provenance, else of its files; of the name itself if it is a model on the hub.
-
-    largest: larger files, in bytes, count by size alone.
-    """
+    """The digest of a folder's provenance, else of its files (of larger ones, the size); of a hub name itself."""
     note, borrowed = folder / "provenance.json", folder / BORROWED
     if note.is_file():
         lines = [line.split() for line in borrowed.read_text().splitlines()] if borrowed.is_file() else []

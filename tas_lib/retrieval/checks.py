@@ -12,9 +12,8 @@ from tas_lib.data import shipped, store
 from tas_lib.data.collection import pairs_are_scored
 from tas_lib.retrieval import pretrained
 
-SETTINGS = {"artefacts", "encoder", "cross_encoder", "colbert", "query_masks", "tokens", "systems", "deviations"}
-SETTINGS |= {"reranking"}
-"""What the result of `check` depends on, with `expansion.model`."""
+SETTINGS = {"artefacts", "encoder", "query_masks", "tokens", "systems", "deviations", "reranking"}
+"""What the result of `check` depends on, with the models themselves and `expansion.model`."""
 
 
 class Use(NamedTuple):

@@ -58,8 +58,8 @@ def read_json(name: str, file: str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
 
 
-def another_kind(name: str) -> str:
-    """What a model is if it is not an encoder with one vector per text, else ""."""
+def another_kind(name: str, head: bool = False) -> str:
+    """What a model is if it is not an encoder with one vector per text, else "". head: may be a teacher with a head."""
     settings, modules = read_json(name, SETTINGS), read_json(name, MODULES)
     config = read_json(name, "config.json") if modules else load_config(name)
     kind, architectures = settings.get("model_type", "SentenceTransformer"), str(config.get("architectures"))
@@ -71,6 +71,8 @@ def another_kind(name: str) -> str:
         return "a ColBERT in Stanford's form, with a vector per token"
     if config.get("model_type") == "dpr":
         return "one half of a DPR pair, whose queries and passages have different encoders"
+    if not head and (config.get(INSIDE) or (Path(name) / "head.safetensors").exists()):
+        return "a BERT_CAT or a ColBERT, with a head that an encoder has not"
     seq2seq = transformers.models.auto.modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
     if not modules and config.get("model_type") in seq2seq:
         return f"a {config['model_type']}, which needs {MODULES} of sentence-transformers to have one vector per text"
@@ -130,7 +132,7 @@ def load_cat(name: str) -> BertCat:
 
 def load_colbert(name: str) -> ColBert:
     """A trained ColBERT: ours, or one published with the public code (D10)."""
-    if kind := another_kind(name):
+    if kind := another_kind(name, head=True):
         raise ValueError(f"{name!r}: this is {kind}; an in-batch teacher is a ColBERT of ours or the public code")
     encoder, head = load_encoder(name), _head(name, "compressor")
     model = ColBert(encoder, len(head["weight"]))

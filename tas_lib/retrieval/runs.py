@@ -81,6 +81,8 @@ class Runs:
         if system.kind != "run" and next(formats.lines(path), None) is None:  # stop words alone: BM25 finds nothing
             return {}
         run = formats.read_run(path, self.collection.sets[name].queries.ids)
+        if not any(passage in self.collection.row for ranked in run.values() for passage in ranked):
+            raise ValueError(f"{path}: none of its passages is in the collection")
         if system.kind == "run" and self.profile.reduction:  # a run over everything, such as somebody else's
             run = only(run, self.collection.row)
         self.deepest[system.name] = max(self.deepest.get(system.name, 0), *map(len, run.values()))
