@@ -79,8 +79,10 @@ class Teller(NamedTuple):
         if several:
             systems = f"{len(several)} systems" if len(several) > 1 else "one system"
             chance = f"of queries and of random seeds, as seen in {sum(several)} runs of {systems}"
-        where = listed(column.label for column in columns)
-        return f"Changes are on {where}; in parentheses their {SHARE:.0%} interval, for the chance {chance}."
+        where = ("the mean over " if len(columns) > 1 else "") + listed(column.label for column in columns)
+        return (
+            f"Changes are of {where}, rounded last; in parentheses their {SHARE:.0%} interval, for the chance {chance}."
+        )
 
     def ran(self, *keys: str) -> bool:
         """Whether these systems were run on all the sets that are compared."""

@@ -61,7 +61,7 @@ def test_graded_sets_are_averaged_by_family_or_all_sets_where_none_is_graded():
     assert found == pytest.approx(by_hand) and 9 < found.freedom <= 18
     dev = answers.Teller(SCORES, Evaluation(sets=SETS[2:], depth=100))
     assert dev.estimate("old", "open", "RR").freedom == pytest.approx(29)
-    assert dev.note.startswith("Changes are on Dev; in parentheses their 95%")
+    assert dev.note.startswith("Changes are of Dev, rounded last; in parentheses their 95%")
 
 
 def test_a_system_that_was_run_on_a_sample_is_compared_on_that_sample():

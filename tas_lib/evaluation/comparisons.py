@@ -44,7 +44,7 @@ def repeated(scores: Scores, columns: Collection[Column] = ()) -> dict[str, list
     for key, run in scores.items():
         if run and sets <= run.keys():
             runs.setdefault(SEED.sub("", key), []).append(key)
-    return runs
+    return {key: sorted(some) for key, some in runs.items()}
 
 
 def instances(scores: Scores, key: str, columns: Collection[Column] = ()) -> list[str]:
