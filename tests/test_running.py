@@ -111,6 +111,7 @@ def environment() -> dict[str, str]:
         (["smal"], "there is no profile 'smal'; there are: docs, small"),
         (["small", "figure9"], "no target 'figure9'; the targets are: everything, figure1,"),
         (["docs", "teachers", "figure1"], "teachers is a target to run alone"),
+        (["docs", "--dry-run", "figure9"], "no target 'figure9'; the targets are: "),
     ],
 )
 def test_an_unknown_request_is_one_sentence_before_any_work(
@@ -145,6 +146,29 @@ def test_a_run_builds_its_target_then_only_what_changed(tree: Path):
     reasons = dict(line.partition("] ")[2].split(": ", 1) for line in lines)
     assert reasons.pop("04_clustering") == "Updated input files: notebooks/src/04_clustering.py"
     assert {*reasons} == {"06_training-labels", DUAL, "09_ablation"}
+
+
+def test_a_model_a_run_file_or_a_collection_of_ones_own_that_changes_makes_notebooks_run_again(tree: Path):
+    mine = tree / "mine"
+    for file in ("model/config.json", "model/.git/index", "dev.run", "qrels/dev.tsv", "corpus.jsonl", "notes.md"):
+        (mine / file).parent.mkdir(parents=True, exist_ok=True)
+        (mine / file).touch()
+    source = f'source: {{kind: local, folder: "{mine}"}}'
+    rows = f'  ours: {{kind: checkpoint, source: "{mine}/model"}}\n'
+    rows += '  run: {kind: run, source: "mine/{set}.run"}\n'
+    text = PROFILE.replace("source: {kind: docs, packages: [numpy]}", source).replace("  bm25+", f"{rows}  bm25+", 1)
+    (tree / "profiles" / "small.yaml").write_text(text)
+    assert run(tree, "small", "01_collection").returncode == 0
+    (mine / "notes.md").write_text("read by nobody")
+    (mine / "model" / ".git" / "index").write_text("read by nobody")
+    assert "Nothing to do" in run(tree, "small", "01_collection", "-n").stdout
+    changed = ("model/config.json", "dev.run", "qrels/dev.tsv", "corpus.jsonl")
+    for file in changed:
+        (mine / file).write_text("new")
+    said = run(tree, "small", "01_collection", "-n").stdout
+    assert "Updated input files" in said and all(f"mine/{file}" in said for file in changed)
+    (mine / "dev{1}.txt").touch()
+    assert "dev{1}.txt: Snakemake takes braces in a path" in run(tree, "small", "01_collection", "-n").stdout
 
 
 def test_a_failing_notebook_leaves_its_copy_and_the_last_line_names_the_cell(tree: Path):

@@ -4,13 +4,14 @@ The rows of a table say which systems it needs. `jobs` adds one training per sys
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tas_lib.config import Profile, System
+from tas_lib.config import LocalSource, Profile, System, located
 from tas_lib.report import paper
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,12 +157,32 @@ def targets(profile: Profile) -> dict[str, list[str]]:
 
 
 def inputs(job: Job, profile: Profile) -> list[str]:
-    """The files whose change makes a job run again: notebook, library, profile, shipped models, printed numbers."""
+    """The files whose change makes a job run again: notebook, library, profile, models, runs, printed numbers."""
     result = [Path(os.environ.get("TAS_PROFILES", ROOT / "profiles")) / f"{profile.name}.yaml", *library(job.source)]
     result += sorted((ROOT / profile.artefacts).glob("*/provenance.json"))
     result += [ROOT / "requirements.txt"] if job.name == COLLECTION else []
     result += sorted((ROOT / "data" / "paper").glob("*.csv")) if job.makes else []
+    result += sorted(named(profile))
     return [str(path) for path in result]
+
+
+def named(profile: Profile) -> Iterator[Path]:
+    """The files of a collection, the models and the run files of one's own that a profile names."""
+    models = [profile.encoder, profile.cross_encoder, profile.colbert, profile.expansion.model]
+    models += [profile.reranking.mono, profile.reranking.duo]
+    for system in (profile.systems | profile.deviations).values():
+        if system.kind == "checkpoint":
+            models.append(system.source)
+        elif system.kind == "run":
+            paths = (ROOT / Path(system.source.format(set=test.name)).expanduser() for test in profile.evaluation.sets)
+            yield from (path for path in paths if path.is_file())
+    for folder in {Path(located(model)) for model in models if model}:
+        if folder.parent != profile.artefacts_folder:  # else its provenance counts; and no .git or .cache
+            visible = (path for path in folder.rglob("*") if "/." not in str(path.relative_to(folder.parent)))
+            yield from (path for path in visible if path.is_file())
+    if isinstance(profile.source, LocalSource):
+        texts = (*profile.source.place.glob("*"), *profile.source.place.glob("qrels/*"))
+        yield from (path for path in texts if re.search(r"\.(tsv|txt|jsonl)(\.gz)?$", path.name))
 
 
 @cache

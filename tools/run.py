@@ -36,7 +36,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("words", nargs="*")
     parser.add_argument("--dry-run", "-n", action="store_true")
     parser.add_argument("--verify", action="store_true")
-    given = parser.parse_args(words)
+    given = parser.parse_intermixed_args(words)  # options may stand between the words
     try:
         if given.verify:
             return check(given.words)
@@ -52,9 +52,9 @@ def build(words: list[str], dry_run: bool) -> int:
     for folder in {"TAS_RUNS", "TAS_FIGURES", "TAS_PROFILES"} & set(os.environ):
         os.environ[folder] = os.path.abspath(os.environ[folder])  # Snakemake and kernels work in other folders
     profile, targets = request(words)
-    for folder in map(str, (ROOT, profile.folder, profile.figures)):
-        if "{" in folder or "}" in folder:
-            raise ValueError(f"{folder}: Snakemake takes braces in a path for placeholders; rename this folder")
+    for path in map(str, (ROOT, profile.folder, profile.figures, *graph.named(profile))):
+        if "{" in path or "}" in path:
+            raise ValueError(f"{path}: Snakemake takes braces in a path for placeholders; rename this folder or file")
     notebooks.refuse_edited()
     if dry_run:
         if isinstance(profile.source, MsMarcoSource):
