@@ -8,7 +8,7 @@ from benchmarks import Figure, verdict
 from benchmarks.measure import ROOT
 
 RUNNER = "import tools.execute"
-KERNEL = "import tas_lib.experiment, tas_lib.report.notebook, tas_lib.report.figures, tas_lib.report.explore"
+KERNEL = "import tas_lib.experiment, tas_lib.report.figures, lecture.notebook, lecture.explore"
 MOST_S = 2.0
 
 

@@ -83,7 +83,7 @@ grid(rows, ["row", "step kept", "nDCG@10, early stopping", "best step", "its nDC
 # ## Answer
 
 # %% tags=["answer"]
-from tas_lib.report import answers
+from lecture import answers
 
 matter = [name for name in steps if (far.step == name).any()]
 known = found.dropna(subset=["p with seeds"])
