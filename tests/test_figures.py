@@ -100,7 +100,7 @@ FIGURES = PICTURES | {
     "recall near 1": lambda: figure3(0.99, 1.0, 0.98, 0.97, 0.3),
 }
 FIGURES["steps"] = lambda: forest.forest(forest.effects(scored(), EVALUATION, {}))
-FIGURES["steps with fewer queries"] = lambda: forest.size_curves(forest.by_size(*sized(), EVALUATION, {}))
+FIGURES["steps with fewer queries"] = lambda: forest.size_curves(forest.at_sizes(*sized(), EVALUATION, {}))
 each_figure = pytest.mark.parametrize("name", FIGURES)
 
 
@@ -330,7 +330,7 @@ def sized() -> tuple[dict[str, dict[str, dict[Measure, dict[str, float]]]], dict
 
 
 def test_steps_with_fewer_queries_are_the_steps_of_the_systems_trained_on_them():
-    found = forest.by_size(*sized(), EVALUATION, {})
+    found = forest.at_sizes(*sized(), EVALUATION, {})
     whole = {
         (line.step, line.measure.split()[0]): line.ours.difference
         for line in forest.effects(scored(), EVALUATION, {})

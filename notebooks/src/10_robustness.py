@@ -204,7 +204,7 @@ grid(lines, ["step", *groups])
 # %%
 sizes = {"": len(lab.collection.sets["train"].queries.ids)}
 sizes |= {name: how.sampling["queries"] for name, how in settings.variants.items() if "queries" in how.sampling}
-sized = forest.by_size(lab.shipped_seeds, sizes, settings.evaluation, lab.families)
+sized = forest.at_sizes(lab.shipped_seeds, sizes, settings.evaluation, lab.families)
 if len({line.queries for line in sized}) > 1:
     figure = forest.size_curves(sized)
     style.save(figure, settings.figures, "figure-sizes")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from operator import itemgetter
 from statistics import fmean
 from typing import NamedTuple
 
@@ -118,10 +119,11 @@ class AtSize(NamedTuple):
     effect: Estimate
 
 
-def by_size(scores: Scores, sizes: Mapping[str, int], evaluation: Evaluation, families: Families) -> list[AtSize]:
+def at_sizes(scores: Scores, sizes: Mapping[str, int], evaluation: Evaluation, families: Families) -> list[AtSize]:
     """The steps that were run at more than one size. sizes: variant, "" for none → how many training queries it has."""
     lines = []
-    for measure, (step, pair), (variant, queries) in product(("nDCG", "R"), SIZED.items(), sizes.items()):
+    by_size = sorted(sizes.items(), key=itemgetter(1))
+    for measure, (step, pair), (variant, queries) in product(("nDCG", "R"), SIZED.items(), by_size):
         columns = [column for column in nine_columns(evaluation, families) if measure == column.measure.NAME]
         before, after = (f"{key}/{variant}".strip("/") for key in pair)
         if ran(scores, (before, after), columns):
