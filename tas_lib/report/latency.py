@@ -20,6 +20,7 @@ import torch
 import transformers
 from numpy.random import Generator, Philox
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from tas_lib import models
 from tas_lib.data.store import Store, atomic_write
@@ -99,7 +100,7 @@ def now() -> float:
 
 def answering(
     model: BertDot,
-    tokenizer: transformers.PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     cap: int,
     search: Callable[[Tensor], object],
     chunk: int,
