@@ -1,4 +1,4 @@
-"""Time and memory by the number of passages, and their slopes on logarithmic axes: benchmarks/growth.svg.
+"""Time and memory by the number of passages, and their slopes on logarithmic axes, as a plot (growth.svg).
 
 Texts and vectors are synthetic. Encoding is measured on 1,000 passages and extrapolated: it is proportional.
 """

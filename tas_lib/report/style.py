@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.textpath import text_to_path
 
 from tas_lib.data import store
@@ -74,6 +74,8 @@ STYLE: dict[Any, Any] = {
     "savefig.facecolor": "white",
     "svg.hashsalt": "tas-balanced",  # without it ids are random, and every file differs
 }
+# of two DejaVu Sans, the system's and matplotlib's own, the first one is taken, and their order is chance
+fontManager.ttflist.sort(key=lambda font: not font.fname.startswith(matplotlib.get_data_path()))
 house_style = matplotlib.rc_context(STYLE)  # a decorator
 
 
