@@ -71,7 +71,7 @@ def described(notebook: str) -> str:
 def drawings() -> dict[str, str]:
     """The first line of the docstring of each function that draws, by its name in notebooks: `pictures.method`."""
     found = {}
-    for path in (ROOT / "tas_lib" / "report").glob("*.py"):
+    for path in (*(ROOT / "tas_lib" / "report").glob("*.py"), *(ROOT / "lecture").glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.returns and ast.unparse(node.returns) in ("Figure", "Axes"):
                 found[f"{path.stem}.{node.name}"] = (ast.get_docstring(node) or "").partition("\n")[0]
