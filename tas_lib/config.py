@@ -178,7 +178,7 @@ class Profile(Settings):
 
     @property
     def seeds(self) -> dict[str, System]:
-        """`<row>/seed<n>`: the rows of `repeated` with so many random seeds, for the target `seeds`."""
+        """`<row>/seed<n>`: the rows of `repeated`, each with its number of random seeds, for the target `seeds`."""
         rows = self._repeatable if self.repeated else {}
         runs = [(key, n) for key, seeds in self.repeated.items() for n in range(1, seeds + 1)]
         return {f"{key}/seed{n}": changed(rows[key], {"seed": n}) for key, n in runs}

@@ -276,5 +276,7 @@ class Experiment:
             reasons = {"": self.runs.shallow(system)} | reasons
             if system.kind != "reported" and (notes := dict.fromkeys(filter(None, reasons.values()))):
                 self.notes[key] = "; ".join(notes)
-        further = {f"{key}/seed{n}" for key in keys for n in range(2, 6)} & self.shipped_seeds.keys()
-        return {key: self.shipped_seeds[key] for key in sorted(further)} | {key: result.get(key, {}) for key in keys}
+        seeds = [(row, n) for row, most in self.profile.repeated.items() if row in keys for n in range(2, most + 1)]
+        rows = {f"{row}/seed{n}" for row, n in seeds} & self.shipped_seeds.keys()
+        further = {key: self.shipped_seeds[key] for key in sorted(rows)}
+        return further | {key: result.get(key, {}) for key in keys}

@@ -1,6 +1,6 @@
 """The executed notebooks and the documents as a static site, to look at without installing: `./run_all.sh book`.
 
-Nothing is executed. The site asks no other host for anything: MathJax 3 comes from a package of its own (24 MB, no TeX
+Nothing is executed. The site asks no other host for anything: MathJax 3 comes from its own package (24 MB, no TeX
 or Node.js needed), and the search is Sphinx's, in the reader's browser. Its pages lie in the same folders as their
 sources, so that the links between these hold; a link that leads nowhere is an error. A figure has for alternative text
 the first line of the docstring of the function that draws it.

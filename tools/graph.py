@@ -89,8 +89,8 @@ def files(*made: str) -> tuple[str, ...]:
     >>> files("figure1", "claims")
     ('figure1.svg', 'figure1.png', 'claims.md', 'claims.csv')
     """
-    kinds = {name: ("svg", "png") if name.startswith("figure") else ("md", "csv") for name in made}
-    return tuple(f"{name}.{kind}" for name in made for kind in kinds[name])
+    kinds = {True: ("svg", "png"), False: ("md", "csv")}
+    return tuple(f"{name}.{kind}" for name in made for kind in kinds[name.startswith("figure")])
 
 
 def jobs(profile: Profile) -> dict[str, Job]:
@@ -167,7 +167,7 @@ def inputs(job: Job, profile: Profile) -> list[str]:
 
 
 def named(profile: Profile) -> Iterator[Path]:
-    """The files of a collection, the models and the run files of one's own that a profile names."""
+    """The files of the user's own that a profile names: collection, models, run files."""
     models = [profile.encoder, profile.cross_encoder, profile.colbert, profile.expansion.model]
     models += [profile.reranking.mono, profile.reranking.duo]
     for system in (profile.systems | profile.deviations).values():

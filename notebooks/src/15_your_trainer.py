@@ -129,7 +129,7 @@ show(DualTeacherLoss.forward)
 # ## Training
 #
 # From here on it is their trainer and their arguments. `steps` above equals `max_steps`, so the training is one epoch:
-# the paper has none, since every batch is drawn anew.
+# the paper has none, since every batch is a fresh draw.
 
 # %%
 arguments = SentenceTransformerTrainingArguments(

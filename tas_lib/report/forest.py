@@ -120,7 +120,7 @@ class AtSize(NamedTuple):
 
 
 def at_sizes(scores: Scores, sizes: Mapping[str, int], evaluation: Evaluation, families: Families) -> list[AtSize]:
-    """The steps that were run at more than one size. sizes: variant, "" for none → how many training queries it has."""
+    """Each of `SIZED` at every size at which it was run. sizes: variant, "" for none → its training queries."""
     lines = []
     by_size = sorted(sizes.items(), key=itemgetter(1))
     for measure, (step, pair), (variant, queries) in product(("nDCG", "R"), SIZED.items(), by_size):
@@ -141,8 +141,8 @@ def size_curves(found: Sequence[AtSize]) -> Figure:
     for (ax, measure), (i, step) in product(zip(axes, measures, strict=True), enumerate(SIZED)):
         lines = [line for line in found if (line.step, line.measure) == (step, measure)]
         at = [line.queries * 1.05 ** (i - 1) for line in lines]  # side by side, not on top of each other
-        middle, half = ([100 * value for value in values] for values in (
-            [line.effect.difference for line in lines], [line.effect.reach(0.95) for line in lines]))  # fmt: skip
+        middle = [100 * line.effect.difference for line in lines]
+        half = [100 * line.effect.reach(0.95) for line in lines]
         ax.errorbar(at, middle, yerr=half, fmt=f"{MARKS[i]}-", color=COLOURS[i], ms=4, lw=0.8, label=step)
         ax.axhline(0, color=INK, linewidth=0.6)
         ax.set(xlabel="Training queries (log axis)", ylabel=f"{measure}, points", xscale="log")
