@@ -279,4 +279,4 @@ class Experiment:
         seeds = [(row, n) for row, most in self.profile.repeated.items() if row in keys for n in range(2, most + 1)]
         rows = {f"{row}/seed{n}" for row, n in seeds} & self.shipped_seeds.keys()
         further = {key: self.shipped_seeds[key] for key in sorted(rows)}
-        return further | {key: result.get(key, {}) for key in keys}
+        return further | {key: result.get(key) or further.get(key, {}) for key in keys}

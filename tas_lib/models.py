@@ -91,9 +91,12 @@ def late_interaction(queries: Tensor, query_mask: Tensor, passages: Tensor, pass
     """
     b, m, _ = queries.shape
     p, n, _ = passages.shape
-    with torch.autocast(queries.device.type, enabled=False):  # scores in fp32 (D12)
-        scores = queries.flatten(0, 1) @ passages.flatten(0, 1).T  # (B * M, P * N)
-    scores = scores.view(b, m, p, n).masked_fill_(~passage_mask.bool(), MASKED_PASSAGE)  # in place: it is large
+    q_tokens, p_tokens, padding = queries.flatten(0, 1), passages.flatten(0, 1).T, ~passage_mask.bool()
+    with torch.autocast(queries.device.type, enabled=False):  # scores (B * M, P * N) in fp32 (D12)
+        if padding.ndim == 2:  # added by the product; to fill so large a tensor would take half as long as that
+            scores = torch.addmm(MASKED_PASSAGE * padding.flatten().float(), q_tokens, p_tokens).view(b, m, p, n)
+        else:
+            scores = (q_tokens @ p_tokens).view(b, m, p, n).masked_fill_(padding, MASKED_PASSAGE)
     return (scores.amax(-1) * query_mask[:, :, None]).sum(1)  # (B, P)
 
 

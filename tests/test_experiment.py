@@ -592,6 +592,8 @@ def test_further_seeds_are_shipped_and_read_under_the_same_settings_only(lab: Ex
     again = Experiment(lab.profile)
     scores = again.scores(["dual", "labels"])
     assert scores.keys() == {"dual", "labels", *(f"dual/seed{n}" for n in range(2, 6))}
+    asked = again.scores(["dual", "dual/seed2", "dual/seed6"])  # as Table 5 does; nothing but `dual` is a row here
+    assert asked["dual/seed2"] == again.shipped_seeds["dual/seed2"] and not asked["dual/seed6"]
     assert lab.profile.seeds["labels/fewer/seed2"].variant == "fewer"
     assert again.shipped_seeds.keys() == lab.profile.seeds.keys()
     test = lab.profile.evaluation.sets[0].name

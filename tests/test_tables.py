@@ -262,7 +262,7 @@ def test_table_5_ends_with_the_mean_and_the_sample_deviation_by_hand():
     cells = column_of(table, 0)
     assert [round(cell.value, 3) for cell in cells] == [0.115, 0.230, 0.345, 0.460, 0.575, 0.345, 0.182]
     assert [cell.letters for cell in cells][4:] == ["abcd", "", ""]
-    assert [row.origin for row in table.rows][4:] == ["trained here", "over 5 instances", "over 5 instances"]
+    assert [row.origin for row in table.rows][4:] == ["shipped", "over 5 instances", "over 5 instances"]
     assert [cell.paper.value for cell in cells][5:] == [".340", ".001"]
 
 

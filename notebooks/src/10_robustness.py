@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 10 · How much does another random seed change?
 #
-# *Paper:* §5.1, Table 5, RQ2. *Needs:* the systems of Table 4 and `dual/tas_balanced/seed2` to `seed5` (06). *Time on
-# the default profile:* under a minute, once the systems are trained.
+# *Paper:* §5.1, Table 5, RQ2. *Needs:* the systems of Table 4 (06); the other seeds of Table 5 are shipped, or rows of
+# the profile. *Time on the default profile:* under a minute, once the systems are trained.
 #
 # > "How robust is TAS-Balanced to different randomization?" (RQ2)
 #

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 11 · How does it compare, and do larger batches help?
 #
-# *Paper:* §5.2, Table 6, RQ3. *Needs:* `pairwise/random`, `in_batch/random`, the five seeds of `dual/tas_balanced`,
-# `tas_b` and `tas_b/largest` (06). *Time on the default profile:* under a minute, once the systems are trained.
+# *Paper:* §5.2, Table 6, RQ3. *Needs:* `pairwise/random`, `in_batch/random`, `dual/tas_balanced`, `tas_b` and
+# `tas_b/largest` (06). *Time on the default profile:* under a minute, once the systems are trained.
 #
 # > "How does our TAS-Balanced approach compare to other dense retrieval training methods?" (RQ3)
 #

@@ -7,13 +7,14 @@ from string import ascii_lowercase
 from typing import NamedTuple
 
 from tas_lib.config import ROOT, Profile, System
-from tas_lib.evaluation.comparisons import Scores, instances
+from tas_lib.evaluation.comparisons import SEED, Scores, instances
 
 FOLDER = ROOT / "data" / "paper"
 Systems = Mapping[str, System]  # by key, as a profile lists them
 NOT_RUN, REPORTED = "not run", "reported only"
 ORIGIN = {"trained": "trained here", "checkpoint": "checkpoint", "run": "run file", "bm25": "BM25"}
 ORIGIN |= {"untrained": "untrained", "expanded": "expanded", "fused": "fused", "reranked": "re-ranked"}
+ORIGIN |= {"seed": "shipped"}  # a further random seed whose measures are in data/<profile>/seeds
 """The text of the column Run for each kind of system."""
 
 
@@ -112,7 +113,7 @@ def filled(rows: Mapping[str, Row], scores: Scores, systems: Systems) -> list[Ro
     for key, row in rows.items():
         if key in ADDED and key not in systems:
             continue
-        kind, runs = kinds.get(key, "trained"), instances(scores, key)
+        kind, runs = kinds.get(key, "seed" if SEED.search(key) else "trained"), instances(scores, key)
         missing = REPORTED if kind == "reported" else row.missing
         seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
         origin = ORIGIN[kind] + seeds if runs else missing

@@ -1,5 +1,7 @@
 """The in-batch teacher (§2.3): a frozen ColBERT, whose token vectors are kept on disk or computed for every batch."""
 
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,13 +74,13 @@ class InBatchTeacher(NamedTuple):
         n = max(1, LARGEST // (mask.shape[1] * real.numel()))
         parts = [
             models.late_interaction(v, m, passages, p)
-            for v, m, p in zip(vecs.split(n), mask.split(n), self.masks(real).split(n), strict=True)
+            for v, m, p in zip(vecs.split(n), mask.split(n), self.masks(real, n), strict=False)
         ]
         return torch.cat(parts)
 
-    def masks(self, mask: Tensor) -> Tensor:
-        """The masks (B, 1, 2B, N) of passages, by query: each passage's own. mask: (2B, N)."""
-        return mask.expand(len(mask) // 2, 1, *mask.shape)
+    def masks(self, mask: Tensor, n: int) -> Iterable[Tensor]:
+        """The masks of passages for every n queries: each passage's own, whatever the query. mask: (2B, N)."""
+        return itertools.repeat(mask)
 
 
 class PublicTeacher(InBatchTeacher):
@@ -89,10 +91,10 @@ class PublicTeacher(InBatchTeacher):
     Source: matchmaker b52c65e, models/colbert.py, forward_inbatch_aggregation, once for positives, once for negatives.
     """
 
-    def masks(self, mask: Tensor) -> Tensor:
-        """(B, 1, 2B, N). mask: (2B, N), of positives and then negatives."""
+    def masks(self, mask: Tensor, n: int) -> Iterable[Tensor]:
+        """(n, 1, 2B, N) each, by query. mask: (2B, N), of positives and then negatives."""
         pos, neg = (half[:, None].expand(-1, len(half), -1) for half in mask.chunk(2))  # (B, B, N)
-        return torch.cat([pos, neg], dim=1)[:, None]
+        return torch.cat([pos, neg], dim=1)[:, None].split(n)
 
 
 def open_in_batch_teacher(profile: Profile, collection: Collection) -> InBatchTeacher:
