@@ -14,7 +14,7 @@ from tools import graph
 
 PROFILE = profiles.load(str(config.get("profile", "docs")))
 WORDS = [workflow.basedir, sys.executable, PROFILE.name]
-JOBS, TARGETS = graph.jobs(PROFILE), graph.targets(PROFILE)
+JOBS, TARGETS, STAMP = graph.jobs(PROFILE), graph.targets(PROFILE), graph.stamp(PROFILE)
 PROFILE.folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -50,6 +50,7 @@ for job in JOBS.values():
             *[update(str(PROFILE.figures / file)) for file in job.makes],
         params:
             **job.parameters,
+            files=STAMP,
         # one job at a time on one machine, with all its cores, but for jobs that use fewer; also their OMP_NUM_THREADS
         threads: job.cores or int(config.get("threads", os.cpu_count() or 1))
         priority: job.early  # figures and the first table before the many trainings

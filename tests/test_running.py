@@ -167,6 +167,11 @@ def test_a_model_a_run_file_or_a_collection_of_ones_own_that_changes_makes_noteb
         (mine / file).write_text("new")
     said = run(tree, "small", "01_collection", "-n").stdout
     assert "Updated input files" in said and all(f"mine/{file}" in said for file in changed)
+    assert run(tree, "small", "01_collection").returncode == 0
+    (mine / "dev.run").write_text("a copy")
+    os.utime(mine / "dev.run", (1e9, 1e9))  # with the time of its original, which is older than the notebook
+    again = run(tree, "small", "01_collection", "-n").stdout
+    assert again == "[1/1] 01_collection: Params have changed since last execution\n"
     (mine / "dev{1}.txt").touch()
     assert "dev{1}.txt: Snakemake takes braces in a path" in run(tree, "small", "01_collection", "-n").stdout
 

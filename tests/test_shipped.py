@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +282,28 @@ def test_pairs_without_scores_are_scored_by_the_teacher(settings: Profile, tmp_p
     table = mining.open_pairs(mine, found, lambda: by_index)
     assert len(table.pos) >= 1
     assert table.margins.tolist() == (table.pos.astype(int) - table.neg).tolist()  # 10 q + pos - (10 q + neg)
+
+
+def test_a_run_that_was_killed_while_scoring_goes_on_behind_what_it_had_scored(
+    settings: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    mine = folder_of(settings, tmp_path, PLAIN)
+    found = open_collection(mine)
+    asked: list[list[int]] = []
+    monkeypatch.setattr(mining, "in_parts", partial(mining.in_parts, size=2))
+
+    def killed_in_the_second_part(query: IntArray, passage: IntArray) -> FloatArray:
+        asked.append(passage.tolist())
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return by_index(query, passage)
+
+    with pytest.raises(KeyboardInterrupt):
+        mining.open_pairs(mine, found, lambda: killed_in_the_second_part)
+    table = mining.open_pairs(mine, found, lambda: killed_in_the_second_part)
+    assert asked[2] == asked[1] and asked[0] not in asked[1:]
+    assert table.margins.tolist() == (table.pos.astype(int) - table.neg).tolist()
+    assert not [*(mine.folder / "pairs").glob("scored-*")]
 
 
 def test_of_very_many_positives_some_are_drawn_by_query_and_what_fits_stays():

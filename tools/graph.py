@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tas_lib.config import LocalSource, Profile, System, located
+from tas_lib.data import store
 from tas_lib.report import paper
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -183,6 +184,11 @@ def named(profile: Profile) -> Iterator[Path]:
     if isinstance(profile.source, LocalSource):
         texts = (*profile.source.place.glob("*"), *profile.source.place.glob("qrels/*"))
         yield from (path for path in texts if re.search(r"\.(tsv|txt|jsonl)(\.gz)?$", path.name))
+
+
+def stamp(profile: Profile) -> str:
+    """Another text whenever a file of `named` is another, also if it is older than the notebooks that have read it."""
+    return store.digest({str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in named(profile)})
 
 
 @cache

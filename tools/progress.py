@@ -34,7 +34,7 @@ class LogHandler(LogHandlerBase):
             self.total = len(self.waiting)
         elif event == LogEvent.JOB_INFO and fields["rule_name"] in JOBS and fields["jobid"] not in self.started:
             self.started[fields["jobid"]] = fields["rule_name"], time.monotonic()
-            reason = short(fields["reason"]).partition("; ")[0]
+            reason = short(fields["reason"]).partition("; ")[0].partition(": Union of")[0]
             print(f"[{len(self.started)}/{self.total}] {fields['rule_name']}: {reason}", flush=True)
         elif event == LogEvent.JOB_FINISHED and fields["job_id"] in self.started:
             self._end(*self.started[fields["job_id"]])

@@ -90,6 +90,8 @@ def load_encoder(name: str) -> PreTrainedModel:
     inside = load_config(name).get(INSIDE)
     with one_line("encoder", name):
         config = transformers.AutoConfig.from_pretrained(inside or name)
+        if config.is_encoder_decoder:
+            raise ValueError(f"this is a {config.model_type}, half of which is a decoder; name an encoder such as BERT")
         options: dict[str, Any] = {"dtype": torch.float32}
         kind: Any = transformers.MODEL_MAPPING[type(config)]
         if "add_pooling_layer" in inspect.signature(kind).parameters:

@@ -15,8 +15,10 @@ from tas_lib.data.pair_files import read_pairs
 from tas_lib.records import FloatArray, IntArray, Pairs
 from tas_lib.retrieval import pretrained
 from tas_lib.retrieval.bm25 import Bm25Index
+from tas_lib.retrieval.cross_encoder import STRETCH
 
 log = logging.getLogger(__name__)
+PART = "scored"  # files of a draft
 Scorer = Callable[[IntArray, IntArray], FloatArray]
 """(query indices, passage indices) → the pairwise teacher's scores"""
 
@@ -32,7 +34,7 @@ def open_pairs(profile: Profile, collection: Collection, load_scorer: Callable[[
     def make(folder: Path) -> None:
         train, path = collection.sets["train"].queries, published_pairs(profile)
         if not scored:  # first, so that a teacher that cannot be loaded is reported early
-            score = _shipped_first(profile, collection, load_scorer)
+            score = _shipped_first(profile, collection, lambda: in_parts(load_scorer(), folder))
         margins = None
         if path is None:
             positives = some(collection.relevant("train"), profile.pairing.positives)
@@ -49,6 +51,8 @@ def open_pairs(profile: Profile, collection: Collection, load_scorer: Callable[[
         if margins is None:
             margins = margins_by(score, query, pos, neg)
         store.save_arrays(folder, **Pairs.sort(len(train.ids), query, pos, neg, margins)._asdict())
+        for part in folder.glob(f"{PART}-*.npy"):
+            part.unlink()
 
     inputs = {"collection": collection.digest}
     scores = profile.artefacts_folder / "scores" / "scores.parquet"
@@ -147,6 +151,22 @@ def margins_by(score: Scorer, query: IntArray, pos: IntArray, neg: IntArray) -> 
     distinct, inverse = np.unique(np.concatenate([query * width + pos, query * width + neg]), return_inverse=True)
     scores = score(*np.divmod(distinct, width))
     return (scores[inverse[: len(query)]] - scores[inverse[len(query) :]]).astype(np.float32)
+
+
+def in_parts(score: Scorer, folder: Path, size: int = 2 * STRETCH) -> Scorer:
+    """The same scorer, which stores each `size` scores in `folder`, and reads what it had stored when it was killed."""
+
+    def scored(query: IntArray, passage: IntArray) -> FloatArray:
+        parts = []
+        for start in range(0, len(query), size):
+            path, these = folder / f"{PART}-{start}.npy", slice(start, start + size)
+            if not path.exists():
+                log.info("%d of %d queries with a passage are scored", start, len(query))
+                store.save_arrays(folder, **{path.stem: score(query[these], passage[these])})
+            parts.append(store.load_array(path))
+        return np.concatenate(parts)
+
+    return scored
 
 
 def _shipped_first(profile: Profile, collection: Collection, load_scorer: Callable[[], Scorer]) -> Scorer:
