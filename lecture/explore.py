@@ -40,20 +40,24 @@ class Panel(ipywidgets.VBox):
 
     def __init__(self, draw: Callable[..., str], controls: Mapping[str, Any], still: Mapping[str, str]) -> None:
         """draw: the controls' values by name → HTML; its ValueError is shown. still: pictures by label, for `radio`."""
-        self.draw, self.controls, self.still, self.shown = draw, controls, radio(still), ipywidgets.HTML()
+        self.draw, self.controls, self.still = draw, controls, radio(still)
+        self.shown, self.state = ipywidgets.HTML(), ipywidgets.HTML()
         for control in controls.values():
             control.continuous_update = False
             control.observe(self.update, "value")
         row = ipywidgets.Box(list(controls.values()), layout=ipywidgets.Layout(flex_flow="row wrap"))
-        super().__init__([row, self.shown])
+        super().__init__([row, self.state, self.shown])
         self.update()
 
     def update(self, _: object = None) -> None:
         """Draw what the controls say now."""
+        self.state.value = '<span role="status">drawing …</span>'
         try:
             self.shown.value = self.draw(**{name: control.value for name, control in self.controls.items()})
         except ValueError as error:
             self.shown.value = f'<p role="alert">{escape(str(error))}</p>'
+        finally:
+            self.state.value = '<span role="status">&nbsp;</span>'
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         return {**super()._repr_mimebundle_(**kwargs), "text/html": self.still}

@@ -6,12 +6,14 @@ import runpy
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
 import numpy as np
 from IPython import get_ipython
 from IPython.display import display
+from matplotlib.figure import Figure
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -21,10 +23,18 @@ from lecture import gaps  # noqa: F401 - its import sets what happens where a ce
 from tas_lib.config import ROOT
 from tas_lib.data import progress
 
+
+def described(figure: Figure, png: Callable[[Figure], str]) -> str:
+    """A figure with its label as alternative text. png: encodes a figure in base64."""
+    return f'<img alt="{escape(str(figure.get_label()))}" src="data:image/png;base64,{png(figure).strip()}">'
+
+
 shell = get_ipython()
 progress.show_in(shell)
 if hasattr(shell, "kernel"):  # else a figure is shown only if pyplot was used before
     shell.run_line_magic("matplotlib", "inline")
+    formats = shell.display_formatter.formatters  # JupyterLab gives an image/png no alternative text, so it is HTML
+    formats["text/html"].for_type(Figure, partial(described, png=formats["image/png"].pop(Figure)))
 
 PAPER = (
     "background:#f6f8fa; color:#24292f; padding:.6em .8em; overflow-x:auto; white-space:pre; font:.85em/1.4 monospace"

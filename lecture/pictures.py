@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,11 +10,11 @@ from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 
 from tas_lib import sampling
 from tas_lib.records import FloatArray, IntArray, Pairs
-from tas_lib.report.style import BLUE, CLUSTERS, GREY, INK, LOOKS, ORANGE, PAGE, STYLE, VERMILION
+from tas_lib.report.style import BLUE, CLUSTERS, GREY, INK, LOOKS, ORANGE, PAGE, STYLE, VERMILION, drawn_in
 
 QUERY, PASSAGE, ANY, BALANCED = ORANGE, BLUE, LOOKS["random"], LOOKS["tas_balanced"]
 PAIRWISE, IN_BATCH, BANDS = "#E28E4D", "#B3DCF5", ((GREY, 0.1), (GREY, 0.22))  # paler than in `LOOKS`
-house_style = matplotlib.rc_context(STYLE | dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 7))
+house_style = drawn_in(STYLE | dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 7))
 
 
 def _canvas(height: float) -> tuple[Figure, Axes]:

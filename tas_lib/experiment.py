@@ -1,6 +1,6 @@
 """What the systems of one profile share: each part is made when it is first needed, and kept in the store."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -219,11 +219,6 @@ class Experiment:
         """The runs of all systems, and the first stages that they start from."""
         return Runs(self.profile, self.listed, self.collection, self.bi_encoder)
 
-    @property
-    def written(self) -> list[list[str]]:
-        """The queries that a model wrote for each passage."""
-        return self.runs.written
-
     def retrieve(self, system: System, texts: Sequence[str], depth: int) -> tuple[IntArray, FloatArray]:
         """Passage indices and scores (Q, depth) from the whole collection, for the texts of any queries."""
         return self.runs.retriever(system)(texts, depth)
@@ -231,14 +226,6 @@ class Experiment:
     def run(self, system: System, name: str) -> Run:
         """A system's run on a query set."""
         return self.runs.run(system, name)
-
-    def answerer(self, system: System, name: str) -> Callable[[str], Run]:
-        """A function from the id of a query of a set to its run, to measure latency."""
-        return self.runs.answerer(system, name)
-
-    def alpha(self, system: System) -> float:
-        """The weight of the first of two fused systems, chosen on the early-stopping set."""
-        return self.runs.alpha(system)
 
     def evaluate(self, system: System, name: str) -> PerQuery:
         """The paper's measures of a system on a test set, per query."""

@@ -75,5 +75,5 @@ def test_what_is_remade_is_indexed_without_a_model(tmp_path: Path, monkeypatch: 
         assert len(new) <= 2 and not new & set(passage.split())
     with caplog.at_level(logging.INFO):
         lab = Experiment(p)
-        assert lab.written == words and all(lab.scores(["d2q"])["d2q"].values())
+        assert lab.runs.written == words and all(lab.scores(["d2q"])["d2q"].values())
     assert "no shipped words" not in caplog.text

@@ -429,14 +429,14 @@ def test_the_weight_of_a_fusion_is_the_best_on_the_early_stopping_set(pipelines:
     words, dense = (pipelines.run(system, "stop") for system in (BM25, DUAL))
     qrels = pipelines.collection.sets["stop"].qrels
     worth = {a: metrics.mean_ndcg(fusion.interpolate(dense, words, a), qrels) for a in pipelines.profile.fusion.alphas}
-    alpha = pipelines.alpha(FUSED)
+    alpha = pipelines.runs.alpha(FUSED)
     assert alpha == next(a for a, value in worth.items() if value == max(worth.values()))
     assert max(worth.values()) > min(worth.values())
 
 
 def test_a_fused_run_is_alpha_times_the_first_and_the_second(pipelines: Experiment):
     words, dense, both = (pipelines.run(system, "graded") for system in (BM25, DUAL, FUSED))
-    assert both == fusion.interpolate(dense, words, pipelines.alpha(FUSED), depth=10)
+    assert both == fusion.interpolate(dense, words, pipelines.runs.alpha(FUSED), depth=10)
     ranks = pipelines.run(FUSED.model_copy(update={"how": "rrf"}), "graded")
     assert ranks == fusion.reciprocal_rank([words, dense], 60, depth=10) != both
 
@@ -506,8 +506,8 @@ def test_docT5query_is_bm25_with_the_written_queries_behind_each_passage(with_t5
     written = doc2query.queries_for(
         tiny.t5(), tiny.t5_tokenizer(), texts[32:64], with_t5.profile.expansion, first=32
     )  # the second shard
-    assert with_t5.written[32:64] == written
-    longer = [" ".join([t, *q]) for t, q in zip(texts, with_t5.written, strict=True)]
+    assert with_t5.runs.written[32:64] == written
+    longer = [" ".join([t, *q]) for t, q in zip(texts, with_t5.runs.written, strict=True)]
     queries = collection.sets["graded"].queries
     rows, scores = bm25.Bm25Index(longer, with_t5.profile.bm25).search(queries.texts, 10)
     expected = as_run(queries.ids, collection.passages.ids, rows, scores)
@@ -561,7 +561,7 @@ def test_mono_then_duo_order_by_the_scores_of_the_model(with_t5: Experiment):
 
 @pytest.mark.parametrize("key", ["bm25", "dual/tas_balanced", "d2q+dual/tas_balanced", "bm25>cat", "d2q>mono>duo"])
 def test_the_answer_to_one_query_is_that_of_the_run(with_t5: Experiment, key: str):
-    answer, run = with_t5.answerer(with_t5.listed[key], "graded"), with_t5.run(with_t5.listed[key], "graded")
+    answer, run = with_t5.runs.answerer(with_t5.listed[key], "graded"), with_t5.run(with_t5.listed[key], "graded")
     for query in with_t5.collection.sets["graded"].queries.ids:
         one = answer(query)
         assert one.keys() <= {query}

@@ -2,12 +2,9 @@
 
 Nothing is executed. The site asks no other host for anything: MathJax 3 comes from its own package (24 MB, no TeX
 or Node.js needed), and the search is Sphinx's, in the reader's browser. Its pages lie in the same folders as their
-sources, so that the links between these hold; a link that leads nowhere is an error. A figure has for alternative text
-the first line of the docstring of the function that draws it.
+sources, so that the links between these hold; a link that leads nowhere is an error.
 """
 
-import ast
-import json
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,29 +50,7 @@ def page(name: str, text: str) -> str:
         return text + "".join(map(contents, PARTS))
     if folder == "figures/docs":
         return f"# {TITLES.get(stem, stem.replace('table', 'Table '))}\n\n{text}"
-    text = text.replace("](../README.md", "](../index.md")
-    return described(text) if name.endswith(".ipynb") else text
-
-
-def described(notebook: str) -> str:
-    """A notebook with alternative text for the figures of its cells, where myst-nb looks for it."""
-    content, words = json.loads(notebook), drawings()
-    for cell in content["cells"]:
-        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
-            calls = [node.func for node in ast.walk(ast.parse("".join(cell["source"]))) if isinstance(node, ast.Call)]
-            (alt,) = {words[name] for name in map(ast.unparse, calls) if name in words}
-            cell["metadata"]["mystnb"] = {"image": {"alt": alt}}
-    return json.dumps(content)
-
-
-def drawings() -> dict[str, str]:
-    """The first line of the docstring of each function that draws, by its name in notebooks: `pictures.method`."""
-    found = {}
-    for path in (*(ROOT / "tas_lib" / "report").glob("*.py"), *(ROOT / "lecture").glob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and node.returns and ast.unparse(node.returns) in ("Figure", "Axes"):
-                found[f"{path.stem}.{node.name}"] = (ast.get_docstring(node) or "").partition("\n")[0]
-    return found
+    return text.replace("](../README.md", "](../index.md")
 
 
 def contents(part: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from transformers.utils import logging
 
 from tas_lib.config import Profile
 from tas_lib.data import shipped, store
@@ -90,6 +91,7 @@ def unpack(profile: Profile, packed: Path) -> None:
 def _initial(profile: Profile) -> bytes:
     """The file of weights of a student before its first step."""
     with TemporaryDirectory() as folder:
+        logging.disable_progress_bar()
         pretrained.load_dot(shipped.encoder(profile), profile.pooling).encoder.save_pretrained(folder)
         return Path(folder, WEIGHTS).read_bytes()
 

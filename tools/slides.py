@@ -56,7 +56,7 @@ def shown(reference: re.Match[str]) -> str:
     if not any(parts) or any(HOLE.search(part) for part in parts):
         where = f"cell {words['cell']!r} of {name}" if "cell" in words else name
         raise ValueError(f"the slides show {where}, which has not been made yet: ./run_all.sh makes it")
-    return "\n\n".join(image("svg+xml", part.encode(), alt) if part.startswith("<?xml") else part for part in parts)
+    return "\n\n".join(svg(part, alt) if part.startswith("<?xml") else part for part in parts)
 
 
 def outputs(notebook: nbformat.NotebookNode, code: str, alt: str) -> list[str]:
@@ -64,10 +64,10 @@ def outputs(notebook: nbformat.NotebookNode, code: str, alt: str) -> list[str]:
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     (cell,) = [c for c in cells if code in c.metadata.get("tags", [])] or [c for c in cells if code in c.source]
     data = [output.get("data", {"text/markdown": output.get("text", "")}) for output in cell.outputs]
+    html = "".join(part.get("text/html", "") for part in data)
     if alt:
-        return [image("png", base64.b64decode(part["image/png"]), alt) for part in data if "image/png" in part]
-    tables = "".join(part.get("text/html", "") for part in data)
-    return [*re.findall("<table.*?</table>", tables, re.S), *(part.get("text/markdown", "") for part in data)]
+        return [f'<img alt="{alt}" {source}>' for source in re.findall('src="data:image/png;base64,[^"]*"', html)]
+    return [*re.findall("<table.*?</table>", html, re.S), *(part.get("text/markdown", "") for part in data)]
 
 
 def chosen(text: str, rows: str, columns: str) -> str:
@@ -87,9 +87,9 @@ def chosen(text: str, rows: str, columns: str) -> str:
     return "" if blocks and blocks[0].startswith("<p") else "\n\n".join(blocks)
 
 
-def image(kind: str, data: bytes, alt: str) -> str:
-    """A picture inside the page."""
-    return f'<img alt="{alt}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+def svg(text: str, alt: str) -> str:
+    """A vector picture inside the page."""
+    return f'<img alt="{alt}" src="data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}">'
 
 
 def main() -> int:

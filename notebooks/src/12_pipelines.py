@@ -96,7 +96,7 @@ grid(above, ["set", "system", "cutoffs above BM25", "of"])
 
 # %%
 if "d2q" in shown:
-    written, texts = lab.written, lab.collection.passages.texts
+    written, texts = lab.runs.written, lab.collection.passages.texts
     for row in np.random.default_rng(7).choice(len(texts), 3, replace=False):
         print(f"{lab.collection.titles[row]}: {texts[row]}\n  + {'; '.join(written[row][:4])}")
     kinds = []
@@ -137,7 +137,7 @@ if BOTH in lab.listed:
     words, dense = (lab.run(lab.listed[key], "stop") for key in settings.systems[BOTH].of)
     stop = lab.collection.sets["stop"].qrels
     worth = fusion.qualities(dense, words, stop, settings.fusion.alphas, metrics.mean_ndcg)
-    alpha = lab.alpha(settings.systems[BOTH])
+    alpha = lab.runs.alpha(settings.systems[BOTH])
     grid([["nDCG@10", *worth.values()]], ["α", *(f"{a:g}" for a in worth)])
     print(f"chosen: α = {alpha:g}; BM25 alone has {metrics.mean_ndcg(words, stop):.3f}")
     assert worth[alpha] == max(worth.values())
@@ -169,7 +169,7 @@ grid(ceiling, ["set", "BM25", "TAS-Balanced", "fused", "all of both"])
 scores = lab.scores(rows7(settings, TAS))
 name, ms = graded[0].name, {}
 for key in [key for key in lab.listed if name in scores.get(key, {}) and lab.answers(lab.listed[key])]:
-    queries, answer = cycle(lab.collection.sets[name].queries.ids), lab.answerer(lab.listed[key], name)
+    queries, answer = cycle(lab.collection.sets[name].queries.ids), lab.runs.answerer(lab.listed[key], name)
     ms[key] = latency.time_boxed(lambda q=queries, a=answer: a(next(q)), warm_up=2, seconds=2, most=200).mean
 
 # %% [markdown]

@@ -49,7 +49,7 @@ def apart(ends: Sequence[float], gap: float) -> list[float]:
 
 @house_style
 def recall_curves(panels: Mapping[str, Sequence[Curve]], at: Sequence[int]) -> Figure:
-    """Figure 3: recall at the cutoffs `at` (log axis), a panel per test set; all panels share the axis of recall."""
+    """Figure 3: recall by cutoff (log axis), a panel per test set; all panels share the axis of recall."""
     figure = Figure((PAGE, HEIGHT), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)
     lowest = min(min(curve.recall) for curves in panels.values() for curve in curves)

@@ -3,8 +3,10 @@
 A concept has one look wherever it appears; colour is never the only difference.
 """
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import matplotlib
 import numpy as np
@@ -14,6 +16,7 @@ from matplotlib.textpath import text_to_path
 
 from tas_lib.data import store
 
+Draw = TypeVar("Draw", bound=Callable[..., Any])
 COLUMN = 3.33  # inches, a column of the paper
 PAGE = 7.0  # inches, both columns
 SMALL = 6.5  # points, the smallest text
@@ -76,7 +79,26 @@ STYLE: dict[Any, Any] = {
 }
 # of two DejaVu Sans, the system's and matplotlib's own, the first one is taken, and their order is chance
 fontManager.ttflist.sort(key=lambda font: not font.fname.startswith(matplotlib.get_data_path()))
-house_style = matplotlib.rc_context(STYLE)  # a decorator
+
+
+def drawn_in(look: dict[Any, Any]) -> Callable[[Draw], Draw]:
+    """A decorator: draws in this style; the docstring's first line becomes the figure's label, its alternative text."""
+
+    def decorated(draw: Draw) -> Draw:
+        @wraps(draw)
+        def drawn(*args: Any, **kwargs: Any) -> Any:
+            with matplotlib.rc_context(look):
+                result = draw(*args, **kwargs)
+            if isinstance(figure := getattr(result, "figure", result), Figure):
+                figure.set_label((draw.__doc__ or "").partition("\n")[0])
+            return result
+
+        return cast(Draw, drawn)
+
+    return decorated
+
+
+house_style = drawn_in(STYLE)
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
