@@ -263,7 +263,7 @@ class Experiment:
             reasons = {"": self.runs.shallow(system)} | reasons
             if system.kind != "reported" and (notes := dict.fromkeys(filter(None, reasons.values()))):
                 self.notes[key] = "; ".join(notes)
-        seeds = [(row, n) for row, most in self.profile.repeated.items() if row in keys for n in range(2, most + 1)]
-        rows = {f"{row}/seed{n}" for row, n in seeds} & self.shipped_seeds.keys()
-        further = {key: self.shipped_seeds[key] for key in sorted(rows)}
+        repeated = {row: most for row, most in self.profile.repeated.items() if row in keys}
+        rows = (f"{row}/seed{n}" for row, most in sorted(repeated.items()) for n in range(2, most + 1))
+        further = {key: self.shipped_seeds[key] for key in rows if key in self.shipped_seeds}
         return further | {key: result.get(key) or further.get(key, {}) for key in keys}

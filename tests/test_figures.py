@@ -100,7 +100,7 @@ FIGURES = PICTURES | {
     "recall near 1": lambda: figure3(0.99, 1.0, 0.98, 0.97, 0.3),
 }
 FIGURES["steps"] = lambda: forest.forest(forest.effects(scored(), EVALUATION, {}))
-FIGURES["steps with fewer queries"] = lambda: forest.size_curves(forest.at_sizes(*sized(), EVALUATION, {}))
+FIGURES["steps with fewer queries"] = lambda: forest.size_curves({"Queries": forest.at_sizes(*sized(), EVALUATION, {})})
 each_figure = pytest.mark.parametrize("name", FIGURES)
 
 
@@ -336,7 +336,7 @@ def test_steps_with_fewer_queries_are_the_steps_of_the_systems_trained_on_them()
         for line in forest.effects(scored(), EVALUATION, {})
         if line.ours
     }
-    shown = {(line.step, line.measure, line.queries): line.effect.difference for line in found}
+    shown = {(line.step, line.measure, line.size): line.effect.difference for line in found}
     assert {step for step, _, queries in shown if queries == 10} == {"Labels → pairwise"}
     for (step, measure, queries), difference in shown.items():
         if queries == 100 and step in forest.STEPS:

@@ -195,23 +195,34 @@ for step, (old, new) in pairs.items():
 grid(lines, ["step", *groups])
 
 # %% [markdown]
-# ## With fewer training queries
+# ## With fewer queries, with fewer and more steps
 #
 # A teacher's scores say more about a query than its one label, and a batch from one cluster finds more neighbours when
 # queries are dense. So which step should grow, and which shrink, when fewer queries are trained on? *Before you look:*
 # draw the three lines. Training queries are a random sample, and clusters are fewer, so that each holds as many.
+#
+# With fewer queries and as many steps, each query is also seen more often. So the same steps, with all queries and for
+# fewer and more steps: does an effect follow the queries, or how often each is seen?
 
 # %%
-sizes = {"": len(lab.collection.sets["train"].queries.ids)}
-sizes |= {name: how.sampling["queries"] for name, how in settings.variants.items() if "queries" in how.sampling}
-sized = forest.at_sizes(lab.shipped_seeds, sizes, settings.evaluation, lab.families)
-if len({line.queries for line in sized}) > 1:
+whole = len(lab.collection.sets["train"].queries.ids)
+sizes = {"Training queries": {"": whole}, "Training steps": {"": settings.training.steps}}
+for name, how in settings.variants.items():
+    for kind, size in (
+        ("Training queries", how.sampling.get("queries")),
+        ("Training steps", how.training.get("steps")),
+    ):
+        sizes[kind] |= {name: size} if size else {}
+sized = {kind: forest.at_sizes(lab.shipped_seeds, of_kind, settings.evaluation, lab.families)
+         for kind, of_kind in sizes.items() if len(of_kind) > 1}  # fmt: skip
+sized = {kind: lines for kind, lines in sized.items() if len({line.size for line in lines}) > 1}
+grid([(kind, step, measure, size, b * (settings.training.steps / size if kind == "Training queries" else size / whole),
+       f"{render.signed(one.difference)} ({answers.interval(one)})")
+      for kind, lines in sized.items() for step, measure, size, one in lines],
+     ["varied", "step", "measure", "number", "passes over the queries", "effect, with its 95 % interval"])  # fmt: skip
+if sized:
     figure = forest.size_curves(sized)
     style.save(figure, settings.figures, "figure-sizes")
-    effects = {(line.step, line.measure, line.queries): line.effect for line in sized}
-    grid([(step, measure, queries, f"{render.signed(one.difference)} ({answers.interval(one)})")
-          for (step, measure, queries), one in effects.items()],
-         ["step", "measure", "training queries", "effect, with its 95 % interval"])  # fmt: skip
     display(figure)
 else:
     print(NOT_RUN)

@@ -34,7 +34,7 @@ SIZED = {
     **{name: STEPS[name] for name in ("Labels → pairwise", "Pairwise → both")},
     "Both: random → TAS-Balanced": ("dual/random", "dual/tas_balanced"),
 }
-"""The steps that are also made with fewer training queries."""
+"""The steps that are also made with fewer training queries, and with fewer and more training steps."""
 COLOURS, MARKS = (BLUE, VERMILION, GREY), "oD^"
 
 
@@ -111,43 +111,47 @@ def forest(found: Sequence[Effect]) -> Figure:
 
 
 class AtSize(NamedTuple):
-    """A step in one measure, averaged over the test sets, after training on that many queries."""
+    """A step in one measure, averaged over the test sets, for one number of training queries, or of training steps."""
 
     step: str
     measure: str
-    queries: int
+    size: int
     effect: Estimate
 
 
 def at_sizes(scores: Scores, sizes: Mapping[str, int], evaluation: Evaluation, families: Families) -> list[AtSize]:
-    """Each of `SIZED` at every size at which it was run. sizes: variant, "" for none → its training queries."""
+    """Each of `SIZED` at every size at which it was run. sizes: variant, "" for none → training queries, or steps."""
     lines = []
     by_size = sorted(sizes.items(), key=itemgetter(1))
-    for measure, (step, pair), (variant, queries) in product(("nDCG", "R"), SIZED.items(), by_size):
+    for measure, (step, pair), (variant, size) in product(("nDCG", "R"), SIZED.items(), by_size):
         columns = [column for column in nine_columns(evaluation, families) if measure == column.measure.NAME]
         before, after = (f"{key}/{variant}".strip("/") for key in pair)
         if ran(scores, (before, after), columns):
             effect = estimate(scores, (after, before), columns)
-            lines.append(AtSize(step, printed_name(columns[0].measure), queries, effect))
+            lines.append(AtSize(step, printed_name(columns[0].measure), size, effect))
     return lines
 
 
 @house_style
-def size_curves(found: Sequence[AtSize]) -> Figure:
-    """A panel per measure and a line per step: its effect in points, with 95 % intervals, against training queries."""
-    measures, sizes = dict.fromkeys(line.measure for line in found), sorted({line.queries for line in found})
-    figure = Figure((PAGE, 2.4), layout="constrained")
-    axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
-    for (ax, measure), (i, step) in product(zip(axes, measures, strict=True), enumerate(SIZED)):
-        lines = [line for line in found if (line.step, line.measure) == (step, measure)]
-        at = [line.queries * 1.05 ** (i - 1) for line in lines]  # side by side, not on top of each other
-        middle = [100 * line.effect.difference for line in lines]
-        half = [100 * line.effect.reach(0.95) for line in lines]
-        ax.errorbar(at, middle, yerr=half, fmt=f"{MARKS[i]}-", color=COLOURS[i], ms=4, lw=0.8, label=step)
+def size_curves(found: Mapping[str, Sequence[AtSize]]) -> Figure:
+    """The effect of a step, in points, with 95 % intervals: a row of panels per kind of size, a column per measure.
+
+    found: name of the sizes → steps at these.
+    """
+    measures = dict.fromkeys(line.measure for lines in found.values() for line in lines)
+    figure = Figure((PAGE, 0.4 + 2 * len(found)), layout="constrained")
+    axes = figure.subplots(len(found), len(measures), sharey=True, squeeze=False)
+    for (row, name), (column, measure) in product(enumerate(found), enumerate(measures)):
+        for i, step in enumerate(SIZED):
+            lines = [line for line in found[name] if (line.step, line.measure) == (step, measure)]
+            at = [line.size * 1.05 ** (i - 1) for line in lines]  # side by side, not on top of each other
+            middle = [100 * line.effect.difference for line in lines]
+            half, ax = [100 * line.effect.reach(0.95) for line in lines], axes[row, column]
+            ax.errorbar(at, middle, yerr=half, fmt=f"{MARKS[i]}-", color=COLOURS[i], ms=4, lw=0.8, label=step)
         ax.axhline(0, color=INK, linewidth=0.6)
-        ax.set(xlabel="Training queries (log axis)", ylabel=f"{measure}, points", xscale="log")
-        ax.xaxis.set_major_locator(FixedLocator(sizes))
+        ax.set(xlabel=f"{name} (log axis)", ylabel=f"{measure}, points", xscale="log")
+        ax.xaxis.set_major_locator(FixedLocator(sorted({line.size for line in found[name]})))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter("{x:,.0f}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SIZED))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SIZED))
     return figure

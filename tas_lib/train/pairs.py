@@ -18,7 +18,6 @@ from tas_lib.retrieval.bm25 import Bm25Index
 from tas_lib.retrieval.cross_encoder import STRETCH
 
 log = logging.getLogger(__name__)
-PART = "scored"  # files of a draft
 Scorer = Callable[[IntArray, IntArray], FloatArray]
 """(query indices, passage indices) → the pairwise teacher's scores"""
 
@@ -51,7 +50,7 @@ def open_pairs(profile: Profile, collection: Collection, load_scorer: Callable[[
         if margins is None:
             margins = margins_by(score, query, pos, neg)
         store.save_arrays(folder, **Pairs.sort(len(train.ids), query, pos, neg, margins)._asdict())
-        for part in folder.glob(f"{PART}-*.npy"):
+        for part in folder.glob("scored-*.npy"):
             part.unlink()
 
     inputs = {"collection": collection.digest}
@@ -159,7 +158,7 @@ def in_parts(score: Scorer, folder: Path, size: int = 2 * STRETCH) -> Scorer:
     def scored(query: IntArray, passage: IntArray) -> FloatArray:
         parts = []
         for start in range(0, len(query), size):
-            path, these = folder / f"{PART}-{start}.npy", slice(start, start + size)
+            path, these = folder / f"scored-{start}.npy", slice(start, start + size)
             if not path.exists():
                 log.info("%d of %d queries with a passage are scored", start, len(query))
                 store.save_arrays(folder, **{path.stem: score(query[these], passage[these])})
