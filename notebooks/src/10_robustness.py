@@ -205,27 +205,24 @@ grid(lines, ["step", *groups])
 # fewer and more steps: does an effect follow the queries, or how often each is seen?
 
 # %%
-whole = len(lab.collection.sets["train"].queries.ids)
-sizes = {"Training queries": {"": whole}, "Training steps": {"": settings.training.steps}}
-for name, how in settings.variants.items():
-    for kind, size in (
-        ("Training queries", how.sampling.get("queries")),
-        ("Training steps", how.training.get("steps")),
-    ):
-        sizes[kind] |= {name: size} if size else {}
-sized = {kind: forest.at_sizes(lab.shipped_seeds, of_kind, settings.evaluation, lab.families)
-         for kind, of_kind in sizes.items() if len(of_kind) > 1}  # fmt: skip
-sized = {kind: lines for kind, lines in sized.items() if len({line.size for line in lines}) > 1}
-grid([(kind, step, measure, size, b * (settings.training.steps / size if kind == "Training queries" else size / whole),
-       f"{render.signed(one.difference)} ({answers.interval(one)})")
-      for kind, lines in sized.items() for step, measure, size, one in lines],
-     ["varied", "step", "measure", "number", "passes over the queries", "effect, with its 95 % interval"])  # fmt: skip
+whole, variants = len(lab.collection.sets["train"].queries.ids), settings.variants.items()
+queries = {name: how.sampling["queries"] for name, how in variants if "queries" in how.sampling}
+steps = {name: how.training["steps"] for name, how in variants if "steps" in how.training}
+sized = {}
+for kind, sizes in (("queries", {"": whole} | queries), ("steps", {"": settings.training.steps} | steps)):
+    lines = forest.at_sizes(lab.shipped_seeds, sizes, settings.evaluation, lab.families)
+    if len({line.size for line in lines}) > 1:
+        sized[f"Training {kind}"] = lines
 if sized:
     figure = forest.size_curves(sized)
     style.save(figure, settings.figures, "figure-sizes")
-    display(figure)
-else:
-    print(NOT_RUN)
+display(figure if sized else Markdown(NOT_RUN))
+
+# %%
+grid([(kind, step, measure, size, b * (size / whole if "steps" in kind else settings.training.steps / size),
+       f"{render.signed(one.difference)} ({answers.interval(one)})")
+      for kind, lines in sized.items() for step, measure, size, one in lines],
+     ["varied", "step", "measure", "number", "passes over the queries", "effect, with its 95 % interval"])  # fmt: skip
 
 # %% [markdown]
 # ## What can a column see?
