@@ -5,7 +5,7 @@ import math
 import pytest
 from ir_measures import RR
 
-from tas_lib.evaluation import reduction
+from tools import reduced
 
 QRELS = {"1": {"a": 1}, "2": {"b": 1}}
 
@@ -23,7 +23,7 @@ RUNS = {
 
 
 def test_means_swaps_and_tau_by_hand():
-    order = reduction.order(RUNS, QRELS, {"a", "b", "y", "p", "q"}, RR @ 10)
+    order = reduced.order(RUNS, QRELS, {"a", "b", "y", "p", "q"}, RR @ 10)
     assert order.whole == {"first": 0.5, "second": 0.625, "third": 0.25}
     assert order.reduced == {"first": 1.0, "second": 0.625, "third": 0.25}
     assert order.tau == pytest.approx(1 / 3)  # one of three pairs is swapped
@@ -32,7 +32,7 @@ def test_means_swaps_and_tau_by_hand():
 
 
 def test_with_every_passage_nothing_changes_and_equal_values_have_no_order():
-    order = reduction.order(RUNS, QRELS, set("abxypq"), RR @ 10)
+    order = reduced.order(RUNS, QRELS, set("abxypq"), RR @ 10)
     assert order.whole == order.reduced and order.swaps == [] and order.tau == pytest.approx(1)
-    same = reduction.order({"one": RUNS["first"], "two": RUNS["first"]}, QRELS, set("ab"), RR @ 10)
+    same = reduced.order({"one": RUNS["first"], "two": RUNS["first"]}, QRELS, set("ab"), RR @ 10)
     assert math.isnan(same.tau) and same.swaps == []
