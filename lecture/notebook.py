@@ -25,8 +25,8 @@ from tas_lib.data import progress
 
 
 def described(figure: Figure, png: Callable[[Figure], str]) -> str:
-    """A figure with its label as alternative text. png: encodes a figure in base64."""
-    return f'<img alt="{escape(str(figure.get_label()))}" src="data:image/png;base64,{png(figure).strip()}">'
+    """A figure with its label as alternative text. png: encodes a figure in base64; "" for one without axes."""
+    return f'<img alt="{escape(str(figure.get_label() or figure))}" src="data:image/png;base64,{png(figure) or ""}">'
 
 
 shell = get_ipython()

@@ -152,7 +152,7 @@ def architectures() -> Figure:
 
 @house_style
 def max_sim(scores: FloatArray, query_tokens: Sequence[str], passage_tokens: Sequence[str]) -> Figure:
-    """Eq. 3: products (M, N) of query and passage tokens, the maximum of each row framed, their sum below."""
+    """Eq. 3: products of query and passage tokens, the maximum of each row framed, their sum below."""
     (m, n), best = scores.shape, scores.max(axis=1)
     figure = Figure((PAGE, 1.3 + 0.19 * m), layout="constrained")
     ax = figure.subplots()

@@ -264,6 +264,8 @@ class Experiment:
             if system.kind != "reported" and (notes := dict.fromkeys(filter(None, reasons.values()))):
                 self.notes[key] = "; ".join(notes)
         repeated = {row: most for row, most in self.profile.repeated.items() if row in keys}
-        rows = (f"{row}/seed{n}" for row, most in sorted(repeated.items()) for n in range(2, most + 1))
+        rows = [f"{row}/seed{n}" for row, most in sorted(repeated.items()) for n in range(2, most + 1)]
         further = {key: self.shipped_seeds[key] for key in rows if key in self.shipped_seeds}
+        how = f"not shipped for these settings; ./run_all.sh {self.profile.name} seeds trains it"
+        self.notes |= {key: how for key in rows if key not in {*further, *listed}}
         return further | {key: result.get(key) or further.get(key, {}) for key in keys}

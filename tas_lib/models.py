@@ -93,7 +93,7 @@ def late_interaction(queries: Tensor, query_mask: Tensor, passages: Tensor, pass
     p, n, _ = passages.shape
     q_tokens, p_tokens, padding = queries.flatten(0, 1), passages.flatten(0, 1).T, ~passage_mask.bool()
     with torch.autocast(queries.device.type, enabled=False):  # scores (B * M, P * N) in fp32 (D12)
-        if padding.ndim == 2:  # added by the product; to fill so large a tensor would take half as long as that
+        if padding.ndim == 2:  # the product adds it; filling so large a tensor would cost half as much again
             scores = torch.addmm(MASKED_PASSAGE * padding.flatten().float(), q_tokens, p_tokens).view(b, m, p, n)
         else:
             scores = (q_tokens @ p_tokens).view(b, m, p, n).masked_fill_(padding, MASKED_PASSAGE)

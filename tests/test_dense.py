@@ -31,6 +31,19 @@ def test_dense_search_equals_a_full_sort(block: int, depth: int, kind: torch.dty
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_scores_in_any_order_equal_a_full_sort(order: str):
+    queries, passages = torch.ones(2, 1), torch.arange(1.0, 91.0)[:, None]
+    passages = passages if order == "ascending" else passages.flip(0)
+    found, scores = search.dense(queries, passages, 4, block=5)
+    assert found.tolist() == full_sort(queries, passages, 4)[0].tolist() and scores[1].tolist() == [90, 89, 88, 87]
+
+
+@pytest.mark.parametrize(("q", "depth"), [(0, 3), (2, 0), (0, 0)])
+def test_no_queries_and_no_depth_give_empty_results(q: int, depth: int):
+    assert [part.shape for part in search.dense(torch.ones(q, 2), torch.ones(9, 2), depth, block=2)] == [(q, depth)] * 2
+
+
 @pytest.mark.parametrize("block", [3, 100])
 def test_among_ties_the_highest_scores_are_found_and_no_passage_twice(block: int):
     passages = torch.tensor([[0.0], [2.0], [1.0], [2.0], [1.0], [1.0], [0.0], [2.0]])

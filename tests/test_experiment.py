@@ -600,7 +600,9 @@ def test_further_seeds_are_shipped_and_read_under_the_same_settings_only(lab: Ex
     for measure, values in scores["dual/seed3"][test].items():
         assert values == pytest.approx(again.evaluate(DUAL.model_copy(update={"seed": 3}), test)[measure], abs=1e-6)
     other = again.profile.training.model_copy(update={"learning_rate": 0.1})
-    assert changed(again, training=other).shipped_seeds == {}
+    assert (fresh := changed(again, training=other)).shipped_seeds == {}
+    assert not fresh.scores(["dual", "dual/seed2"])["dual/seed2"]
+    assert fresh.notes["dual/seed2"].endswith(f"; ./run_all.sh {lab.profile.name} seeds trains it")
     file = lab.profile.artefacts_folder / "seeds" / "measures.parquet"
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(ValueError, match="measures.parquet is not the file that was shipped"):

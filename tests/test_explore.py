@@ -64,6 +64,14 @@ def test_settings_that_allow_no_batch_are_explained_and_can_be_changed_back(batc
     assert '<img alt="Queries of ' in batches.shown.value
 
 
+def test_a_panel_says_that_it_is_drawing_and_when_it_has_drawn(monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+    panel = explore.Panel(lambda: said.append(panel.state.value) or "x" if said else "", {}, {"a": "b"})
+    said.append("first")
+    panel.update()
+    assert "drawing" in said[1] and "drawing" not in panel.state.value and panel.shown.value == "x"
+
+
 def test_the_losses_follow_alpha():
     student, teacher = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
     panel = explore.two_losses(student, teacher, torch.arange(4.0), alpha=2)

@@ -80,6 +80,11 @@ def test_text_and_notebook_hold_the_same_cells(path: Path):
     assert notebooks.inputs(nbformat.read(path, 4)) == notebooks.inputs(text), "run: python -m tools.notebooks"
 
 
+def test_figures_are_shown():
+    outputs = [output for path in BUILT for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
+    assert sum(bool(FIGURE.match(output.get("data", {}).get("text/html", ""))) for output in outputs) > 10
+
+
 @each_built
 def test_a_notebook_keeps_the_outputs_of_a_whole_clean_run(path: Path):
     notebook = nbformat.read(path, 4)

@@ -317,6 +317,17 @@ def test_the_rows_of_a_table_say_which_trainings_it_needs(small: Profile):
     assert jobs["13_claims"].needs == ("05_sampling", "12_pipelines", "06_training-labels", BASELINE, DUAL)
 
 
+def test_the_default_run_trains_no_further_seeds(small: Profile):
+    key = "dual/tas_balanced"
+    jobs, targets = (of(small.model_copy(update={"repeated": {key: 2}})) for of in (graph.jobs, graph.targets))
+    assert targets["seeds"] == [DUAL, f"{DUAL}-seed2"] and f"{key}/seed2" in graph.paper.TABLE5
+    assert f"{DUAL}-seed2" not in {*targets["everything"], *(name for job in jobs.values() for name in job.needs)}
+    listed = small.model_copy(
+        update={"systems": small.systems | {f"{key}/seed2": config.System(teacher="dual", seed=2)}}
+    )
+    assert f"{DUAL}-seed2" in graph.jobs(listed)["10_robustness"].needs  # as in msmarco
+
+
 def test_early_jobs_are_those_that_the_first_table_needs(small: Profile):
     assert [name for name, job in graph.jobs(small).items() if not job.early] == ["06_training-labels", f"{DUAL}-slow"]
 

@@ -284,7 +284,7 @@ def test_pairs_without_scores_are_scored_by_the_teacher(settings: Profile, tmp_p
     assert table.margins.tolist() == (table.pos.astype(int) - table.neg).tolist()  # 10 q + pos - (10 q + neg)
 
 
-def test_a_run_that_was_killed_while_scoring_goes_on_behind_what_it_had_scored(
+def test_a_run_that_was_killed_while_scoring_resumes_after_what_was_stored(
     settings: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     mine = folder_of(settings, tmp_path, PLAIN)

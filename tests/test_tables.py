@@ -402,7 +402,7 @@ def test_tables_average_the_seeds_of_a_row_and_letters_and_steps_count_their_cha
     alone, scores = scores_of(values), scores_of(values | apart)
     table, step = TABLES[4](scores), ("pairwise/random", "pairwise/tas")
     rows, cells = by_key(table), dict(zip(by_key(table), column_of(table, 0), strict=True))
-    assert [rows[key].origin for key in (*step, "bm25")] == ["trained here, 2 seeds"] * 2 + ["not run"]
+    assert [rows[key].origin for key in (*step, "bm25")] == ["2 seeds, 1 of them trained here"] * 2 + ["not run"]
     assert cells["pairwise/tas"].value == pytest.approx(0.53875)  # LOW's mean .135, HIGH's .43875
     assert cells["pairwise/tas"].deviation == pytest.approx(0.2 / 2**0.5)
     of_one = column_of(TABLES[4](alone), 0)[list(rows).index("pairwise/tas")]

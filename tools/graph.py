@@ -96,16 +96,16 @@ def files(*made: str) -> tuple[str, ...]:
 
 def jobs(profile: Profile) -> dict[str, Job]:
     """Every job of a profile by name."""
-    systems = trainable(profile)
+    systems, rows = trainable(profile), {**profile.systems, **profile.deviations}
     trainings = {key: f"{TRAINING}-{system.name}" for key, system in systems.items() if system.kind == "trained"}
 
     def behind(keys: Iterable[str]) -> Iterator[str]:
-        """The trainings that these systems need; a fused or re-ranked one needs those of its parts."""
+        """The trainings that these rows need; a fused or re-ranked one needs those of its parts."""
         for key in keys:
-            if key in trainings:
+            if key in trainings and key in rows:  # further seeds are shipped
                 yield trainings[key]
-            elif key in systems:
-                yield from behind(systems[key].parts)
+            elif key in rows:
+                yield from behind(rows[key].parts)
 
     result: dict[str, Job] = {}
     for name, notebook in NOTEBOOKS.items():
@@ -187,7 +187,7 @@ def named(profile: Profile) -> Iterator[Path]:
 
 
 def stamp(profile: Profile) -> str:
-    """Another text whenever a file of `named` is another, also if it is older than the notebooks that have read it."""
+    """A digest of paths, sizes and times of `named`: a replacement older than the notebooks changes it too."""
     return store.digest({str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in named(profile)})
 
 

@@ -13,20 +13,21 @@
 PROFILE = "docs"  # a file in profiles/
 
 # %% [markdown]
-# Systems go by their names in the profile. A row whose system is not listed there reads *not run*, in every cell and in
-# the column *Run*; the notebook continues with the others.
+# Systems go by their names in the profile. A row whose system is neither listed there nor shipped reads *not run*, in
+# every cell and in the column *Run*; the notebook continues with the others.
 
 # %%
 from itertools import combinations
 
 import numpy as np
-from IPython.display import Markdown, display
+from IPython.display import Markdown
 from scipy.stats import chi2, t
 
 from lecture.notebook import check, grid
 from tas_lib import config, experiment
 from tas_lib.evaluation import comparisons, significance
 from tas_lib.evaluation.columns import nine_columns
+from tas_lib.records import NotRun
 from tas_lib.report import claims_page, forest, render, style, tables
 from tas_lib.report.paper import NOT_RUN, TABLE4, TABLE5
 
@@ -195,14 +196,15 @@ for step, (old, new) in pairs.items():
 grid(lines, ["step", *groups])
 
 # %% [markdown]
-# ## With fewer queries, with fewer and more steps
+# ## Fewer queries, fewer or more training steps
 #
 # A teacher's scores say more about a query than its one label, and a batch from one cluster finds more neighbours when
 # queries are dense. So which step should grow, and which shrink, when fewer queries are trained on? *Before you look:*
 # draw the three lines. Training queries are a random sample, and clusters are fewer, so that each holds as many.
 #
-# With fewer queries and as many steps, each query is also seen more often. So the same steps, with all queries and for
-# fewer and more steps: does an effect follow the queries, or how often each is seen?
+# With fewer queries and as many training steps, each query is also seen more often. So the second row has the same
+# comparisons with all queries, after fewer and more training steps: does an effect follow the number of queries, or how
+# often each is seen?
 
 # %%
 whole, variants = len(lab.collection.sets["train"].queries.ids), settings.variants.items()
@@ -213,10 +215,11 @@ for kind, sizes in (("queries", {"": whole} | queries), ("steps", {"": settings.
     lines = forest.at_sizes(lab.shipped_seeds, sizes, settings.evaluation, lab.families)
     if len({line.size for line in lines}) > 1:
         sized[f"Training {kind}"] = lines
-if sized:
-    figure = forest.size_curves(sized)
-    style.save(figure, settings.figures, "figure-sizes")
-display(figure if sized else Markdown(NOT_RUN))
+if not sized:
+    raise NotRun("measures of no rows with fewer queries or other steps are shipped")
+figure = forest.size_curves(sized)
+style.save(figure, settings.figures, "figure-sizes")
+figure
 
 # %%
 grid([(kind, step, measure, size, b * (size / whole if "steps" in kind else settings.training.steps / size),

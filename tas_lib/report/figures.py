@@ -95,7 +95,7 @@ def cluster_map(plane: ClusterPlane) -> Figure:
 
 @house_style
 def cluster_sizes(sizes: Mapping[str, IntArray], batch_size: int) -> Axes:
-    """Queries per cluster, the largest first, one line per clustering; below `batch_size` batches are mixed."""
+    """Queries per cluster, the largest first, one line per clustering; below the batch size, batches are mixed."""
     _, ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")
     for name, values in sizes.items():
         ax.plot(np.arange(1, len(values) + 1), np.sort(values)[::-1], label=LOOKS[name].label, **LOOKS[name].line)

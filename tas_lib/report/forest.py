@@ -134,9 +134,9 @@ def at_sizes(scores: Scores, sizes: Mapping[str, int], evaluation: Evaluation, f
 
 @house_style
 def size_curves(found: Mapping[str, Sequence[AtSize]]) -> Figure:
-    """The effect of a step, in points, with 95 % intervals: a row of panels per kind of size, a column per measure.
+    """The effect of a step, in points with 95 % intervals, by the number of training queries or of training steps.
 
-    found: name of the sizes → steps at these.
+    found: name of the sizes → steps at these, a row of panels each; a column per measure.
     """
     measures = dict.fromkeys(line.measure for lines in found.values() for line in lines)
     figure = Figure((PAGE, 0.4 + 2 * len(found)), layout="constrained")

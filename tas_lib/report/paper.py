@@ -115,8 +115,9 @@ def filled(rows: Mapping[str, Row], scores: Scores, systems: Systems) -> list[Ro
             continue
         kind, runs = kinds.get(key, "seed" if SEED.search(key) else "trained"), instances(scores, key)
         missing = REPORTED if kind == "reported" else row.missing
-        seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
-        origin = ORIGIN[kind] + seeds if runs else missing
+        here = len([run for run in runs if run in systems or not SEED.search(run)])
+        seeds = f"{len(runs)} seeds, {here} of them " if len(runs) > max(here, 1) else f"{here} seeds " * (here > 1)
+        origin = seeds + ORIGIN[kind] if runs else missing
         result.append(row._replace(key=key, runs=runs, origin=origin, missing=missing))
     return result
 

@@ -163,7 +163,7 @@ def table5(scores: Scores, evaluation: Evaluation, systems: Systems, families: F
     printed = paper.paper_table(5)
     title = "Table 5: instances that differ only in the random seed, which draws clusters, queries and pairs."
     rows = paper.filled(paper.TABLE5, {key: scores.get(key, {}) for key in paper.TABLE5}, systems)
-    rows = [row._replace(runs=[row.key for _ in row.runs[:1]], origin=row.origin.partition(",")[0]) for row in rows]
+    rows = [row._replace(runs=[row.key for _ in row.runs[:1]]) for row in rows]
     table = compose(title, ("Inst.",), rows, six_columns(evaluation, families), printed, scores, evaluation.alpha)
     n = sum(len(row.runs) for row in rows)
     for name, summary in (("Avg.", fmean), ("StdDev", stdev)):

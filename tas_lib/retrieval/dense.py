@@ -51,10 +51,8 @@ def dense(
     best = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
     for start in range(0, len(passages), block):
         scores = dot_products(queries, passages[start : start + block])  # (Q, block)
-        if best_scores.shape[1] == depth:
-            top_scores, top = above(scores, best_scores[:, -1:])
-        else:
-            top_scores, top = scores.topk(min(depth, scores.shape[1]), dim=1)
+        few = None if best_scores.shape[1] < max(depth, 1) else above(scores, best_scores[:, -1:], depth)
+        top_scores, top = few or scores.topk(min(depth, scores.shape[1]), dim=1)
         best_scores = torch.cat([best_scores, top_scores], dim=1)
         best = torch.cat([best, top + start], dim=1)
         best_scores, order = best_scores.topk(min(depth, best_scores.shape[1]), dim=1)
@@ -62,18 +60,22 @@ def dense(
     return best.cpu().numpy(), best_scores.cpu().numpy()
 
 
-def above(scores: torch.Tensor, least: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The scores (Q, P) greater than `least` (Q, 1), and their columns, both (Q, most of a row); -inf fills up.
+def above(scores: torch.Tensor, least: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The scores (Q, P) above `least` (Q, 1) and their columns, both (Q, n), padded with -inf; None if n > `most`.
 
-    Once the best of some passages are known, few of the others are: to choose among these takes a fifth of the time.
+    Once the best of some passages are known, few others are better: choosing among these takes a fifth of the time.
 
-    >>> above(torch.tensor([[5.0, 1.0, 7.0]]), torch.tensor([[4.0]]))
+    >>> above(torch.tensor([[5.0, 1.0, 7.0]]), torch.tensor([[4.0]]), most=2)
     (tensor([[5., 7.]]), tensor([[0, 2]]))
     """
-    rows, columns = (scores > least).nonzero(as_tuple=True)
-    counts = torch.bincount(rows, minlength=len(scores))
+    better = scores > least
+    counts = better.sum(1)
+    n = max(counts.tolist(), default=0)
+    if n > most:
+        return None
+    rows, columns = better.nonzero(as_tuple=True)
     places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    kept = scores.new_full((len(scores), int(counts.max())), -torch.inf)
+    kept = scores.new_full((len(scores), n), -torch.inf)
     where = torch.zeros_like(kept, dtype=torch.int64)
     kept[rows, places], where[rows, places] = scores[rows, columns], columns
     return kept, where
@@ -83,7 +85,7 @@ def dot_products(queries: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
     """fp32 scores (Q, P) of fp32 queries (Q, D) and passages (P, D) of any float type.
 
     On a CPU, passages are converted to fp32 in stretches that fit the caches of all cores, always into the same buffer:
-    so memory is read once, at the width in which the vectors are stored. Many queries are faster in longer stretches.
+    so memory is read once, at the width in which the vectors are stored. For many queries, stretches are longer.
     """
     scores = torch.empty(len(queries), len(passages), device=queries.device)
     on_cpu = queries.device.type == "cpu"

@@ -153,14 +153,14 @@ def margins_by(score: Scorer, query: IntArray, pos: IntArray, neg: IntArray) -> 
 
 
 def in_parts(score: Scorer, folder: Path, size: int = 2 * STRETCH) -> Scorer:
-    """The same scorer, which stores each `size` scores in `folder`, and reads what it had stored when it was killed."""
+    """The same scorer, which stores every `size` scores in `folder`; after a kill, it reads what was stored."""
 
     def scored(query: IntArray, passage: IntArray) -> FloatArray:
         parts = []
         for start in range(0, len(query), size):
-            path, these = folder / f"scored-{start}.npy", slice(start, start + size)
+            path, these = folder / f"scored-{start}-{start + size}.npy", slice(start, start + size)
             if not path.exists():
-                log.info("%d of %d queries with a passage are scored", start, len(query))
+                log.info("%d of %d pairs scored", start, len(query))
                 store.save_arrays(folder, **{path.stem: score(query[these], passage[these])})
             parts.append(store.load_array(path))
         return np.concatenate(parts)
