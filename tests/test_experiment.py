@@ -175,6 +175,7 @@ def test_every_teacher_and_every_sampling_can_be_trained(lab: Experiment, teache
 
 def test_a_second_evaluation_makes_nothing_again(lab: Experiment, caplog: pytest.LogCaptureFixture):
     lab.evaluate(DUAL, "dev")
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         Experiment(lab.profile).evaluate(DUAL, "dev")
     assert caplog.text == ""
