@@ -122,10 +122,12 @@ def batch_figure(
         names.text(0.15, y, str(clusters[y]), va="center", ha="right")
         names.text(0.18, y, shorten(text, 38, placeholder="…"), va="center", parse_math=False)
     strip.plot(batch.margins, lines, "o", color=style.VERMILION, markersize=3.5)
-    strip.set(xlim=(float(pairs.margins.min()), float(pairs.margins.max())), title="Margins of the pairs; drawn")
+    strip.set(
+        xlim=(float(pairs.margins.min()), float(pairs.margins.max())), title="Margins of its pairs, • the sampled"
+    )
     names.set(xlim=(-0.03, 1), xticks=[], title="Cluster and query")
     names.set_frame_on(False)
-    _matrix(matrix, -margins, limit, "Score minus own positive's")
+    _matrix(matrix, -margins, limit, "Passage's score minus own positive's")
     return figure
 
 
@@ -152,14 +154,20 @@ def batches(lab: Experiment, seed: int) -> Panel:
         batch, margins, mean = composed(h=h, **how)
         of, asked = clusters.assignment[batch.queries], [texts[query] for query in batch.queries]
         figure = batch_figure(batch, asked, of, lab.pairs, h, margins, 2 * usual)
-        says = f"Queries of {len(np.unique(of))} clusters; mean margin of their pairs {batch.margins.mean():.1f}"
-        says += f". ColBERT's mean in-batch margin is {mean:.1f}; in a random batch, {usual:.1f}."
+        n_clusters = len(np.unique(of))
+        says = f"Queries of {n_clusters} cluster{'s' * (n_clusters > 1)}; their sampled pairs have a mean margin of "
+        says += (
+            f"{batch.margins.mean():.1f}. By ColBERT, a query's own positive is on average {mean:.1f} above the other "
+        )
+        says += f"passages; in a random batch, {usual:.1f}."
         return _image(figure, says)
 
     names = {LOOKS[name].label: name for name in ("random", "tas", "tas_balanced", "hard_margin")}
     ranges = {"b": (size, 2, size), "n": (n, 1, 8), "h": (h, 1, 20), "seed": (seed, 1, 99), "step": (0, 0, 299)}
+    words = {"b": "b, queries", "n": "n, clusters", "h": "h, ranges"}
     controls = {"strategy": Dropdown(options=names, description="Sampling")} | {
-        name: IntSlider(value, low, high, description=name) for name, (value, low, high) in ranges.items()
+        name: IntSlider(value, low, high, description=words.get(name, name))
+        for name, (value, low, high) in ranges.items()
     }
     start = {name: value for name, (value, *_) in ranges.items()}
     return Panel(draw, controls, {label: draw(strategy=names[label], **start) for label in [*names][:3]})
@@ -185,7 +193,7 @@ def two_losses(student: Tensor, teacher: Tensor, margins: Tensor, alpha: float) 
         drawn = bars.bar([*parts], [*parts.values()], color=colours)
         bars.bar_label(drawn, fmt="{:,.1f}")
         bars.set(ylabel="Loss")
-        _matrix(matrix, push, float(np.abs(push).max()), "Gradient (root): the step lowers, raises")
+        _matrix(matrix, push, float(np.abs(push).max()), "A step lowers (blue) or raises a score (root)")
         return _image(figure, f"α = {alpha:g}: " + ", ".join(f"{name} {value:,.1f}" for name, value in parts.items()))
 
     controls = {"alpha": FloatSlider(alpha, min=0, max=4 * alpha, step=alpha / 20, description="α")}
@@ -207,9 +215,11 @@ def search(lab: Experiment, keys: Iterable[str], examples: Sequence[str]) -> Pan
             found = (f"<b>{escape(titles[row])}</b>" + f"<br>{escape(texts[row])}" * body for row in rows)
             items = "".join(f"<li>{one}</li>" for one in found)
             columns += f'<section style="flex:1 1 14em"><b>{escape(key)}</b><ol>{items}</ol></section>'
-        return f'<div style="display:flex; flex-wrap:wrap; gap:1em; overflow-wrap:anywhere">{columns}</div>'
+        look = "display:flex; flex-wrap:wrap; gap:1em; overflow-wrap:break-word; line-height:1.3"
+        return f'<div style="{look}">{columns}</div>'
 
-    controls = {"query": ipywidgets.Text(examples[0], description="Query")}
+    wide = ipywidgets.Layout(width="36em", max_width="100%")
+    controls = {"query": ipywidgets.Text(examples[0], description="Query", layout=wide)}
     controls["n"] = IntSlider(5, 1, 10, description="passages")
     return Panel(draw, controls, {query: draw(query, body=False) for query in examples})
 

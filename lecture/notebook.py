@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
+import transformers
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
@@ -31,6 +32,7 @@ def described(figure: Figure, png: Callable[[Figure], str]) -> str:
 
 shell = get_ipython()
 progress.show_in(shell)
+transformers.utils.logging.disable_progress_bar()
 if hasattr(shell, "kernel"):  # else a figure is shown only if pyplot was used before
     shell.run_line_magic("matplotlib", "inline")
     formats = shell.display_formatter.formatters  # JupyterLab gives an image/png no alternative text, so it is HTML

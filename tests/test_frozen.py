@@ -152,8 +152,8 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
 
 def test_a_system_of_a_profile_is_trained_on_kept_states_and_saved_as_a_stock_bert(lab: Experiment):
     folder = lab.trained(BASELINE)
-    kept = (lab.profile.folder / "states" / "2").glob("*.npy")
-    assert sorted(path.stem for path in kept) == ["passages", "stop", "train"]
+    kept = (lab.profile.folder / "states").glob("2-*/states.npy")
+    assert sorted(path.parent.name for path in kept) == ["2-passages", "2-stop", "2-train"]
     before, after = (AutoModel.from_pretrained(path).state_dict() for path in (lab.profile.encoder_path, folder))
     changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
     assert changed and all(name.startswith(("encoder.layer.2.", "pooler")) for name in changed)  # its pooler is random

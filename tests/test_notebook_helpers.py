@@ -3,10 +3,12 @@
 import logging
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
+from nbclient import NotebookClient
 
 from lecture import gaps, notebook
 from tas_lib import losses, sampling
@@ -139,21 +141,39 @@ def test_a_cell_that_does_not_apply_says_so_and_the_notebook_goes_on(profile: st
     ]
 
 
-def test_a_live_notebook_shows_the_log_in_one_line_that_warnings_end(monkeypatch, capsys):
+LIVE = """
+import logging
+from lecture import notebook
+from lecture.notebook import progress
+
+progress.show_in(notebook.shell)  # a notebook imports once, a reader may run the cell twice
+step = progress.Progress(logging.getLogger("tas_lib.retrieval.encode"), "token vectors", 4)
+for _ in range(2):
+    step.shown -= progress.EVERY_S
+    step.add(1)
+logging.getLogger("tas_lib.data").warning("careful")
+print("done")
+"""
+
+
+def test_a_live_notebook_shows_the_log_in_one_line_that_is_empty_in_the_end(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("TAS_LOG", raising=False)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(LIVE)])
+    client, shown = NotebookClient(notebook), []
+    of_message = client.process_message
+    monkeypatch.setattr(client, "process_message", lambda *args: shown.append(args[0]) or of_message(*args))
+    client.execute()
+    texts = [message["content"]["data"]["text/plain"] for message in shown if "data" in message["content"]]
+    assert [text.partition(" after")[0] for text in texts] == ["token vectors: 25%", "token vectors: 50%", ""]
+    outputs = [output.get("text") or output.data["text/plain"] for output in notebook.cells[0].outputs]
+    assert sorted(outputs) == ["", "careful\n", "done\n"]
+
+
+def test_the_log_is_not_shown_in_a_notebook_that_the_runner_executes_nor_without_a_kernel(monkeypatch):
     log = logging.getLogger("tas_lib")
     monkeypatch.setattr(log, "handlers", [])
-    monkeypatch.setattr(log, "level", log.level)
     monkeypatch.setenv("TAS_LOG", "run.log")
     progress.show_in(SimpleNamespace(kernel=None))
     monkeypatch.delenv("TAS_LOG")
-    progress.show_in(InteractiveShell())  # no kernel
+    progress.show_in(InteractiveShell())
     assert not log.handlers
-    for _ in range(2):  # a notebook imports once, a reader may run the cell twice
-        progress.show_in(SimpleNamespace(kernel=None))
-    step = progress.Progress(logging.getLogger("tas_lib.retrieval.encode"), "token vectors", 4)
-    step.shown -= progress.EVERY_S
-    step.add(1)
-    logging.getLogger("tas_lib.data").warning("careful")
-    first, second = capsys.readouterr().err.split("\r")[1:]
-    assert first.startswith("token vectors: 25% after 0 s") and len(first) == 100
-    assert second == f"{'careful':<100}\n"

@@ -7,6 +7,7 @@ was built, or in the last line what went wrong.
 import argparse
 import fcntl
 import importlib
+import logging
 import os
 import signal
 import subprocess
@@ -113,10 +114,14 @@ def share(profile: Profile, how: str) -> int:
     """Write the results pack of a profile (`pack`), or put it into the store (`unpack`)."""
     from tools import pack
 
+    log = logging.getLogger("tas_lib")
+    log.addHandler(logging.StreamHandler(sys.stdout))
+    log.setLevel(logging.INFO)
     packed = ROOT / "data" / "results" / f"{profile.name}.tar.xz"
     if how == "unpack" and not packed.is_file():
         raise ValueError(f"there is no results pack of profile {profile.name}")
     getattr(pack, how)(profile, packed)
+    notebooks.trust()
     print(f"{progress.short(str(packed))}: {how}ed, {packed.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -7,7 +7,7 @@ depends on the shard alone, so its bytes are the same in every run (on one kind 
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, Protocol
@@ -76,26 +76,29 @@ def token_vectors(model: TokenEncoder, tokens: Ragged, key: str = "colbert", chu
     return out
 
 
-def open_texts(profile: Profile, collection: Collection, layers: int) -> dict[str, Ragged]:
+def open_texts(
+    profile: Profile, collection: Collection, layers: int, names: Iterable[str] = ("train", "stop", "passages")
+) -> dict[str, Ragged]:
     """What a student's `trained_part` reads of the passages and sets: token ids (T,) of a text, or its states (T, D).
 
     layers: how many are frozen. Their states in fp16 are made once, of the training queries, the early-stopping set and
-    the passages; other queries are encoded by the whole student.
+    the passages, or of those in `names`; other queries are encoded by the whole student.
     """
     tokens = open_tokens(profile, collection)
     if not layers:
         return tokens
-    names, source = ("train", "stop", "passages"), shipped.encoder(profile)
-
-    def make(folder: Path) -> None:
-        lower = frozen.LowerLayers(pretrained.load_dot(source, profile.pooling).to(device()), layers)
-        for name in names:
-            if not (folder / f"{name}.npy").exists():  # else written before an interruption
-                store.save_arrays(folder, **{name: token_vectors(lower, tokens[name], "encoder")})
-
+    source, result = shipped.encoder(profile), {}
     inputs = {"collection": collection.digest, "encoder": store.folder_digest(Path(source))}
-    folder = store.Store(profile.folder).artefact(f"states/{layers}", profile.tokens.model_dump(), inputs, make)
-    return {name: Ragged(store.load_array(folder / f"{name}.npy"), tokens[name].offsets) for name in names}
+    for name in names:
+
+        def make(folder: Path, texts: Ragged = tokens[name]) -> None:
+            lower = frozen.LowerLayers(pretrained.load_dot(source, profile.pooling).to(device()), layers)
+            store.save_arrays(folder, states=token_vectors(lower, texts, "encoder"))
+
+        kept = store.Store(profile.folder).artefact
+        folder = kept(f"states/{layers}-{name}", profile.tokens.model_dump(), inputs, make)
+        result[name] = Ragged(store.load_array(folder / "states.npy"), tokens[name].offsets)
+    return result
 
 
 def finite(vecs: FloatArray, key: str) -> FloatArray:
@@ -195,7 +198,7 @@ class BiEncoder:
         encoded = partial(encode, precision=self.precision)
         if self.published:
             return partial(encoded, self.load(), open_tokens(self.profile, self.collection, self.tokenizer)[name])
-        texts = open_texts(self.profile, self.collection, self.layers)
+        texts = open_texts(self.profile, self.collection, self.layers, [name])
         return partial(encoded, frozen.trained_part(self.load(), self.layers), texts[name])
 
     def vectors(self) -> torch.Tensor:

@@ -89,7 +89,7 @@ class Workshop:
 
         def choose(folder: Path) -> None:
             tokens, relevant = open_tokens(p, self.collection), self.collection.relevant("train")
-            states = encoding.open_texts(p, self.collection, settings.layers)["passages"]
+            states = encoding.open_texts(p, self.collection, settings.layers, ["passages"])["passages"]
             answered = np.repeat(np.arange(len(relevant)), list(map(len, relevant)))
             seen = Answered(self.queries, tokens["train"], answered, np.concatenate(relevant))
             tokenizer = load_tokenizer(encoder)
