@@ -1,6 +1,6 @@
 """What the systems of one profile share: each part is made when it is first needed, and kept in the store."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tas_lib.data.collection import Collection, open_collection
 from tas_lib.data.tokens import load_tokenizer, open_tokens
 from tas_lib.evaluation import seeds
 from tas_lib.evaluation.metrics import PerQuery
-from tas_lib.records import Families, FloatArray, History, IntArray, Named, NotRun, Pairs, Ragged, Run
+from tas_lib.records import Families, FloatArray, History, Named, NotRun, Pairs, Ragged, Run
 from tas_lib.retrieval import checks, frozen, pretrained
 from tas_lib.retrieval import encode as encoding
 from tas_lib.retrieval.encode import BiEncoder
@@ -206,10 +206,6 @@ class Experiment:
             source = located(system.source) if system.kind == "checkpoint" else str(self.trained(system, light=True))
         return BiEncoder(self.profile, self.collection, system, source)
 
-    def load(self, system: System) -> torch.nn.Module:
-        """Its model, trained here or published."""
-        return self.bi_encoder(system).load()
-
     def vectors(self, system: System) -> torch.Tensor:
         """(P, D) fp16 vectors of the whole collection, memory-mapped."""
         return self.bi_encoder(system).vectors()
@@ -218,10 +214,6 @@ class Experiment:
     def runs(self) -> Runs:
         """The runs of all systems, and the first stages that they start from."""
         return Runs(self.profile, self.listed, self.collection, self.bi_encoder)
-
-    def retrieve(self, system: System, texts: Sequence[str], depth: int) -> tuple[IntArray, FloatArray]:
-        """Passage indices and scores (Q, depth) from the whole collection, for the texts of any queries."""
-        return self.runs.retriever(system)(texts, depth)
 
     def run(self, system: System, name: str) -> Run:
         """A system's run on a query set."""

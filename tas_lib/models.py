@@ -4,7 +4,7 @@ Shapes: N texts or pairs, T tokens, D width of a vector. Loading and saving: `re
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -166,10 +166,14 @@ def original_order(parts: Sequence[Tensor], chunks: Sequence[IntArray]) -> Tenso
     return torch.cat([*parts])[torch.from_numpy(index).to(parts[0].device)]
 
 
-def encode_rows(model: nn.Module, texts: Ragged, rows: IntArray, chunk: int = 32) -> Tensor:
-    """Vectors (N, D) of the texts at `rows` (N,), each distinct text encoded once, in chunks of similar length."""
+def encode_rows(
+    model: nn.Module, texts: Ragged, rows: IntArray, chunk: int = 32, done: Callable[[int], object] = lambda n: None
+) -> Tensor:
+    """Vectors (N, D) of the texts at `rows` (N,), each encoded once, by length. done: gets each chunk's tokens."""
     distinct, inverse = np.unique(rows, return_inverse=True)
-    device = next(model.parameters()).device
-    chunks = length_chunks(texts.lengths_of(distinct), chunk)
-    parts = [model(*pad([texts.row(row) for row in distinct[some]], device)) for some in chunks]
+    device, lengths = next(model.parameters()).device, texts.lengths_of(distinct)
+    chunks, parts = length_chunks(lengths, chunk), []
+    for some in chunks:
+        parts.append(model(*pad([texts.row(row) for row in distinct[some]], device)))
+        done(int(lengths[some].sum()))
     return original_order(parts, chunks)[torch.from_numpy(inverse).to(device)]

@@ -97,7 +97,7 @@ def check(
     queries = model.encode_query(QUERIES, prompt=prompts[0], **options)
     vecs = model.encode_document(passages, prompt=prompts[1], **options)
     np.testing.assert_allclose(lab.vectors(system).float(), vecs, rtol=1e-3, atol=1e-3)
-    own, (indices, scores) = queries @ vecs.T, lab.retrieve(system, QUERIES, 10)
+    own, (indices, scores) = queries @ vecs.T, lab.runs.retriever(system)(QUERIES, 10)
     first, rounding = -np.sort(-own)[:, :10], 1e-3 * np.abs(own).max()
     assert np.ptp(own, axis=1).min() > 50 * rounding  # else any ten would do
     np.testing.assert_allclose(scores, first, atol=rounding)
@@ -155,7 +155,7 @@ def test_a_hub_name_gives_what_its_folder_gives(lab: Experiment, tmp_path: Path,
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(repository.parent))
     check(lab, row("someone/model"), whole)
     inputs = load_tokenizer(str(whole))(QUERIES, padding=True, return_tensors="pt")
-    vecs = lab.load(row("someone/model"))(inputs["input_ids"], inputs["attention_mask"])  # as latency does
+    vecs = lab.bi_encoder(row("someone/model")).load()(inputs["input_ids"], inputs["attention_mask"])  # as latency does
     np.testing.assert_allclose(vecs.detach(), SentenceTransformer(str(whole), device="cpu").encode(QUERIES), atol=1e-5)
 
 

@@ -136,7 +136,7 @@ def test_stop_words_and_empty_passages_give_numbers(tmp_path: Path, monkeypatch:
         for values in lab.evaluate(system, "dev").values():
             assert len(values) == len(sets["dev"].queries.ids) and np.isfinite([*values.values()]).all()
     nothing = early_stopping.Candidates(np.array([0]), np.full((1, 3), -1), lab.collection)
-    assert nothing.ndcg(lab.load(baseline), lab.tokens) == 0
+    assert nothing.ndcg(lab.bi_encoder(baseline).load(), lab.tokens) == 0
     assert (Bm25Index(["", "the"], Bm25()).search(["a word", ""], 2)[0] == -1).all()
 
 

@@ -60,7 +60,7 @@ def changed(lab: Experiment, **settings: object) -> Experiment:
 def test_candidates_are_the_first_stages_and_every_relevant_passage(lab: Experiment, system: System, first: System):
     candidates, relevant = lab.candidates(system), lab.collection.relevant("stop")
     assert len(candidates.rows) == len(candidates.queries) == 6
-    rows, _ = lab.retrieve(first, lab.collection.sets["stop"].queries.texts, 5)
+    rows, _ = lab.runs.retriever(first)(lab.collection.sets["stop"].queries.texts, 5)
     assert candidates.rows[:, :5].tolist() == rows.tolist()
     for query, passages in zip(candidates.queries, candidates.rows, strict=True):
         kept = passages[passages >= 0]
@@ -108,7 +108,7 @@ def test_token_vectors_that_would_fill_the_disk_are_made_for_every_batch(lab: Ex
 def test_the_error_of_margins_equals_the_literal_loop(lab: Experiment):
     batch = lab.sampler(DUAL).batch(0)
     teacher, squares = lab.in_batch_teacher.scores(batch, torch.device("cpu")), []
-    queries = encoding.encode(lab.load(BASELINE), lab.tokens["train"], batch.queries)
+    queries = encoding.encode(lab.bi_encoder(BASELINE).load(), lab.tokens["train"], batch.queries)
     passages = np.array(lab.vectors(BASELINE))[np.concatenate([batch.pos, batch.neg])].astype(np.float32)
     for i in range(6):
         for j in (j for j in range(12) if j not in (i, 6 + i)):
@@ -119,7 +119,7 @@ def test_the_error_of_margins_equals_the_literal_loop(lab: Experiment):
 
 
 def test_ndcg_of_candidates_equals_the_formula(lab: Experiment):
-    candidates, model = lab.candidates(DUAL), lab.load(BASELINE)
+    candidates, model = lab.candidates(DUAL), lab.bi_encoder(BASELINE).load()
     values = []
     for n, query in enumerate(candidates.queries):
         q = encoding.encode(model, lab.tokens["stop"], np.array([query]))[0]
@@ -144,7 +144,7 @@ def test_a_trained_system_is_a_model_that_others_can_load(lab: Experiment):
     assert all(h.pairwise > 0 and h.in_batch > 0 for h in lab.history(DUAL))
     texts = lab.collection.passages.texts
     theirs = SentenceTransformer(str(folder), device="cpu").encode([*texts])
-    ours = encoding.encode(lab.load(DUAL), lab.tokens["passages"])
+    ours = encoding.encode(lab.bi_encoder(DUAL).load(), lab.tokens["passages"])
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
@@ -160,7 +160,7 @@ def test_training_changes_the_encoder_and_another_seed_changes_it_differently(la
     start = pretrained.load_encoder(lab.profile.encoder_path).state_dict()
     systems = [DUAL, DUAL.model_copy(update={"seed": 2})]
     name = "embeddings.word_embeddings.weight"
-    weights = [start[name], *(lab.load(system).encoder.state_dict()[name].cpu() for system in systems)]
+    weights = [start[name], *(lab.bi_encoder(system).load().encoder.state_dict()[name].cpu() for system in systems)]
     assert not any(torch.equal(a, b) for a, b in [(weights[0], weights[1]), (weights[1], weights[2])])
 
 
@@ -211,7 +211,7 @@ def test_a_system_is_trained_again_on_other_passages_with_the_same_margins(
 
 
 def test_the_baselines_vectors_are_clustered(lab: Experiment):
-    vecs = encoding.encode(lab.load(BASELINE), lab.tokens["train"])
+    vecs = encoding.encode(lab.bi_encoder(BASELINE).load(), lab.tokens["train"])
     np.testing.assert_allclose(Experiment(lab.profile).query_vecs, vecs, atol=1e-6)
     assert sorted(np.concatenate(lab.clusters.members).tolist()) == list(range(40))
     again = clustering.kmeans(vecs, 3)
@@ -225,7 +225,7 @@ def test_the_baselines_vectors_are_clustered(lab: Experiment):
 
 def test_dense_retrieval_is_exact_for_any_text(lab: Experiment):
     texts = ["plot the graph", "a word nobody heard"]
-    rows, scores = lab.retrieve(DUAL, texts, 4)
+    rows, scores = lab.runs.retriever(DUAL)(texts, 4)
     vecs = SentenceTransformer(str(lab.trained(DUAL)), device="cpu").encode(texts)
     every = vecs @ lab.vectors(DUAL).float().numpy().T
     np.testing.assert_allclose(scores, -np.sort(-every, axis=1)[:, :4], atol=1e-4)
@@ -236,7 +236,7 @@ def test_dense_retrieval_is_exact_for_any_text(lab: Experiment):
 def test_runs_are_trec_files_of_what_was_retrieved(lab: Experiment, system: System):
     run = lab.run(system, "dev")
     queries = lab.collection.sets["dev"].queries
-    rows, scores = lab.retrieve(system, queries.texts, 10)
+    rows, scores = lab.runs.retriever(system)(queries.texts, 10)
     for n, query in enumerate(queries.ids):
         expected = {lab.collection.passages.ids[r]: float(s) for r, s in zip(rows[n], scores[n], strict=True) if r >= 0}
         assert run[query] == pytest.approx(expected)
@@ -282,14 +282,16 @@ def test_a_checkpoint_reads_with_its_own_tokenizer_and_pooling(lab: Experiment, 
     vecs = encoding.encode(model, passages)
     np.testing.assert_allclose(lab.vectors(system).float(), vecs, atol=2e-3)
     assert not np.allclose(vecs, encoding.encode(model, lab.tokens["passages"]), atol=2e-3)  # the encoder's tokenizer
-    rows, scores = lab.retrieve(system, texts, 4)
+    rows, scores = lab.runs.retriever(system)(texts, 4)
     every = encoding.encode(model, tokenise(own, texts, 8)) @ lab.vectors(system).float().numpy().T
     np.testing.assert_allclose(scores, -np.sort(-every, axis=1)[:, :4], atol=1e-4)
     assert set(lab.run(system, "dev")) == set(lab.collection.sets["dev"].queries.ids)
 
 
 def test_a_checkpoint_without_stated_pooling_has_the_profiles(lab: Experiment, published: Path):
-    assert lab.load(System(kind="checkpoint", source=str(published))).pooling == lab.profile.pooling == "mean"
+    assert (
+        lab.bi_encoder(System(kind="checkpoint", source=str(published))).load().pooling == lab.profile.pooling == "mean"
+    )
 
 
 def test_a_checkpoint_without_a_tokenizer_has_the_encoders(lab: Experiment, published: Path, caplog):

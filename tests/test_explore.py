@@ -85,7 +85,7 @@ def test_search_shows_what_each_system_retrieves_with_its_text(lab: Experiment):
     panel = explore.search(lab, ["bm25", "untrained"], ["plot", "a mean"])
     query = lab.collection.passages.texts[7]
     panel.controls["query"].value, panel.controls["n"].value = query, 3
-    rows = [row for system in (BM25, UNTRAINED) for row in lab.retrieve(system, [query], 3)[0][0]]
+    rows = [row for system in (BM25, UNTRAINED) for row in lab.runs.retriever(system)([query], 3)[0][0]]
     shown = re.findall("<li><b>(.*?)</b><br>(.*?)</li>", panel.shown.value)
     texts = [(lab.collection.titles[row], lab.collection.passages.texts[row]) for row in rows]
     assert shown == texts and shown[0][1] == query

@@ -160,7 +160,7 @@ def test_a_system_of_a_profile_is_trained_on_kept_states_and_saved_as_a_stock_be
 
 
 def test_what_is_made_from_kept_states_is_what_the_whole_model_makes(lab: Experiment):
-    whole, dual = lab.load(BASELINE), System(teacher="dual", sampling="tas_balanced", batch_size=8)
+    whole, dual = lab.bi_encoder(BASELINE).load(), System(teacher="dual", sampling="tas_balanced", batch_size=8)
     candidates = lab.candidates(dual)
     expected = candidates.ndcg(whole, lab.tokens)
     assert 0 < candidates.ndcg(frozen.trained_part(whole, 2), lab.texts(dual)) == pytest.approx(expected, abs=1e-3)
@@ -190,10 +190,10 @@ def test_vectors_and_runs_are_made_again_if_another_number_of_layers_is_frozen(l
     assert "frozen_layers" not in lab.bi_encoder(whole).inputs()
     assert lab.texts(whole)["passages"].ids.ndim == 1 and lab.texts(BASELINE)["passages"].ids.ndim == 2
     np.testing.assert_array_equal(
-        lab.vectors(whole), encode.encode(lab.load(whole), lab.tokens["passages"]).astype(np.float16)
+        lab.vectors(whole), encode.encode(lab.bi_encoder(whole).load(), lab.tokens["passages"]).astype(np.float16)
     )
     checkpoint_row = System(kind="checkpoint", source=lab.profile.encoder_path)
     vecs = lab.vectors(checkpoint_row)  # of no student, so no states are read
     np.testing.assert_array_equal(
-        vecs, encode.encode(lab.load(checkpoint_row), lab.tokens["passages"]).astype(np.float16)
+        vecs, encode.encode(lab.bi_encoder(checkpoint_row).load(), lab.tokens["passages"]).astype(np.float16)
     )

@@ -194,6 +194,6 @@ check(my_dual, (3.0, 2.0, 0.75), (1.0, 0.0, 0.5))
 QUESTION = "how do I find the shortest path between two nodes"
 found = []
 for row in (experiment.BM25, system):
-    places, _ = lab.retrieve(row, [QUESTION], 10)
+    places, _ = lab.runs.retriever(row)([QUESTION], 10)
     found.append([lab.collection.titles[place] if place >= 0 else "" for place in places[0]])
 grid(zip(range(1, 11), *found, strict=True), ["rank", "BM25", "trained"])

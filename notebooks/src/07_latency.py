@@ -55,7 +55,7 @@ if PASSAGES:
     index = latency.unit_vectors(lab.store, PASSAGES, 768).to(device)  # memory-mapped where there is no GPU
 else:
     hardware |= {"system": chosen} if chosen != "dual/tas_balanced" else {}
-    model, index = lab.load(lab.listed[chosen]), lab.vectors(lab.listed[chosen]).to(device)
+    model, index = lab.bi_encoder(lab.listed[chosen]).load(), lab.vectors(lab.listed[chosen]).to(device)
 queries = lab.collection.sets.get("train", lab.collection.sets[settings.evaluation.sets[0].name]).queries.texts
 depth, cap = min(settings.evaluation.depth if not PASSAGES else 1_000, len(index)), settings.tokens.query
 chunk = 64 if device.type == "cpu" else 2_000

@@ -27,7 +27,6 @@ from lecture.notebook import check, grid
 from tas_lib import config, experiment
 from tas_lib.evaluation import comparisons, significance
 from tas_lib.evaluation.columns import nine_columns
-from tas_lib.records import NotRun
 from tas_lib.report import claims_page, forest, render, style, tables
 from tas_lib.report.paper import NOT_RUN, TABLE4, TABLE5
 
@@ -216,7 +215,7 @@ for kind, sizes in (("queries", {"": whole} | queries), ("steps", {"": settings.
     if len({line.size for line in lines}) > 1:
         sized[f"Training {kind}"] = lines
 if not sized:
-    raise NotRun("measures of no rows with fewer queries or other steps are shipped")
+    raise experiment.NotRun("measures of no rows with fewer queries or other steps are shipped")
 figure = forest.size_curves(sized)
 style.save(figure, settings.figures, "figure-sizes")
 figure

@@ -212,16 +212,16 @@ grid(shares.items(), ["measured", "value"])
 
 # %%
 baseline, depth, device = lab.baseline, settings.evaluation.depth, encode.device()
-model, tokenizer = lab.load(baseline), tokens.load_tokenizer(settings.encoder_path)
+model, tokenizer = lab.bi_encoder(baseline).load(), tokens.load_tokenizer(settings.encoder_path)
 find = partial(dense.dense, passages=lab.vectors(baseline).to(device), depth=depth)
 answer = partial(latency.answering, model, tokenizer, settings.tokens.query, find, 64)
-one, ten = (latency.least(answer, queries[:100], size) for size in (1, 10))
+by_words, one, ten = lab.runs.retriever(experiment.BM25), *(latency.least(answer, queries[:100], n) for n in (1, 10))
 two = [lab.run(system, settings.evaluation.sets[0].name) for system in (baseline, experiment.BM25)]
 seconds = min(repeat(lambda: fusion.interpolate(*two, alpha=1, depth=depth), number=1, repeat=3))
 measured["milliseconds of a query, rounded up to tens"] = 10 * math.ceil(one.mean / 10)
 measured["time of ten queries over that of one, rounded up to fives"] = 5 * math.ceil(ten.mean / one.mean / 5)
 measured["99th percentile over mean of a query's time, rounded up to fifths"] = math.ceil(5 * one.tail / one.mean) / 5
-words = min(repeat(lambda: [lab.retrieve(experiment.BM25, [q], depth) for q in queries[:100]], number=1, repeat=3))
+words = min(repeat(lambda: [by_words([query], depth) for query in queries[:100]], number=1, repeat=3))
 measured["milliseconds of merging two lists, rounded up"] = math.ceil(1e3 * seconds / len(two[0]))
 measured["time of a query, dense over BM25, rounded up to halves"] = math.ceil(2 * one.mean / (10 * words)) / 2
 grid([(name, f"{value:g}") for name, value in [*measured.items()][-5:]], ["measured", "value"])

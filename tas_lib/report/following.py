@@ -26,7 +26,7 @@ def margin_errors(lab: Experiment, systems: Sequence[System], batches: Sequence[
 
     @torch.inference_mode()
     def error(system: System) -> float:
-        model, vecs, squares = lab.load(system).to(device), lab.vectors(system), []
+        model, vecs, squares = lab.bi_encoder(system).load().to(device), lab.vectors(system), []
         for batch, theirs in zip(batches, taught(), strict=True):
             queries = models.encode_rows(model, tokens, batch.queries).float().cpu()  # (B, D)
             passages = vecs[np.concatenate([batch.pos, batch.neg])].float()  # (2B, D)

@@ -57,8 +57,9 @@ def encode(
 ) -> FloatArray:
     """fp32 vectors (N, D) of the texts at `rows` (N,), of all by default. precision: in which the model computes."""
     rows, kind = np.arange(len(tokens.lengths)) if rows is None else rows, next(model.parameters()).device.type
+    progress = Progress(log, f"vectors of {len(rows):,} texts", int(tokens.lengths_of(np.unique(rows)).sum()))
     with torch.autocast(kind, models.PRECISION[precision], enabled=precision != "fp32"):
-        return models.encode_rows(model.eval(), tokens, rows, chunk).float().cpu().numpy()
+        return models.encode_rows(model.eval(), tokens, rows, chunk, progress.add).float().cpu().numpy()
 
 
 @torch.inference_mode()
@@ -87,7 +88,7 @@ def open_texts(
     tokens = open_tokens(profile, collection)
     if not layers:
         return tokens
-    source, result = shipped.encoder(profile), {}
+    source, parameters, result = shipped.encoder(profile), profile.tokens.model_dump(), {}
     inputs = {"collection": collection.digest, "encoder": store.folder_digest(Path(source))}
     for name in names:
 
@@ -95,8 +96,7 @@ def open_texts(
             lower = frozen.LowerLayers(pretrained.load_dot(source, profile.pooling).to(device()), layers)
             store.save_arrays(folder, states=token_vectors(lower, texts, "encoder"))
 
-        kept = store.Store(profile.folder).artefact
-        folder = kept(f"states/{layers}-{name}", profile.tokens.model_dump(), inputs, make)
+        folder = store.Store(profile.folder).artefact(f"states/{layers}-{name}", parameters, inputs, make)
         result[name] = Ragged(store.load_array(folder / "states.npy"), tokens[name].offsets)
     return result
 

@@ -3,6 +3,7 @@
 A dot product is all that search computes (Eq. 5), so a model that compares by cosine gives vectors of unit length.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,9 +15,12 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from tas_lib.data.progress import Progress
 from tas_lib.records import FloatArray
 from tas_lib.retrieval import pretrained
 
+log = logging.getLogger(__name__)
+STRETCH = 1_024  # texts sorted by length together
 PROMPTS = {"query": ("query",), "passage": ("document", "passage", "corpus")}
 """Side → the names under which models keep its prompt."""
 
@@ -50,10 +54,15 @@ class SentenceEncoder(nn.Module):
         own: dict[Any, Any] = self.model.prompts
         default = {self.model.default_prompt_name} - {name for names in PROMPTS.values() for name in names}
         prompt = prompt or next((own[name] for name in (*PROMPTS[side], *default) if own.get(name)), "")
-        encode = self.model.encode_query if side == "query" else self.model.encode_document
-        unit = normalize or self.cosine
-        vecs = encode(list(texts), prompt=prompt, batch_size=64, show_progress_bar=False, normalize_embeddings=unit)
-        return np.asarray(vecs, np.float32)
+        of_side = self.model.encode_query if side == "query" else self.model.encode_document
+        unit, parts = normalize or self.cosine, []
+        progress = Progress(log, f"vectors of {len(texts):,} texts", len(texts))
+        for start in range(0, max(len(texts), 1), STRETCH):
+            some = list(texts[start : start + STRETCH])
+            vecs = of_side(some, prompt=prompt, batch_size=64, show_progress_bar=False, normalize_embeddings=unit)
+            parts.append(np.asarray(vecs, np.float32))
+            progress.add(len(some))
+        return np.concatenate(parts)
 
 
 def _all_weights() -> AbstractContextManager[Any]:
