@@ -221,7 +221,8 @@ style.save(figure, settings.figures, "figure-sizes")
 figure
 
 # %%
-grid([(kind, step, measure, size, b * (size / whole if "steps" in kind else settings.training.steps / size),
+grid([(kind, step, measure, size,
+       f"{b * (size / whole if 'steps' in kind else settings.training.steps / size):.3g}",
        f"{render.signed(one.difference)} ({answers.interval(one)})")
       for kind, lines in sized.items() for step, measure, size, one in lines],
      ["varied", "step", "measure", "number", "passes over the queries", "effect, with its 95 % interval"])  # fmt: skip
