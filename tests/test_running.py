@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from nbformat.sign import NotebookNotary
 
 from tas_lib import config
 from tas_lib.config import Profile
@@ -439,6 +440,17 @@ def test_an_executed_notebook_is_shown_only_with_its_own_parameters(tmp_path: Pa
     notebooks.publish(path, source, {"PROFILE": "docs", "SEED": 1})
     shown = nbformat.read(tmp_path / "06_training.ipynb", 4)
     assert notebooks.inputs(shown) == notebooks.inputs(notebooks.read(source))
+
+
+def test_notebooks_that_unpack_has_marked_are_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
+    monkeypatch.setattr(notebooks, "FOLDER", tmp_path)
+    code = nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("display_data", {"text/html": "<b>1</b>"})])
+    notebooks.write(nbformat.v4.new_notebook(cells=[code]), tmp_path / "one.ipynb")
+    read = nbformat.read(tmp_path / "one.ipynb", 4)
+    assert not NotebookNotary().check_signature(read)
+    notebooks.trust()
+    assert NotebookNotary().check_signature(read)
 
 
 def test_clean_removes_what_differs_between_machines():
