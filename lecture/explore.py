@@ -122,9 +122,8 @@ def batch_figure(
         names.text(0.15, y, str(clusters[y]), va="center", ha="right")
         names.text(0.18, y, shorten(text, 38, placeholder="…"), va="center", parse_math=False)
     strip.plot(batch.margins, lines, "o", color=style.VERMILION, markersize=3.5)
-    strip.set(
-        xlim=(float(pairs.margins.min()), float(pairs.margins.max())), title="Margins of its pairs, • the sampled"
-    )
+    strip.set_xlim(float(pairs.margins.min()), float(pairs.margins.max()))
+    strip.set_title("Margins of its pairs, • the sampled")
     names.set(xlim=(-0.03, 1), xticks=[], title="Cluster and query")
     names.set_frame_on(False)
     _matrix(matrix, -margins, limit, "Passage's score minus own positive's")
@@ -156,10 +155,8 @@ def batches(lab: Experiment, seed: int) -> Panel:
         figure = batch_figure(batch, asked, of, lab.pairs, h, margins, 2 * usual)
         n_clusters = len(np.unique(of))
         says = f"Queries of {n_clusters} cluster{'s' * (n_clusters > 1)}; their sampled pairs have a mean margin of "
-        says += (
-            f"{batch.margins.mean():.1f}. By ColBERT, a query's own positive is on average {mean:.1f} above the other "
-        )
-        says += f"passages; in a random batch, {usual:.1f}."
+        says += f"{batch.margins.mean():.1f}. By ColBERT, a query's own positive is on average {mean:.1f} above the "
+        says += f"other passages; in a random batch, {usual:.1f}."
         return _image(figure, says)
 
     names = {LOOKS[name].label: name for name in ("random", "tas", "tas_balanced", "hard_margin")}

@@ -169,7 +169,7 @@ def original_order(parts: Sequence[Tensor], chunks: Sequence[IntArray]) -> Tenso
 def encode_rows(
     model: nn.Module, texts: Ragged, rows: IntArray, chunk: int = 32, done: Callable[[int], object] = lambda n: None
 ) -> Tensor:
-    """Vectors (N, D) of the texts at `rows` (N,), each encoded once, by length. done: gets each chunk's tokens."""
+    """Vectors (N, D) of the texts at `rows` (N,), each encoded once, by length. done: gets tokens per chunk."""
     distinct, inverse = np.unique(rows, return_inverse=True)
     device, lengths = next(model.parameters()).device, texts.lengths_of(distinct)
     chunks, parts = length_chunks(lengths, chunk), []
