@@ -14,7 +14,7 @@ from tas_lib.report.style import BLUE, CLUSTERS, GREY, INK, LOOKS, ORANGE, PAGE,
 
 QUERY, PASSAGE, ANY, BALANCED = ORANGE, BLUE, LOOKS["random"], LOOKS["tas_balanced"]
 PAIRWISE, IN_BATCH, BANDS = "#E28E4D", "#B3DCF5", ((GREY, 0.1), (GREY, 0.22))  # paler than in `LOOKS`
-house_style = drawn_in(STYLE | dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 7))
+house_style = drawn_in(STYLE)
 
 
 def _canvas(height: float) -> tuple[Figure, Axes]:

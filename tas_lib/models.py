@@ -16,7 +16,6 @@ from tas_lib.records import IntArray, Ragged
 
 PreTrainedModel: TypeAlias = "transformers.PreTrainedModel"  # by its name: to load the class takes seconds
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MASKED_PASSAGE = -1000.0  # a padded passage token never wins the maximum of Eq. 3 (D10)
 
 
 class BertDot(nn.Module):
@@ -80,24 +79,30 @@ class ColBert(nn.Module):
 
 
 def late_interaction(queries: Tensor, query_mask: Tensor, passages: Tensor, passage_mask: Tensor) -> Tensor:
-    """Eq. 3 for every query and every passage: scores (B, P).
+    """Eq. 3 for every query and every passage: scores (B, P) in fp32.
 
-    queries: (B, M, D), query_mask: (B, M). passages: (P, N, D), passage_mask: (P, N), or (B, 1, P, N) if
-    it depends on the query. CLS and SEP count (D10).
+    queries: (B, M, D), query_mask: (B, M). passages: (P, N, D), passage_mask: (P, N). CLS and SEP count (D10).
 
     >>> one = torch.ones(1, 1, dtype=torch.bool)
     >>> late_interaction(torch.tensor([[[2.0]]]), one, torch.tensor([[[3.0], [9.0]]]), torch.tensor([[True, False]]))
     tensor([[6.]])
     """
-    b, m, _ = queries.shape
-    p, n, _ = passages.shape
-    q_tokens, p_tokens, padding = queries.flatten(0, 1), passages.flatten(0, 1).T, ~passage_mask.bool()
-    with torch.autocast(queries.device.type, enabled=False):  # scores (B * M, P * N) in fp32 (D12)
-        if padding.ndim == 2:  # the product adds it; filling so large a tensor would cost half as much again
-            scores = torch.addmm(MASKED_PASSAGE * padding.flatten().float(), q_tokens, p_tokens).view(b, m, p, n)
-        else:
-            scores = (q_tokens @ p_tokens).view(b, m, p, n).masked_fill_(padding, MASKED_PASSAGE)
-    return (scores.amax(-1) * query_mask[:, :, None]).sum(1)  # (B, P)
+    queried, read = unpadded(queries, query_mask), unpadded(passages, passage_mask)
+    tokens = torch.cat(queried)  # of all queries
+    # passage by passage: on a CPU the products stay in the cache, and their maxima cost next to nothing
+    best = torch.stack([best_scores(passage, tokens) for passage in read])  # (P, all queries' tokens)
+    return torch.stack([each.sum(1) for each in best.split([*map(len, queried)], dim=1)])  # (B, P)
+
+
+def best_scores(passages: Tensor, query: Tensor) -> Tensor:
+    """The best score of each query token in a passage, in fp32 (D12): (..., N, D) and (M, D) to (..., M)."""
+    with torch.autocast(query.device.type, enabled=False):
+        return (passages @ query.T).amax(-2)
+
+
+def unpadded(vecs: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    """The vectors of each text's tokens, (T_i, D) each. vecs: (N, T, D), mask: (N, T)."""
+    return vecs[mask.bool()].split(mask.bool().sum(1).tolist())
 
 
 def _in_fp32(head: nn.Linear, states: Tensor) -> Tensor:

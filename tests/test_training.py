@@ -379,28 +379,6 @@ def test_a_cached_step_keeps_vectors_and_not_the_encoders_states():
     assert eight < sixteen < plain / 2
 
 
-def test_the_teachers_scores_in_parts_are_those_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch):
-    teacher, drawn, cpu = colbert_teacher(), sampler().batch(0), torch.device("cpu")
-    whole = teacher.scores(drawn, cpu)
-    passages = teacher.passages.rows(np.concatenate([drawn.pos, drawn.neg]))
-    queries = teacher.queries.rows(drawn.queries)
-    assert torch.equal(whole, models.late_interaction(*queries, *passages))  # small ones are scored at once
-    seen = []
-
-    def scored(*parts: Tensor) -> Tensor:
-        seen.append(len(parts[0]))
-        return late_interaction(*parts)
-
-    late_interaction = models.late_interaction
-    monkeypatch.setattr(models, "late_interaction", scored)
-    three = 3 * queries[1].shape[1] * passages[1].numel()
-    monkeypatch.setattr(teachers, "LARGEST", three)
-    torch.testing.assert_close(teacher.scores(drawn, cpu), whole)
-    monkeypatch.setattr(teachers, "LARGEST", 1)  # less than one query needs
-    torch.testing.assert_close(teacher.scores(drawn, cpu), whole)
-    assert seen == [3, 3, 2, *[1] * 8]
-
-
 def test_a_run_in_fp16_resumes_with_its_scale(tmp_path: Path):
     whole, _ = run(tmp_path / "whole", precision="fp16")
     interrupt(tmp_path / "cut", 4, precision="fp16")

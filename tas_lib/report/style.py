@@ -19,7 +19,7 @@ from tas_lib.data import store
 Draw = TypeVar("Draw", bound=Callable[..., Any])
 COLUMN = 3.33  # inches, a column of the paper
 PAGE = 7.0  # inches, both columns
-SMALL = 6.5  # points, the smallest text
+SMALL = 7.1  # points, the smallest text: 8 at the width at which notebooks show a page
 
 # Okabe and Ito's colours, which people with any common colour blindness can tell apart, and grey
 INK, ORANGE, SKY, GREEN, GREY = "#000000", "#E69F00", "#56B4E9", "#009E73", "#6B6B6B"
@@ -59,9 +59,9 @@ LOOKS = {
 }
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
-    "font.size": 7,
+    "font.size": SMALL,
     "axes.titlesize": 8,
-    "axes.labelsize": 7,
+    "axes.labelsize": SMALL,
     "xtick.labelsize": SMALL,
     "ytick.labelsize": SMALL,
     "legend.fontsize": SMALL,

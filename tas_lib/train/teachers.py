@@ -1,7 +1,5 @@
 """The in-batch teacher (§2.3): a frozen ColBERT, whose token vectors are kept on disk or computed for every batch."""
 
-import itertools
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +17,6 @@ from tas_lib.records import Batch, FloatArray, IntArray, Ragged
 from tas_lib.retrieval import pretrained
 from tas_lib.retrieval.encode import device as find_device
 from tas_lib.retrieval.encode import token_vectors
-
-LARGEST = 2**26
-"""Scores of token against token that are held at once: 256 MB; on docs, 128 queries stay below."""
 
 
 class TokenVectors:
@@ -68,19 +63,9 @@ class InBatchTeacher(NamedTuple):
     passages: TextVectors
 
     def scores(self, batch: Batch, device: torch.device) -> Tensor:
-        """(B, 2B), columns as in losses.py; as many queries at once as memory allows."""
-        vecs, mask = self.queries.rows(batch.queries, device)  # (B, M, D), (B, M)
-        passages, real = self.passages.rows(np.concatenate([batch.pos, batch.neg]), device)  # (2B, N, D), (2B, N)
-        n = max(1, LARGEST // (mask.shape[1] * real.numel()))
-        parts = [
-            models.late_interaction(v, m, passages, p)
-            for v, m, p in zip(vecs.split(n), mask.split(n), self.masks(real, n), strict=False)
-        ]
-        return torch.cat(parts)
-
-    def masks(self, mask: Tensor, n: int) -> Iterable[Tensor]:
-        """The masks of passages for every n queries: each passage's own, whatever the query. mask: (2B, N)."""
-        return itertools.repeat(mask)
+        """(B, 2B), columns as in losses.py."""
+        passages = np.concatenate([batch.pos, batch.neg])
+        return models.late_interaction(*self.queries.rows(batch.queries, device), *self.passages.rows(passages, device))
 
 
 class PublicTeacher(InBatchTeacher):
@@ -91,10 +76,16 @@ class PublicTeacher(InBatchTeacher):
     Source: matchmaker b52c65e, models/colbert.py, forward_inbatch_aggregation, once for positives, once for negatives.
     """
 
-    def masks(self, mask: Tensor, n: int) -> Iterable[Tensor]:
-        """(n, 1, 2B, N) each, by query. mask: (2B, N), of positives and then negatives."""
-        pos, neg = (half[:, None].expand(-1, len(half), -1) for half in mask.chunk(2))  # (B, B, N)
-        return torch.cat([pos, neg], dim=1)[:, None].split(n)
+    def scores(self, batch: Batch, device: torch.device) -> Tensor:
+        """(B, 2B), columns as in losses.py."""
+        vecs, mask = self.passages.rows(np.concatenate([batch.pos, batch.neg]), device)  # (2B, N, D), (2B, N)
+        lengths = mask.sum(1).view(2, -1).T.tolist()  # of each query's own two passages
+        queries = models.unpadded(*self.queries.rows(batch.queries, device))
+        rows = [
+            [models.best_scores(half[:, :n], query).sum(1) for half, n in zip(vecs.chunk(2), own, strict=True)]
+            for query, own in zip(queries, lengths, strict=True)
+        ]
+        return torch.stack([torch.cat(row) for row in rows])
 
 
 def open_in_batch_teacher(profile: Profile, collection: Collection) -> InBatchTeacher:
