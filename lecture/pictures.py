@@ -10,11 +10,10 @@ from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 
 from tas_lib import sampling
 from tas_lib.records import FloatArray, IntArray, Pairs
-from tas_lib.report.style import BLUE, CLUSTERS, GREY, INK, LOOKS, ORANGE, PAGE, STYLE, VERMILION, drawn_in
+from tas_lib.report.style import BLUE, CLUSTERS, GREY, INK, LOOKS, ORANGE, PAGE, VERMILION, house_style
 
 QUERY, PASSAGE, ANY, BALANCED = ORANGE, BLUE, LOOKS["random"], LOOKS["tas_balanced"]
 PAIRWISE, IN_BATCH, BANDS = "#E28E4D", "#B3DCF5", ((GREY, 0.1), (GREY, 0.22))  # paler than in `LOOKS`
-house_style = drawn_in(STYLE)
 
 
 def _canvas(height: float) -> tuple[Figure, Axes]:

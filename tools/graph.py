@@ -29,7 +29,7 @@ class Notebook(NamedTuple):
 
     systems: keys of the systems that it evaluates; None: all of the profile. after: other notebooks.
     seconds: on profile docs with two cores; only the ratios matter, for the time left.
-    on_request: built only when named, not with everything.
+    on_request: built only when named, not with everything. alone: it measures time, or has work for all cores.
     """
 
     systems: Iterable[str] | None = ()
@@ -37,23 +37,24 @@ class Notebook(NamedTuple):
     makes: tuple[str, ...] = ()
     seconds: int = 15
     on_request: bool = False
+    alone: bool = False
 
 
 NOTEBOOKS = {
     "00_start_here": Notebook(after=()),
-    COLLECTION: Notebook(after=(), seconds=60),
+    COLLECTION: Notebook(after=(), seconds=60, alone=True),
     "02_models": Notebook(),
     "03_losses": Notebook(),
     CLUSTERS: Notebook([BASELINE], makes=("figure1",), seconds=40),
     "05_sampling": Notebook(after=(CLUSTERS,), makes=("figure2",), seconds=30),
     TRAINING: Notebook(seconds=110),
-    TABLE_1: Notebook(TABLE2, makes=("table1", "table2"), seconds=75),
+    TABLE_1: Notebook(TABLE2, makes=("table1", "table2"), seconds=75, alone=True),
     "08_losses_compared": Notebook(paper.TABLE3, makes=("table3",), seconds=20),
     "09_ablation": Notebook(paper.TABLE4, makes=("table4",), seconds=30),
     "10_robustness": Notebook(paper.TABLE4 | paper.TABLE5, makes=("table5", "figure-steps"), seconds=20),
     "11_dense_compared": Notebook(paper.TABLE5 | paper.TABLE6, makes=("table6",), seconds=20),
-    PIPELINES: Notebook([BASELINE, "in_batch/random"], makes=("figure3", "table7"), seconds=880),
-    "13_claims": Notebook(None, after=("05_sampling", PIPELINES), makes=("claims",), seconds=60),
+    PIPELINES: Notebook([BASELINE, "in_batch/random"], makes=("figure3", "table7"), seconds=880, alone=True),
+    "13_claims": Notebook(None, after=("05_sampling", PIPELINES), makes=("claims",), seconds=60, alone=True),
     "14_deviations": Notebook(paper.TABLE5 | paper.DEVIATIONS, makes=("deviations",), on_request=True),
     "15_your_trainer": Notebook(seconds=90, on_request=True),
 }
@@ -119,7 +120,9 @@ def jobs(profile: Profile) -> dict[str, Job]:
         needs = tuple(dict.fromkeys((*notebook.after, *behind(keys))))
         shown = {"table4", "table6"} & {*notebook.makes} if profile.evaluation.on_the_papers_sets else ()
         makes = files(*notebook.makes, *(f"{table}-compared" for table in shown))  # with the figures of others
-        result[name] = Job(name, {"PROFILE": profile.name}, name, needs, makes, notebook.seconds, notebook.on_request)
+        cores = 1 if profile.training.frozen_layers and not notebook.alone else 0
+        result[name] = Job(name, {"PROFILE": profile.name}, name, needs, makes, notebook.seconds, notebook.on_request,
+                           cores=cores)  # fmt: skip
     name, parameters = f"{TABLE_1}-full", {"PROFILE": profile.name, "PASSAGES": MSMARCO_PASSAGES}
     return result | {name: Job(name, parameters, TABLE_1, result[TABLE_1].needs, files("table1-full"), 2_400, True)}
 
