@@ -75,14 +75,12 @@ class Teller(NamedTuple):
         """Which queries the sentences are about, and what their intervals cover."""
         columns = self.columns("nDCG")
         several = [len(runs) for runs in repeated(self.scores, columns).values() if len(runs) > 1]
-        chance = "of queries, not of random seeds"
+        chance = "in queries, not in random seeds"
         if several:
             systems = f"{len(several)} systems" if len(several) > 1 else "one system"
-            chance = f"of queries and of random seeds, as seen in {sum(several)} runs of {systems}"
+            chance = f"in queries and in random seeds, as seen in {sum(several)} runs of {systems}"
         where = ("the mean over " if len(columns) > 1 else "") + listed(column.label for column in columns)
-        return (
-            f"Changes are of {where}, rounded last; in parentheses their {SHARE:.0%} interval, for the chance {chance}."
-        )
+        return f"Changes are in {where}, rounded last; in parentheses, {SHARE:.0%} intervals covering chance {chance}."
 
     def ran(self, *keys: str) -> bool:
         """Whether these systems were run on all the sets that are compared."""
@@ -95,7 +93,7 @@ class Teller(NamedTuple):
     def step(self, lead: str, old: str, new: str, *names: str) -> str:
         """A sentence: what the measures of these names do from one system to another; `lead` says what changes."""
         if missing := [f"`{key}`" for key in (old, new) if not self.ran(key)]:
-            return f"{lead}: not run, without {listed(missing)}."
+            return f"{lead}: not run, missing {listed(missing)}."
         clauses = []
         for name in names:
             columns, found = self.columns(name), self.estimate(old, new, name)

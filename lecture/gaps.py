@@ -52,7 +52,7 @@ class Gaps(ast.NodeTransformer):
             return
         reasons = {
             NameError: "it needs `{0.name}`, which was not run",
-            AssertionError: "it asserts what is not so: {0}",
+            AssertionError: "its assertion is false: {0}",
         }
         print("not run:", reasons.get(kind, "{0}").format(error))
         self.explained = True
@@ -71,7 +71,7 @@ class Gaps(ast.NodeTransformer):
         """On other profiles: a sentence if it does not hold."""
         if self.ours:
             return node
-        text = f"Not so on this profile: {ast.unparse(node.test)}"
+        text = f"False on this profile: {ast.unparse(node.test)}"
         test = ast.UnaryOp(ast.Not(), node.test)
         said = ast.Expr(ast.Call(ast.Name("print", ast.Load()), [ast.Constant(text)], []))
         return ast.fix_missing_locations(ast.copy_location(ast.If(test, [said], []), node))

@@ -86,7 +86,7 @@ def check(yours: Callable[..., Any], *cases: Sequence[Any], draws: int = 0) -> N
 
     An unfilled stub, which returns None, is "Not done yet"; a wrong answer is an AssertionError that shows the first
     case where the two differ. Numbers, arrays and tensors may differ by rounding. With `draws`, the functions get a
-    Generator as last argument and are called that often; compared is how often each result comes out, in any order.
+    Generator as last argument and are called that often; we compare how often each result occurs, in any order.
     """
     ours = runpy.run_path(str(SOLUTIONS))[yours.__name__]
     for number, case in enumerate(cases, 1):

@@ -124,7 +124,6 @@ class Profile(Settings):
     cross_encoder: str = ""  # hub name or folder of the model that scores pairs; "" is the shipped BERT_CAT
     colbert: str = ""  # hub name or folder of the in-batch teacher; "" is the shipped one
     query_masks: int = Field(0, ge=0)  # [MASK]s before the last token of ColBERT's query, D10
-    colbert_mask: Literal["eq3", "public"] = "eq3"  # which padding the in-batch teacher hides, D10
     kept_vectors_gb: NonNegativeFloat = 8.0  # larger sets of ColBERT token vectors are not kept on disk
     tokens: Tokens = Tokens()
     bm25: Bm25 = Bm25()  # the row of the tables; k1 and b are chosen on the tune set (CHANGELOG)
@@ -197,6 +196,8 @@ class Profile(Settings):
         """The settings that the result of a training depends on, and no others."""
         settings, in_batch = self.of(system), system.teacher in ("in_batch", "dual")
         unset = {"alpha", "list_weights"} | (set() if settings.training.frozen_layers else {"frozen_layers"})
+        if not in_batch or settings.training.colbert_mask == "eq3":
+            unset |= {"colbert_mask"}
         return {
             "system": system.model_dump(exclude=PIPELINE),
             "training": settings.training.model_dump(exclude=EXECUTION | unset),
@@ -206,7 +207,7 @@ class Profile(Settings):
             "tokens": self.tokens.model_dump(),
             "pooling": self.pooling,
             "query_masks": self.query_masks if in_batch else 0,
-        } | ({"colbert_mask": self.colbert_mask} if in_batch and self.colbert_mask != "eq3" else {})
+        }
 
     def check_sizes(self, n_queries: int) -> None:
         """ValueError if there are too few training queries for the clusters or a batch."""

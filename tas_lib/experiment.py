@@ -82,6 +82,12 @@ class Experiment:
         self._check_training()
         return teachers.open_in_batch_teacher(self.profile, self.collection)
 
+    def in_batch_teacher_of(self, system: System) -> InBatchTeacher | None:
+        """The one that a system learns from, if it does; a variant may hide other padding (D10)."""
+        if system.teacher not in ("in_batch", "dual"):
+            return None
+        return teachers.open_in_batch_teacher(self.profile.of(system), self.collection)
+
     def _clusters(self, system: System, light: bool = True) -> Path:
         how = self.profile.of(system).sampling
         encoder = self.bi_encoder(self.baseline)
@@ -171,10 +177,10 @@ class Experiment:
             texts = self.texts(system)
             validate = partial(self.candidates(system).ndcg, texts=texts)
             sampler = self.sampler(system)
-            teacher = self.in_batch_teacher if system.teacher in ("in_batch", "dual") else None
             torch.manual_seed(settings.model_seed)
             student = pretrained.load_dot(encoder, self.profile.pooling).to(encoding.device())
-            loss, part = loop.objective(system, settings, teacher), frozen.trained_part(student, settings.frozen_layers)
+            loss = loop.objective(system, settings, self.in_batch_teacher_of(system))
+            part = frozen.trained_part(student, settings.frozen_layers)
             history = loop.train(part, sampler, loss, texts["train"], texts["passages"], validate, settings, folder)
             pretrained.save(student, load_tokenizer(encoder), folder)
             store.write_json(folder / "history.json", history)

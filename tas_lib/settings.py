@@ -183,6 +183,7 @@ class Training(Settings):
     warmup: int = Field(0, ge=0)  # steps until the full learning rate
     frozen_layers: int = Field(0, ge=0)  # 0, or all layers but the last (retrieval/frozen.py)
     alpha: NonNegativeFloat = 0.75  # of Eq. 8, §4.2
+    colbert_mask: Literal["eq3", "public"] = "eq3"  # which padding the in-batch teacher hides, D10
     list_weights: ListWeights = ListWeights()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the encoder, D12
     model_seed: int = 0  # dropout; the batches have their own seed, D13

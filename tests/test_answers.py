@@ -47,8 +47,8 @@ def test_a_step_says_what_changed_by_how_much_and_how_sure(new: str, says: str, 
 def test_two_measures_are_one_sentence_and_a_missing_system_is_not_run():
     teller = answers.Teller(SCORES, EVALUATION)
     assert " zero) and R@100 rises by .012" in teller.step("So", "old", "better", "nDCG", "R")
-    assert teller.step("With it", "old", "none", "nDCG") == "With it: not run, without `none`."
-    assert teller.step("With it", "no such", "none", "R") == "With it: not run, without `no such` and `none`."
+    assert teller.step("With it", "old", "none", "nDCG") == "With it: not run, missing `none`."
+    assert teller.step("With it", "no such", "none", "R") == "With it: not run, missing `no such` and `none`."
     partly = SCORES | {"none": {"a": SCORES["old"]["a"]}}  # a run on one of two graded sets
     assert "not run" in answers.Teller(partly, EVALUATION).step("With it", "old", "none", "nDCG")
 
@@ -61,7 +61,7 @@ def test_graded_sets_are_averaged_by_family_or_all_sets_where_none_is_graded():
     assert found == pytest.approx(by_hand) and 9 < found.freedom <= 18
     dev = answers.Teller(SCORES, Evaluation(sets=SETS[2:], depth=100))
     assert dev.estimate("old", "open", "RR").freedom == pytest.approx(29)
-    assert dev.note.startswith("Changes are of Dev, rounded last; in parentheses their 95%")
+    assert dev.note.startswith("Changes are in Dev, rounded last; in parentheses, 95%")
 
 
 def test_a_system_that_was_run_on_a_sample_is_compared_on_that_sample():
@@ -78,8 +78,8 @@ def test_the_chance_of_the_seeds_counts_where_several_were_run():
     without, found = (one.estimate("old", "better", "nDCG") for one in (alone, teller))
     assert found.error == pytest.approx(math.sqrt(without.error**2 + 2 * stdev(levels) ** 2))
     assert "no difference shown" in teller.step("With it", "old", "better", "nDCG")
-    assert alone.note.endswith("queries, not of random seeds.")
-    assert teller.note.endswith("of queries and of random seeds, as seen in 5 runs of one system.")
+    assert alone.note.endswith("queries, not in random seeds.")
+    assert teller.note.endswith("in queries and in random seeds, as seen in 5 runs of one system.")
 
 
 def test_a_tally_counts_verdicts_set_by_set_and_leaves_out_what_was_not_run():

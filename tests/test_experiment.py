@@ -83,7 +83,8 @@ def test_masks_come_before_the_last_token_of_the_query_as_in_the_public_loader(l
 
 
 def test_the_public_mask_scores_each_passage_under_the_mask_of_the_querys_own(lab: Experiment):
-    batch, teacher = lab.sampler(DUAL).batch(0), changed(lab, colbert_mask="public").in_batch_teacher
+    public = lab.profile.training.model_copy(update={"colbert_mask": "public"})
+    batch, teacher = lab.sampler(DUAL).batch(0), changed(lab, training=public).in_batch_teacher
     rows = np.concatenate([batch.pos, batch.neg])
     q, p = teacher.queries.rows(batch.queries), teacher.passages.rows(rows)
     scores = teacher.scores(batch, torch.device("cpu"))
@@ -92,6 +93,10 @@ def test_the_public_mask_scores_each_passage_under_the_mask_of_the_querys_own(la
             own = p[1][i if j < 6 else 6 + i]  # positives under the own positive's mask, negatives under the negative's
             expected = sum((p[0][j][own] @ token).max() for token in q[0][i][q[1][i]])
             assert scores[i, j].item() == pytest.approx(expected.item(), abs=1e-5)
+    again = teacher.scores(batch, torch.device("cpu"))  # now from memory
+    assert torch.equal(scores, again)
+    fresh = changed(lab, training=public, kept_vectors_gb=0).in_batch_teacher
+    torch.testing.assert_close(fresh.scores(batch, torch.device("cpu")), scores, atol=0.02, rtol=0.01)  # not in fp16
     exact = changed(lab, kept_vectors_gb=0).in_batch_teacher.scores(batch, torch.device("cpu"))
     torch.testing.assert_close(losses.own_margins(scores), losses.own_margins(exact), rtol=0, atol=1e-5)
     assert not torch.allclose(scores, exact, atol=0.01)
@@ -533,7 +538,7 @@ def test_without_a_model_shipped_words_are_indexed_and_other_passages_stay_as_th
     lacking = sum(text not in known for text in texts)
     with caplog.at_level(logging.INFO):
         assert doc2query.open_queries(ours, with_t5.collection) == [known.get(text, []) for text in texts]
-    assert lacking and f"{lacking} of 80 passages have no shipped words and stay as they are" in caplog.text
+    assert lacking and f"{lacking} of 80 passages have no shipped words and stay unchanged" in caplog.text
     d2q = {"d2q": System(kind="expanded")}
     assert [*checks.needed(ours, d2q, True)] == []  # no model
     (folder / "queries.parquet").write_bytes(b"")

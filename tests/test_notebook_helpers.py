@@ -136,7 +136,7 @@ def test_a_cell_that_does_not_apply_says_so_and_the_notebook_goes_on(profile: st
         "not run: no stop set",
         "not run: it needs `rows`, which was not run",
         "2",
-        *(["Not so on this profile: one == 2", "goes on"] if goes_on else []),
+        *(["False on this profile: one == 2", "goes on"] if goes_on else []),
         "[3] []",
     ]
 

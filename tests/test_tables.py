@@ -57,7 +57,7 @@ def test_a_table_is_written_as_markdown_and_csv(tmp_path):
     paths = tables.write(TABLE, tmp_path, "table0")
     assert [path.name for path in paths] == ["table0.md", "table0.csv"]
     assert paths[0].read_text().splitlines() == [
-        "A & B. Values are means over the seeds that Run counts, ± their standard deviation."
+        "A & B. Values are means over the seeds in column Run, ± their standard deviation."
         " A letter marks a row that this one beats significantly (paired t-test and random seed, p < .05)."
         " In parentheses the paper's numbers, on MS MARCO: TREC-DL'19 for Set A, R@1K for R@100.",
         "",
@@ -318,8 +318,8 @@ def test_a_system_that_the_profile_calls_reported_is_not_a_missing_run():
 
 def test_the_table_of_deviations_compares_all_choices_with_each_other_and_nothing_with_the_paper():
     table = tables.deviations(scores_of({TAS_B: LOW, "D2": HIGH}), EVALUATION, {})
-    assert [row.key for row in table.rows] == [TAS_B, "D1", "D2", "D3", "D16", "D33", "D34"]
-    assert [{cell.letters for cell in cells} for cells in table.cells] == [{""}, {""}, {"a"}, *[{""}] * 4]
+    assert [row.key for row in table.rows] == [TAS_B, "D1", "D2", "D3", "D10", "D16", "D33", "D34"]
+    assert [{cell.letters for cell in cells} for cells in table.cells] == [{""}, {""}, {"a"}, *[{""}] * 5]
     assert {cell.text for cell in table.cells[1]} == {"not run"}
     assert "MS MARCO" not in table.caption and not any(cell.paper for cells in table.cells for cell in cells)
 

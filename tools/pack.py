@@ -2,7 +2,7 @@
 
 `./run_all.sh docs pack` writes it, `./run_all.sh docs unpack` puts it into the store: systems, clusters, runs and
 measures with their provenance, and with all their files but most of the large ones. The provenance names those left
-out; the store takes them for known, never for read. Of the collection, no text is packed, nor tokens, states or
+out; the store knows of them, but never reads them. Of the collection, no text is packed, nor tokens, states or
 vectors. Weights are packed as their difference from those that a student starts from, which is 0 in frozen layers.
 """
 
@@ -75,11 +75,11 @@ def unpack(profile: Profile, packed: Path) -> None:
     baseline = Path("systems", lab.baseline.name)
     theirs, own = store.provenance(draft / baseline), profile.folder / baseline
     if theirs["inputs"]["collection"] != lab.collection.digest:
-        raise ValueError("the results pack is of another collection, that of other versions of the packages")
+        raise ValueError("the results pack is of another collection, from other package versions")
     if theirs["inputs"]["pairs"] != store.digest(*lab.pairs):
         raise ValueError("the results pack is of other training pairs than those of this profile")
     if own.exists() and store.digest_of(own) != theirs["digest"]:
-        raise ValueError(f"{profile.folder} holds trainings of your own, which the results pack does not fit")
+        raise ValueError(f"{profile.folder} holds your own trainings, which the results pack does not fit")
     for folder in folders:
         target = profile.folder / folder.relative_to(draft)
         target.parent.mkdir(parents=True, exist_ok=True)

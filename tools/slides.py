@@ -2,8 +2,8 @@
 
 Nothing is executed and no result is typed. tools/slides.md holds the slides, separated by `---`; `Note:` begins what
 the lecturer says, minutes first. A line `![alternative text](file)` shows a file, a figure or a table; with
-`cell="..."` what the one cell of a notebook that has this code or tag has put out; with `picture="..."` what this
-function of `pictures.py` draws. `rows` and `columns` match the lines and headings that are kept. The folder asks no
+`cell="..."`, the outputs of the one notebook cell with this code or tag; with `picture="..."`, the drawing of this
+function of `pictures.py`. `rows` and `columns` match the lines and headings that are kept. The folder asks no
 other host for anything: reveal.js comes from one package, MathJax from another.
 """
 

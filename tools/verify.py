@@ -34,7 +34,7 @@ def main(profile: Profile) -> int:
     if changed or lost:
         print(f"{len(changed)} of {len(kept)} artefacts of {profile.name} have changed; the next run makes them again")
         return 1
-    print(f"All {len(kept)} artefacts of {profile.name}, and what is shipped for it, are as they were written.")
+    print(f"All {len(kept)} artefacts of {profile.name}, and its shipped files, are unchanged.")
     return 0
 
 

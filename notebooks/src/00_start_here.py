@@ -198,8 +198,8 @@ show(losses.margin_mse)
 # An exercise is a stub and a check. Left empty, it says so; a wrong answer shows the first case that differs from the
 # solution.
 #
-# **1.** Order the passages of a run: by falling score, ties by falling id, as trec_eval does. (Why does the rule for
-# ties matter?)
+# **1.** Order the passages of a run by descending score, ties by descending id, as trec_eval does. (Why does the tie
+# rule matter?)
 #
 # <details><summary>Hint</summary>
 #

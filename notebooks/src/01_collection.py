@@ -89,7 +89,7 @@ grid(rows, ["package", "version", "passages", "words"])
 # Most documented names never become a passage. Many docstrings are a single line, and a single line answers nothing;
 # some summaries ask nothing: a signature, a notice, or words that fit any function. Near-duplicates (the same text
 # under two names) are merged into one passage. A summary that several entries share, or that follows a template, fits
-# too many passages; the query goes, its passage stays.
+# too many passages: only the passage is kept.
 
 # %%
 report = collection.report

@@ -216,7 +216,7 @@ f"{passages:,} passages of {n} tokens, queries of {m}; BERT_CAT reads {depth} ca
 # %% [markdown]
 # The parameter counts are nearly the same: it is one encoder. BERT_CAT has nothing to store and everything left to do.
 # ColBERT stores many times what BERT_DOT stores, and needs many times as many multiplications per query and passage.
-# BERT_DOT has moved almost all of its work to before the query arrives, which is why it is the one that is taught.
+# BERT_DOT does almost all of its work before the query arrives, which is why it is the student.
 
 # %%
 after = {name: left for name, (_, _, _, left) in cost.items()}

@@ -150,7 +150,7 @@ assert rows[1][1] < rows[0][1] * 1.02 and rows[0][2] > rows[1][2] * 0.98
 # %% [markdown]
 # ## What is a cluster about?
 #
-# The queries that point most nearly in the centroid's direction show it best. Here is a random cluster: its five most
+# The queries closest in direction to the centroid show it best. Here is a random cluster: its five most
 # typical queries, and its three least typical ones.
 
 # %%
@@ -315,7 +315,7 @@ check(my_topic, (two, 3), (three, 2), draws=2_000)
 
 # %% [markdown]
 # **3. Open.** Copy the profile to `profiles/wide.yaml`, halve `sampling.clusters`, and run `./run_all.sh wide table4`.
-# Clusters are then twice as large. Which loss should notice it more, the pairwise or the in-batch, and does your table
+# Clusters are then twice as large. Which loss should this affect more, pairwise or in-batch, and does your table
 # agree?
 #
 # ## Next

@@ -82,7 +82,7 @@ grid(list(rows)[:8], ["cluster", "query", "margin", "range"])
 
 # %% [markdown]
 # Now the other queries' passages are about nearly the same thing. Count over many batches: how many of the other
-# queries in its batch come from a query's own cluster?
+# queries in a query's batch share its cluster?
 
 # %%
 steps = range(300)

@@ -54,7 +54,7 @@ with torch.inference_mode():
 tuple(scores.shape)
 
 # %% [markdown]
-# Two of the columns are its own, all others belong to the other queries of the batch.
+# Two of the columns are its own; the rest belong to the other queries of the batch.
 
 # %%
 assert scores.shape == (BATCH_SIZE, 2 * BATCH_SIZE)
@@ -68,8 +68,7 @@ assert scores.shape == (BATCH_SIZE, 2 * BATCH_SIZE)
 # The loss of a step is Equation (8), or the part of it that this system's teacher provides.
 
 # %%
-teacher = lab.in_batch_teacher if TEACHER in ("in_batch", "dual") else None
-loss = training.objective(system, settings.of(system).training, teacher)
+loss = training.objective(system, settings.of(system).training, lab.in_batch_teacher_of(system))
 first = loss(scores, batch)
 pd.Series({"total": first.total, "pairwise": first.pairwise, "in-batch": first.in_batch}, dtype=float).round(2)
 

@@ -124,7 +124,7 @@ grid(
 #
 # ## Batches
 #
-# With more queries at a time, each waits longer, and all together need less.
+# With more queries at a time, each waits longer, but the total time falls.
 
 # %%
 stages = [latency.TOKENS, latency.ENCODING, latency.RETRIEVAL, latency.TOTAL]
@@ -172,8 +172,8 @@ print(f"Here they meet at {machine.gflop_s / machine.gb_s:,.0f} queries.")  # 2 
 # %% [markdown]
 # ## At MS MARCO's size
 #
-# The same two bounds for 8,841,823 vectors of 768, without running it. The paper's numbers show what its GPU achieved
-# at least; and that it stored fp16, since fp32 would not have fitted in 24 GB.
+# The same two bounds for 8,841,823 vectors of 768, without running it. The paper's numbers show the least its GPU
+# achieved, and that it stored fp16, since fp32 would not have fitted in 24 GB.
 
 # %%
 numbers = 8_841_823 * 768
@@ -187,7 +187,7 @@ assert 4e-9 * numbers > 24 > 2e-9 * numbers
 
 # %% [markdown]
 # `./run_all.sh docs table1-full` runs it: 13.6 GB of vectors are written once and memory-mapped, so that the system's
-# page cache holds them and 24 GB are enough. It takes long without a GPU.
+# page cache holds them and 24 GB are enough. It is slow without a GPU.
 #
 # ## Why one query uses all cores
 #
@@ -327,7 +327,7 @@ def my_tail(times):
 check(my_tail, ([float(i) for i in range(200)],), ([2.0] * 99 + [9.0],))
 
 # %% [markdown]
-# **2.** How many milliseconds does exact search over `n` fp16 vectors of `width` take at least, for one query, at
+# **2.** At least how many milliseconds does exact search over `n` fp16 vectors of `width` take for one query, at
 # `gb_s` gigabytes a second?
 #
 # <details><summary>Hint</summary>

@@ -69,8 +69,8 @@ grid(
 )
 
 # %% [markdown]
-# Now the losses themselves. What a loss wants to change is its gradient with respect to the student's scores; its
-# weight does not matter for *where* that is. *Before you look:* which of the four spends most of its gradient beyond
+# Now the losses themselves. Their gradients with respect to the student's scores show what they want to change; a
+# weight does not affect *where*. *Before you look:* which of the four spends most of its gradient beyond
 # the teacher's first five passages? And which least?
 
 # %%

@@ -67,7 +67,7 @@ print(f"{sum(one.distance <= 3 for one in agreed)} of {len(agreed)} rows agree w
 #
 # The paper expects little of TAS for pairwise teaching ("geared towards in-batch negative training"), "a strong boost"
 # for the in-batch teacher, and the same pattern again for both. Each step comes with its p; significant ones are bold,
-# and the paper's step stands below.
+# and the paper's step is below.
 
 # %%
 steps = {}
@@ -189,7 +189,7 @@ answers.say(
 #
 # ## Exercises
 #
-# **1.** The mean of a column hides its queries. Write the share of queries on which `a` beats `b`; both map query →
+# **1.** The mean of a column hides its queries. Compute the share of queries where `a` beats `b`; both map query →
 # value.
 #
 # <details><summary>Hint</summary>

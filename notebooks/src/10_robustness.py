@@ -7,7 +7,7 @@
 # > "How robust is TAS-Balanced to different randomization?" (RQ2)
 #
 # One configuration, trained five times; only the random order of clusters, queries and pairs differs. The result is
-# more than one more table: it says how far to trust all the others.
+# more than another table: it says how far to trust the rest.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
@@ -38,7 +38,7 @@ alpha, b = settings.evaluation.alpha, settings.sampling.batch_size
 #
 # > "the only difference is the random ordering of clusters, queries and passage-pairs" (§5.1)
 #
-# So it is here: the model's initialisation has its own seed ([D13](../DEVIATIONS.md)). *Before you run:* how many
+# Here too: the model's initialisation has its own seed ([D13](../DEVIATIONS.md)). *Before you run:* how many
 # queries do the first batches of two instances share? And the first three hundred?
 
 # %%
@@ -134,7 +134,7 @@ assert (round(factors[0], 1), round(factors[1], 1), round(alarms, 2)) == (3.9, 2
 # So two deviations are no test. The standard error of a difference therefore has two parts, from the queries (by
 # family) and from the seeds: $se^2 = se_q^2 + s^2 \sum_i 1/n_i$, with a term for each trained system (2 or 1) and $n_i$
 # the number of its seeds. $s$ is pooled over all systems with several seeds, and the degrees of freedom are
-# Satterthwaite's. If Table 5's system alone has several, $s$ is its deviation, and every system counts with one run.
+# Satterthwaite's. If only Table 5's system has several, $s$ is its deviation, and one run of each system counts.
 #
 # ## The steps of Table 4, with both kinds of chance
 #
@@ -176,7 +176,7 @@ style.save(figure, settings.figures, "figure-steps")
 figure
 
 # %% [markdown]
-# In numbers, with their 95 % intervals, and with the whole way from random to TAS-Balanced batches. All sets: the mean
+# In numbers, with 95 % intervals, including the whole step from random to TAS-Balanced batches. *All sets*: averaged
 # over the test sets.
 
 # %%
@@ -198,8 +198,8 @@ grid(lines, ["step", *groups])
 # ## Fewer queries, fewer or more training steps
 #
 # A teacher's scores say more about a query than its one label, and a batch from one cluster finds more neighbours when
-# queries are dense. So which step should grow, and which shrink, when fewer queries are trained on? *Before you look:*
-# draw the three lines. Training queries are a random sample, and clusters are fewer, so that each holds as many.
+# queries are dense. So which step should grow, and which shrink, with fewer training queries? *Before you look:*
+# draw the three lines. Training queries are sampled at random, with fewer clusters, so that each holds as many.
 #
 # With fewer queries and as many training steps, each query is also seen more often. So the second row has the same
 # comparisons with all queries, after fewer and more training steps: does an effect follow the number of queries, or how

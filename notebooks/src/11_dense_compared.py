@@ -193,7 +193,7 @@ answers.say(
 )
 
 # %% [markdown]
-# About ANCE, LTRe and RocketQA this says nothing: their numbers are reported, on another collection, from other
+# This says nothing about ANCE, LTRe and RocketQA: their numbers are reported, on another collection, from other
 # encoders. And a step in batch size that other queries or other seeds could undo is no step, whichever way it points.
 #
 # ## Where we differ

@@ -44,7 +44,7 @@ qrels = {test.name: lab.collection.sets[test.name].qrels for test in graded}
 # %% [markdown]
 # ## Recall at every cutoff
 #
-# What the first stage misses, no later stage can put right. How deep must one look?
+# No later stage can recover what the first one misses. How deep must one look?
 #
 # *Before you look:* lexical matching finds passages that share a rare name with the query; vectors find those that say
 # the same in other words. Whose line should be higher at 10, and do the lines converge towards the right?
@@ -86,7 +86,7 @@ above = [
 grid(above, ["set", "system", "cutoffs above BM25", "of"])
 
 # %% [markdown]
-# ## Words that a query would have
+# ## Words that a query would use
 #
 # docT5query lets a sequence-to-sequence model write queries that a passage might answer, and indexes them with it.
 # Important words are counted more often, and words that the passage lacks become findable. Profile `docs` does both
@@ -111,8 +111,8 @@ if "d2q" in shown:
 # ## Why fuse?
 #
 # Two equally good lists need not hold the same passages. For every relevant passage of the graded sets: which of the
-# two retrieves it within the depth of a run? What only one finds is what fusion could add to the other; what neither
-# finds is lost to both.
+# two retrieves it within the depth of a run? Fusion could add to either what only the other finds; what neither
+# finds is lost.
 
 # %%
 found = []
@@ -209,7 +209,7 @@ Markdown(render.pipe_table(tables.step_grid(moved, settings.evaluation.alpha)))
 # ## What a re-ranker can repair
 #
 # For each query, at which rank does the first stage put its best relevant passage? In the first ten it needs no repair;
-# among the candidates it can be moved up; below them, or nowhere, the re-ranker never sees it.
+# among the candidates it can be moved up; below them, or missing, it is never seen.
 
 # %%
 n, repair = settings.reranking.depth, []
@@ -251,8 +251,8 @@ grid(room, ["set", "first stage", "by", "nDCG@10 before", "after", "by grades", 
 # > "even though TAS-Balanced shows a higher recall, the mono-duo-T5 re-ranker is (non significantly) better using BM25
 # > & docT5query as retriever" (§5.3)
 #
-# In the paper's numbers, the gain of TAS-B over docT5query before and after mono-duo-T5; and the same here, where
-# BERT_CAT is an alternative last stage.
+# First the paper's gain of TAS-B over docT5query before and after mono-duo-T5; then the same here, with BERT_CAT as
+# an alternative last stage.
 
 # %%
 printed, gaps = {key: cell.number for key, cell in paper_table(7).items()}, []
@@ -281,7 +281,7 @@ answers.say(
     tell.step("With BM25 and TAS-Balanced fused instead of TAS-Balanced alone", TAS, BOTH, "nDCG", "R"),
     tell.step("With both fused instead of BM25 alone", "bm25", BOTH, "nDCG", "R"),
     tell.step("With TAS-Balanced re-ranked by BERT_CAT", TAS, f"{TAS}>cat", "nDCG"),
-    tell.step("With TAS-Balanced instead of BM25 below BERT_CAT", "bm25>cat", f"{TAS}>cat", "nDCG", "R"),
+    tell.step("With TAS-Balanced instead of BM25 under BERT_CAT", "bm25>cat", f"{TAS}>cat", "nDCG", "R"),
     tell.note,
 )
 

@@ -58,7 +58,7 @@ show(comparisons.estimate, comparisons.strength, claims.of_difference, claims.of
 
 # %% [markdown]
 # The p values are corrected (Holm) within groups of claims: teachers, sampling, losses and so on. The paper's letters
-# are not corrected and know no seeds, so our *holds* requires more.
+# are uncorrected and ignore seeds, so our *holds* requires more.
 #
 # ## Pairs and lengths
 #
@@ -319,7 +319,7 @@ known = [tell.estimate(*same["dual"], "nDCG")] if tell.ran(*same["dual"]) else [
 works = ["Not shown" if one.p >= 0.05 else "Yes" if one.difference > 0 else "No" for one in known] or ["Not run"]
 least = [answers.decimals(one.smallest()) for one in known] or ["not run"]
 steps = {f"**Does TAS-Balanced work?** {works[0]}. Instead of random batches (both teachers)": same["dual"],
-         "Instead of BM25": ("bm25", new), "**How large is the whole?** Instead of labels alone": ("labels", new),
+         "Instead of BM25": ("bm25", new), "**How large in total?** Instead of labels alone": ("labels", new),
          "With both teachers but random batches instead of labels alone": ("labels", "dual/random")}  # fmt: skip
 where = [f"{name}, {tell.tally([pair], 'nDCG', 'RR', 'R')}" for name, pair in same.items()]
 answers.say(
@@ -332,7 +332,7 @@ answers.say(
 # %% [markdown]
 # The table above answers claim by claim: what *holds* is beyond both kinds of chance, in enough columns, after
 # correction. *Same direction* means consistent with the paper, but not shown; *undecided*, that this experiment is too
-# small to tell, as its last table shows; *no difference*, that there is less than a point. And a claim that *does not
+# small to tell, as its last table shows; *no difference*, that any is less than a point. And a claim that *does not
 # hold* here does not hold *for this collection, these teachers and this length of training*: one experiment at another
 # scale can say no more about it. The method consists of teachers and batches: the claims about labels show what each is
 # worth.
@@ -358,7 +358,7 @@ answers.say(
 #
 # <details><summary>Hint</summary>
 #
-# `np.argsort` gives the order; carry the largest product so far along, and write each result where its p value was.
+# `np.argsort` gives the order; keep the largest product so far, and write each result where its p value was.
 #
 # </details>
 

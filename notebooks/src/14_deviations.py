@@ -33,7 +33,7 @@ scores = lab.scores(DEVIATIONS)
 #
 # *Before you look:* Equation (7) as printed is about $|Q| - 1$ times the mean that we take (D1). With the paper's
 # $\alpha$ of .75, the in-batch loss then weighs 23 times its mean, and `docs` gives it 10. Adam is insensitive to the
-# scale of a loss. To what is it sensitive?
+# scale of a loss. What is it sensitive to?
 
 # %%
 table = tables.deviations(scores, settings.evaluation, settings.systems | settings.deviations, lab.families)

@@ -4,9 +4,9 @@
 # *Paper:* §2.3 (Eq. 8), §3 (Eqs. 10-13). *Needs:* the training pairs (01), as a stand-in for your own.
 # *Time on the default profile:* about a minute and a half on one core, once the pairs are made.
 #
-# You have triples of your own (a query, a passage that answers it, one that does not) and train with
+# You have your own triples (a query, a passage that answers it, one that does not) and train with
 # [sentence-transformers](https://sbert.net). Two objects bring this paper into its `SentenceTransformerTrainer`: one
-# composes the batches, the other is the loss with two teachers. Everything else stays as you have it.
+# composes the batches, the other is the loss with two teachers. Everything else stays unchanged.
 
 # %% tags=["parameters"]
 PROFILE = "docs"  # a file in profiles/
@@ -160,7 +160,7 @@ grid([[entry[name] for name in logged] for entry in trainer.state.log_history if
 #
 # ## The same batches as ours
 #
-# *Before you run:* our own training loop numbers queries and passages by their index in the collection, the trainer
+# *Before you run:* our loop numbers queries and passages by their index in the collection, the trainer numbers the
 # rows of a dataset. Which of the two decides what is drawn?
 
 # %%

@@ -57,8 +57,8 @@ def caption(number: str, figures: pd.DataFrame) -> str:
     """What the columns are, and from how many figures ours differs. number: "Table 4"."""
     measured, far = (figures.difference != "").sum(), (figures.apart != "").sum()
     return (
-        f"{number} beside what others measured on MS MARCO. In parentheses behind a figure: ours minus it, where that "
-        f"is more than {decimals(TOLERANCE)} either way, which is so for {far} of {measured} figures. For "
+        f"{number} beside what others measured on MS MARCO. In parentheses after a figure: ours minus it, where they "
+        f"differ by more than {decimals(TOLERANCE)}, as {far} of {measured} figures do. For "
         "BM25, Pyserini's are Anserini's, default and tuned; the paper's are not all of one kind (D15, D26)."
     )
 

@@ -41,7 +41,7 @@ def margin_errors(lab: Experiment, systems: Sequence[System], batches: Sequence[
         inputs["batches"] = store.digest(*(part for batch in batches for part in batch))
         folder = lab.store.artefact(
             f"following/{system.name}",
-            {**parameters, "query_masks": lab.profile.query_masks, "mask": lab.profile.colbert_mask},
+            {**parameters, "query_masks": lab.profile.query_masks, "mask": lab.profile.training.colbert_mask},
             inputs,
             lambda folder: store.write_json(folder / "error.json", error(system)),
         )

@@ -94,7 +94,7 @@ def compose(
     by_column = [_column(rows, column, printed, scores, alpha) for column in columns]
     test = "paired t-test by family" if any(column.families for column in columns) else "paired t-test"
     if any(len(row.runs) > 1 for row in rows):
-        title += " Values are means over the seeds that Run counts, ± their standard deviation."
+        title += " Values are means over the seeds in column Run, ± their standard deviation."
         test += " and random seed"
     test += f", p < {alpha:g}".replace("0.", ".")
     caption = f"{title} A letter marks a row{within} that this one beats significantly ({test})."
@@ -149,7 +149,7 @@ def table3(scores: Scores, evaluation: Evaluation, systems: Systems, families: F
 def table4(scores: Scores, evaluation: Evaluation, systems: Systems, families: Families = ALONE) -> Table:
     """Table 4: samplings and teachers; letters compare the samplings of one teacher."""
     bm25 = {key: cell for key, cell in paper.paper_table(7).items() if key[0] == paper.TABLE4["bm25"].paper}
-    title = "Table 4: samplings and teachers. BM25 is not in the paper's; its numbers there are those of Table 7."
+    title = "Table 4: samplings and teachers. BM25 is not in the paper's table; its numbers are from Table 7."
     rows, columns = paper.filled(paper.TABLE4, scores, systems), nine_columns(evaluation, families)
     heads, within, printed = ("Teacher", "Sampling"), " of the same teacher", paper.paper_table(4) | bm25
     return compose(title, heads, rows, columns, printed, scores, evaluation.alpha, within).with_others()
@@ -250,7 +250,7 @@ def deviations(scores: Scores, evaluation: Evaluation, systems: Systems, familie
     """What the other choice in some rows of DEVIATIONS.md changes. systems: the profile's."""
     rows = paper.filled(paper.DEVIATIONS, scores, systems)
     columns = [column._replace(paper="") for column in nine_columns(evaluation, families)]
-    title = "The effect of choices that DEVIATIONS.md names; both teachers, one order of the batches."
+    title = "The effect of choices listed in DEVIATIONS.md; both teachers, one random seed."
     return compose(title, ("Row", "Choice"), rows, columns, {}, scores, evaluation.alpha)
 
 

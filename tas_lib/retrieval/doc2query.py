@@ -35,7 +35,7 @@ def open_queries(profile: Profile, collection: Collection) -> list[list[str]]:
     if not how.model:
         words = shipped.read_expansions(Path(source, "queries.parquet"))(shipped.text_keys(texts))
         if missing := words.count(None):
-            log.info("%d of %d passages have no shipped words and stay as they are", missing, len(texts))
+            log.info("%d of %d passages have no shipped words and stay unchanged", missing, len(texts))
         return [own or [] for own in words]
 
     def make(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The in-batch teacher (§2.3): a frozen ColBERT, whose token vectors are kept on disk or computed for every batch."""
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +54,25 @@ class FreshVectors:
         return vecs, mask.bool()
 
 
+class PaddedVectors(FreshVectors):
+    """Fresh vectors with those of padding, which the public code's teacher reads (D10): once per text, in memory."""
+
+    def __init__(self, model: ColBert, tokens: Ragged) -> None:
+        """As `FreshVectors`; all texts are padded to the longest one."""
+        super().__init__(model, tokens, chunk=len(tokens.lengths))
+        self.vecs = np.zeros((len(tokens.lengths), tokens.lengths.max(), model.dim), np.float16)
+        self.made = np.zeros(len(tokens.lengths), bool)
+
+    def rows(self, rows: IntArray, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Vectors (N, T, D) and mask (N, T) of these texts; T is that of the longest of all."""
+        new = np.unique(rows[~self.made[rows]])
+        if len(new):
+            vecs, _ = super().rows(np.append(new, self.tokens.lengths.argmax()), device)
+            self.vecs[new], self.made[new] = vecs[:-1].cpu().numpy(), True
+        mask = np.arange(self.vecs.shape[1]) < self.tokens.lengths_of(rows)[:, None]
+        return torch.from_numpy(self.vecs[rows]).to(device).float(), torch.from_numpy(mask).to(device)
+
+
 TextVectors = TokenVectors | FreshVectors
 
 
@@ -69,7 +89,7 @@ class InBatchTeacher(NamedTuple):
 
 
 class PublicTeacher(InBatchTeacher):
-    """The public code's in-batch teacher: row i hides in every passage what is padding in query i's own (D10).
+    """The public code's in-batch teacher: row i masks every passage by the padding of query i's own (D10).
 
     A passage longer than the query's own is cut; of a shorter one, vectors of padding count, so they must be fresh.
     Only a query's own two passages score as in Eq. 3.
@@ -97,8 +117,10 @@ def open_in_batch_teacher(profile: Profile, collection: Collection) -> InBatchTe
     tokens = {"train": queries, "passages": texts["passages"]}
     model = pretrained.load_colbert(source).to(find_device())
     size_gb = 2e-9 * model.dim * sum(int(ragged.offsets[-1]) for ragged in tokens.values())
-    if profile.colbert_mask == "public":  # it reads vectors of padding, which are not kept, so a batch is one chunk
-        return PublicTeacher(*(FreshVectors(model, ragged, chunk=10**9) for ragged in tokens.values()))
+    if profile.training.colbert_mask == "public":
+        fits = size_gb <= profile.kept_vectors_gb / 2  # without padding
+        fresh = PaddedVectors if fits else partial(FreshVectors, chunk=10**9)  # a batch in one chunk has padding, too
+        return PublicTeacher(*(fresh(model, ragged) for ragged in tokens.values()))
     if size_gb > profile.kept_vectors_gb:
         return InBatchTeacher(*(FreshVectors(model, ragged) for ragged in tokens.values()))
 
