@@ -20,9 +20,8 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 from torch import Tensor
 
-from lecture import gaps  # noqa: F401 - its import sets what happens where a cell does not apply
+from lecture import gaps, live  # noqa: F401 - its import sets what happens where a cell does not apply
 from tas_lib.config import ROOT
-from tas_lib.data import progress
 
 
 def described(figure: Figure, png: Callable[[Figure], str]) -> str:
@@ -31,7 +30,7 @@ def described(figure: Figure, png: Callable[[Figure], str]) -> str:
 
 
 shell = get_ipython()
-progress.show_in(shell)
+live.show_in(shell)
 transformers.utils.logging.disable_progress_bar()
 if hasattr(shell, "kernel"):  # else a figure is shown only if pyplot was used before
     shell.run_line_magic("matplotlib", "inline")

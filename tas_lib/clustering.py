@@ -33,12 +33,10 @@ class Clusters(NamedTuple):
         return np.bincount(self.assignment, minlength=len(self.centroids))
 
 
-def kmeans(
-    vecs: FloatArray, k: int, *, spherical: bool = True, iterations: int = 10, seed: int = 0, sample: int = 256
-) -> Clusters:
+def kmeans(vecs: FloatArray, k: int, *, spherical: bool = True, iterations: int = 10, seed: int = 0) -> Clusters:
     """k clusters of the queries, Eq. 10; the same seed gives the same clusters on one machine.
 
-    vecs: (Q, D) query vectors of the baseline. sample: centroids are trained on at most k * sample queries.
+    vecs: (Q, D) query vectors of the baseline; centroids are trained on at most 256 k of them.
 
     Reading: Eq. 10 is Euclidean; `spherical` keeps centroids at unit length and assigns a query to the largest dot
     product (the queries are not normalised). A cluster may end up empty.
@@ -47,15 +45,8 @@ def kmeans(
     if k > len(vecs):
         raise ValueError(f"cannot make {k} clusters of {len(vecs)} queries: ask for fewer clusters")
     vecs = np.ascontiguousarray(vecs, dtype=np.float32)
-    means = faiss.Kmeans(
-        vecs.shape[1],
-        k,
-        niter=iterations,
-        spherical=spherical,
-        seed=seed,
-        max_points_per_centroid=sample,
-        min_points_per_centroid=1,  # the default warns below 39
-    )
+    few = {"min_points_per_centroid": 1}  # the default warns below 39
+    means = faiss.Kmeans(vecs.shape[1], k, niter=iterations, spherical=spherical, seed=seed, **few)
     means.train(vecs)
     centroids = np.array(means.centroids)
     if spherical:

@@ -286,16 +286,13 @@ def located(name: str) -> str:
     return str(folder) if folder.is_dir() else name
 
 
-CLEAR = {"missing", "value_error", "extra_forbidden", "union_tag_invalid", "union_tag_not_found"}
-"""Kinds of error whose message is clear without the value."""
-
-
 def sentence(error: ValueError) -> str:
     """An error of pydantic's on one line: `training.alpha: Input should be greater than or equal to 0 (got -1)`."""
+    clear = {"missing", "value_error", "extra_forbidden", "union_tag_invalid", "union_tag_not_found"}  # without a value
     if not isinstance(error, ValidationError):
         return str(error)
     return "; ".join(
         f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg'].removeprefix('Value error, ')}"
-        + ("" if e["type"] in CLEAR else f" (got {e['input']!r})")
+        + ("" if e["type"] in clear else f" (got {e['input']!r})")
         for e in error.errors()
     )

@@ -69,13 +69,6 @@ def test_as_many_clusters_as_queries_give_each_its_own_and_more_are_refused():
         clustering.kmeans(vecs, 5)
 
 
-def test_a_sample_of_the_queries_finds_the_centroids_and_all_are_assigned():
-    vecs = np.random.default_rng(0).normal(size=(500, 4))
-    few, all_ = (clustering.kmeans(vecs, 4, sample=sample) for sample in (10, 1000))
-    assert len(few.assignment) == 500
-    assert not np.allclose(few.centroids, all_.centroids)
-
-
 def test_nearest_queries_are_the_clusters_own_by_angle():
     # cluster 0 points along x: query 2 exactly, 0 nearly, 3 less so; query 1 is in cluster 1
     vecs = np.array([[2.0, 0.1], [9.0, 0.0], [0.5, 0.0], [90.0, 30.0]])

@@ -179,7 +179,7 @@ def test_published_pairs_say_which_queries_are_for_training(tmp_path, layout):
         query: {"p3": 1} | QRELS["train"][query] for query in ids
     }
     assert source.report["read"] == {"passages": 3, "pairs": 6}
-    assert local.pairs(settings(tmp_path)) == tmp_path / "pairs.tsv"
+    assert local.files(settings(tmp_path)).pairs == tmp_path / "pairs.tsv"
 
 
 def test_pairs_replace_training_judgements(tmp_path):

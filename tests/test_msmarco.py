@@ -280,17 +280,6 @@ def test_files_that_are_there_are_not_downloaded_again(home):
     assert (again.passages, again.sets) == (first.passages, first.sets)
 
 
-def test_the_list_of_downloads_needs_no_connection(home):
-    files = msmarco.downloads(home.settings())
-    assert home.loopback.asked == []
-    names = [download.path.relative_to(home.folder).as_posix() for download in files]
-    assert names[:3] == ["collectionandqueries.tar.gz", "queries.tar.gz", "train/qrels"]
-    assert names[-1] == "train/bert_cat_ensemble_msmarcopassage_train_scores_ids.tsv" and len(names) == 9
-    assert not any(d.there for d in files) and all(d.size > 0 for d in files)
-    assert str(files[-1]) == "bert_cat_ensemble_msmarcopassage_train_scores_ids.tsv (2,400.0 MB)"
-    assert [d.url.removeprefix(home.loopback.url("")) for d in files[:-1]] == [*msmarco.PARTS]
-
-
 def test_without_a_connection_one_sentence_says_what_is_missing_and_where_it_would_go(home):
     for note in home.listed["msmarco-passage"].values():
         note["url"] = "http://127.0.0.1:9/" + note["url"].rpartition("/")[2]

@@ -10,9 +10,8 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 from nbclient import NotebookClient
 
-from lecture import gaps, notebook
+from lecture import gaps, live, notebook
 from tas_lib import losses, sampling
-from tas_lib.data import progress
 
 
 @pytest.fixture
@@ -143,10 +142,10 @@ def test_a_cell_that_does_not_apply_says_so_and_the_notebook_goes_on(profile: st
 
 LIVE = """
 import logging
-from lecture import notebook
-from lecture.notebook import progress
+from lecture import live, notebook
+from tas_lib.data import progress
 
-progress.show_in(notebook.shell)  # a notebook imports once, a reader may run the cell twice
+live.show_in(notebook.shell)  # a notebook imports once, a reader may run the cell twice
 step = progress.Progress(logging.getLogger("tas_lib.retrieval.encode"), "token vectors", 4)
 for _ in range(2):
     step.shown -= progress.EVERY_S
@@ -173,7 +172,7 @@ def test_the_log_is_not_shown_in_a_notebook_that_the_runner_executes_nor_without
     log = logging.getLogger("tas_lib")
     monkeypatch.setattr(log, "handlers", [])
     monkeypatch.setenv("TAS_LOG", "run.log")
-    progress.show_in(SimpleNamespace(kernel=None))
+    live.show_in(SimpleNamespace(kernel=None))
     monkeypatch.delenv("TAS_LOG")
-    progress.show_in(InteractiveShell())
+    live.show_in(InteractiveShell())
     assert not log.handlers

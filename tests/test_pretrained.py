@@ -197,24 +197,3 @@ def test_a_hub_name_without_a_network_and_an_empty_folder_are_one_sentence_each(
     for name in ("nobody/no-such-model", tmp_path):
         said = refusal(load, name)
         assert said.startswith(message) and f"'{name}'" in said
-
-
-def damage(path: Path, left: int | None) -> None:
-    """Keep the first bytes of a file, or delete it."""
-    data = path.read_bytes()
-    path.unlink()
-    if left is not None:
-        path.write_bytes(data[:left])
-
-
-@pytest.mark.parametrize("left", [None, 20])
-def test_a_file_that_is_missing_or_cut_off_is_one_sentence(tmp_path: Path, left: int | None):
-    for file, load, message in (
-        ("model.safetensors", pretrained.load_encoder, f"no encoder in the folder '{tmp_path}'"),
-        ("config.json", pretrained.load_encoder, f"no encoder in the folder '{tmp_path}'"),
-        ("tokenizer.json", load_tokenizer, f"no tokenizer in '{tmp_path}'"),
-        ("head.safetensors", pretrained.load_cat, f"no head.safetensors in the folder '{tmp_path}'"),
-    ):
-        pretrained.save(BertCat(tiny.bert(VOCABULARY)), tiny.tokenizer(), tmp_path)
-        damage(tmp_path / file, left)
-        assert message in refusal(load, tmp_path)

@@ -2,11 +2,8 @@
 
 import csv
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -68,20 +65,3 @@ def test_figures_and_tables_come_out(smoke: Path):
 
 def test_run_again_it_has_nothing_to_do(smoke: Path):
     assert finish(smoke).startswith("Nothing to do")
-
-
-@pytest.mark.slow
-def test_killed_three_times_it_ends_with_the_same_tables(smoke: Path, tmp_path: Path):
-    rng = random.Random(0)
-    for _ in range(3):
-        process = start(tmp_path)
-        time.sleep(rng.uniform(15, 60))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    finish(tmp_path)
-    timed = {"table1", "table2", "table7"}  # contain milliseconds; the runs behind Table 7 are among the files below
-    tables = [path for path in (smoke / "figures").rglob("table*") if path.stem not in timed]
-    runs = [*(smoke / "runs").rglob("*.run.gz")]
-    assert len(tables) == 2 * 4 and runs
-    for path in tables + runs:
-        assert path.read_bytes() == (tmp_path / path.relative_to(smoke)).read_bytes(), path.name

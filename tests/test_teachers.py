@@ -62,7 +62,7 @@ def colbert() -> ColBert:
 
 
 def test_kept_token_vectors_score_as_colbert_itself_does(colbert: ColBert):
-    kept = [TokenVectors(token_vectors(colbert, texts, chunk=5), texts) for texts in (QUERIES, PASSAGES)]
+    kept = [TokenVectors(token_vectors(colbert, texts, chunk=5), texts.offsets) for texts in (QUERIES, PASSAGES)]
     q, p = np.array([3, 0, 17]), np.array([59, 4, 4, 30, 0])
     scores = models.late_interaction(*kept[0].rows(q), *kept[1].rows(p))
     with torch.inference_mode():
@@ -74,7 +74,7 @@ def test_kept_token_vectors_score_as_colbert_itself_does(colbert: ColBert):
 
 def test_fresh_vectors_are_those_that_are_kept(colbert: ColBert):
     rows = np.array([59, 4, 4, 30, 0])
-    kept = TokenVectors(token_vectors(colbert, PASSAGES, chunk=5), PASSAGES).rows(rows)
+    kept = TokenVectors(token_vectors(colbert, PASSAGES, chunk=5), PASSAGES.offsets).rows(rows)
     fresh = FreshVectors(colbert, PASSAGES).rows(rows)
     assert fresh[0].dtype == torch.float32 and not fresh[0].requires_grad
     assert torch.equal(fresh[1], kept[1])

@@ -71,7 +71,7 @@ def batch(margins: list[float]) -> Batch:
 def colbert_teacher() -> teachers.InBatchTeacher:
     colbert = models.ColBert(tiny.bert(seed=3), 4)
     return teachers.InBatchTeacher(
-        *(teachers.TokenVectors(encode.token_vectors(colbert, t), t) for t in (QUERIES, PASSAGES))
+        *(teachers.TokenVectors(encode.token_vectors(colbert, t), t.offsets) for t in (QUERIES, PASSAGES))
     )
 
 

@@ -85,7 +85,7 @@ def published_pairs(profile: Profile) -> Path | None:
     """The file of training pairs that a collection comes with, downloaded if necessary; or None."""
     settings = profile.source
     if isinstance(settings, LocalSource):
-        return local.pairs(settings)
+        return local.files(settings).pairs
     return None if isinstance(settings, DocsSource) else msmarco.pairs(settings)
 
 

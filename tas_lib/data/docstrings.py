@@ -24,11 +24,12 @@ TEMPLATE = re.compile(r"%\(\w+\)s|%s|\{\{?\w+\}?\}|<\w+ description>")
 ROLE = re.compile(r":[\w:+-]+:`~?\.?([^`<]*?)(?:\s*<[^>`]*>)?`")
 NAME = re.compile(r"[A-Za-z_][\w.]*$")
 DROPPED_SECTIONS = {"see also", "references", "reference", "bibliography", "raises", "warns", "shape", "methods"}
-VALUES = {"returns", "return", "yields", "output", "outputs"}
-ARGUMENTS = {"args", "arguments", "parameters", "params", "other parameters", "kwargs", "keyword args"}
-ARGUMENTS |= {"keyword arguments", "input", "inputs", "attributes"}
-CODE = {"examples", "example", "usage"}
 ORDER = ("prose", "values", "arguments", "code")  # of a passage's parts
+PARTS = dict.fromkeys(("returns", "return", "yields", "output", "outputs"), "values")
+PARTS |= dict.fromkeys(("args", "arguments", "parameters", "params", "other parameters", "kwargs"), "arguments")
+PARTS |= dict.fromkeys(("keyword args", "keyword arguments", "input", "inputs", "attributes"), "arguments")
+PARTS |= dict.fromkeys(("examples", "example", "usage"), "code")
+"""Title of a section, lower-cased → the part that it belongs to; any other is prose."""
 SENTENCE = re.compile(r"(?<=[a-z0-9)`'\"])\.\s+(?=[A-Z])")
 
 
@@ -92,20 +93,13 @@ def split_docstring(text: str) -> tuple[str, str, tuple[str, ...]]:
         if title not in DROPPED_SECTIONS:
             plain, more = _without_seealso_directives(content)
             linked += more
-            own = kind_of(title)
+            own = PARTS.get(title, "prose")
             for kind, piece in _without_fields(plain).items():
                 parts[own if kind == "prose" else kind].append(piece)
     words = [after]
     for kind in ORDER:
         words += [to_words(_cleaned(kind, piece)) for piece in parts[kind]]
     return query, " ".join(filter(None, words)), tuple(dict.fromkeys(linked))
-
-
-def kind_of(title: str) -> str:
-    """What a section of this title, lower-cased, holds: one of ORDER."""
-    if title in CODE:
-        return "code"
-    return "arguments" if title in ARGUMENTS else "values" if title in VALUES else "prose"
 
 
 def _cleaned(kind: str, text: str) -> str:

@@ -81,24 +81,18 @@ STYLE: dict[Any, Any] = {
 fontManager.ttflist.sort(key=lambda font: not font.fname.startswith(matplotlib.get_data_path()))
 
 
-def drawn_in(look: dict[Any, Any]) -> Callable[[Draw], Draw]:
+def house_style(draw: Draw) -> Draw:
     """A decorator: draws in this style; the docstring's first line becomes the figure's label, its alternative text."""
 
-    def decorated(draw: Draw) -> Draw:
-        @wraps(draw)
-        def drawn(*args: Any, **kwargs: Any) -> Any:
-            with matplotlib.rc_context(look):
-                result = draw(*args, **kwargs)
-            if isinstance(figure := getattr(result, "figure", result), Figure):
-                figure.set_label((draw.__doc__ or "").partition("\n")[0])
-            return result
+    @wraps(draw)
+    def drawn(*args: Any, **kwargs: Any) -> Any:
+        with matplotlib.rc_context(STYLE):
+            result = draw(*args, **kwargs)
+        if isinstance(figure := getattr(result, "figure", result), Figure):
+            figure.set_label((draw.__doc__ or "").partition("\n")[0])
+        return result
 
-        return cast(Draw, drawn)
-
-    return decorated
-
-
-house_style = drawn_in(STYLE)
+    return cast(Draw, drawn)
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:

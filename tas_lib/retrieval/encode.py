@@ -7,14 +7,13 @@ depends on the shard alone, so its bytes are the same in every run (on one kind 
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from tas_lib import models
@@ -36,16 +35,6 @@ Encode = Callable[[IntArray], FloatArray]
 """Indices of texts (N,) → their fp32 vectors (N, D)"""
 
 
-class TokenEncoder(Protocol):
-    """ColBERT, or the frozen layers of a student: ids and mask (N, T) to vectors (N, T, D) of all tokens."""
-
-    dim: int  # D
-
-    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor: ...  # noqa: D102
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...  # noqa: D102
-
-
 def device() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -63,7 +52,9 @@ def encode(
 
 
 @torch.inference_mode()
-def token_vectors(model: TokenEncoder, tokens: Ragged, key: str = "colbert", chunk: int = 64) -> FloatArray:
+def token_vectors(
+    model: models.ColBert | frozen.LowerLayers, tokens: Ragged, key: str = "colbert", chunk: int = 64
+) -> FloatArray:
     """fp16 vectors (all tokens, D) of all texts, encoded in length-sorted chunks. key: see `finite`."""
     device = next(model.parameters()).device
     out = np.empty((tokens.offsets[-1], model.dim), np.float16)

@@ -43,11 +43,8 @@ def objective(system: System, settings: Training, teacher: InBatchTeacher | None
     def loss(student: Tensor, batch: Batch) -> Dual:
         zero = student.new_zeros(())
         margins = torch.from_numpy(np.asarray(batch.margins, np.float32)).to(student.device)
-        if system.teacher == "none":
-            value = losses.ranknet(student)
-            return Dual(value, value, zero)
-        if system.teacher == "pairwise":
-            value = losses.margin_mse(student, margins)
+        if system.teacher in ("none", "pairwise"):
+            value = losses.ranknet(student) if system.teacher == "none" else losses.margin_mse(student, margins)
             return Dual(value, value, zero)
         if teacher is None:
             raise ValueError(f"a system with teacher {system.teacher!r} needs the in-batch teacher's vectors")

@@ -68,11 +68,6 @@ def open_pairs(profile: Profile, collection: Collection, load_scorer: Callable[[
     return Pairs(**{name: store.load_array(folder / f"{name}.npy") for name in Pairs._fields})
 
 
-def open_bm25(profile: Profile, collection: Collection) -> Bm25Index:
-    """The BM25 that training negatives come from."""
-    return Bm25Index(collection.passages.texts, profile.negatives)
-
-
 def negatives(profile: Profile, collection: Collection) -> list[IntArray]:
     """For each training query, non-relevant passages: those of the shipped scores, else some of BM25's top ones.
 
@@ -89,7 +84,8 @@ def negatives(profile: Profile, collection: Collection) -> list[IntArray]:
         banned = [np.union1d(collection.barred, relevant) for relevant in collection.relevant("train")]
         lists = [own[~np.isin(own, out)] for own, out in zip(lists, banned, strict=True)]
         few = [query for query, own in enumerate(lists) if len(own) < pairing.negatives]
-        ranked = open_bm25(profile, collection).search([texts[query] for query in few], pairing.depth)[0]
+        bm25 = Bm25Index(collection.passages.texts, profile.negatives)
+        ranked, _ = bm25.search([texts[query] for query in few], pairing.depth)
         for query, passages in zip(few, ranked, strict=True):
             usable = passages[(passages >= 0) & ~np.isin(passages, banned[query])]
             n = min(pairing.negatives, len(usable))

@@ -14,26 +14,19 @@ from tas_lib.data import shipped, store
 from tas_lib.data.collection import Collection
 from tas_lib.data.tokens import open_tokens
 from tas_lib.models import ColBert
-from tas_lib.records import Batch, FloatArray, IntArray, Ragged
+from tas_lib.records import Batch, IntArray, Ragged
 from tas_lib.retrieval import pretrained
 from tas_lib.retrieval.encode import device as find_device
 from tas_lib.retrieval.encode import token_vectors
 
 
-class TokenVectors:
-    """A frozen ColBERT's vectors of every text, end to end like the token ids they belong to."""
-
-    def __init__(self, vectors: FloatArray, tokens: Ragged) -> None:
-        """vectors: (all tokens, D), memory-mapped fp16. tokens: says which belong to which text."""
-        self.vectors, self.tokens = vectors, tokens
+class TokenVectors(Ragged):
+    """A frozen ColBERT's vectors (all tokens, D) of every text, memory-mapped fp16, end to end like its token ids."""
 
     def rows(self, rows: IntArray, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Vectors (N, T, D) and mask (N, T) of these texts."""
-        lengths = self.tokens.lengths_of(rows)
-        mask = np.arange(lengths.max()) < lengths[:, None]  # (N, T)
-        where = self.tokens.offsets[rows][:, None] + np.arange(lengths.max())
-        vecs = self.vectors[np.where(mask, where, self.tokens.offsets[rows][:, None])]  # (N, T, D)
-        return torch.from_numpy(np.asarray(vecs)).to(device).float(), torch.from_numpy(mask).to(device)
+        vecs, mask = models.pad([self.row(row) for row in rows], device)
+        return vecs, mask.bool()
 
 
 class FreshVectors:
@@ -131,4 +124,5 @@ def open_in_batch_teacher(profile: Profile, collection: Collection) -> InBatchTe
     inputs = {"colbert": pretrained.digest(profile, source), "collection": collection.digest}
     parameters = {**profile.tokens.model_dump(), "query_masks": profile.query_masks}
     folder = store.Store(profile.folder).artefact("colbert-vectors", parameters, inputs, make)
-    return InBatchTeacher(*(TokenVectors(store.load_array(folder / f"{name}.npy"), tokens[name]) for name in tokens))
+    kept = {name: store.load_array(folder / f"{name}.npy") for name in tokens}
+    return InBatchTeacher(*(TokenVectors(kept[name], tokens[name].offsets) for name in tokens))

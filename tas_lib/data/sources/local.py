@@ -86,11 +86,6 @@ def inputs(settings: LocalSource) -> dict[str, str]:
     return {str(path.relative_to(settings.place)): store.digest(path) for path in sorted(used) if path.is_file()}
 
 
-def pairs(settings: LocalSource) -> Path | None:
-    """The published training pairs, if the folder has them."""
-    return files(settings).pairs
-
-
 def read(settings: LocalSource, folder: Path) -> Source:
     """The collection with its sets; its passages are copied to `folder`."""
     paths = files(settings)
