@@ -330,7 +330,12 @@ def test_the_default_run_trains_no_further_seeds(small: Profile):
 
 
 def test_early_jobs_are_those_that_the_first_table_needs(small: Profile):
-    assert [name for name, job in graph.jobs(small).items() if not job.early] == ["06_training-labels", f"{DUAL}-slow"]
+    assert [name for name, job in graph.jobs(small).items() if job.early < 2] == [f"{DUAL}-slow"]
+    large = small.model_copy(update={"systems": small.systems | {"tas_b": config.System(batch_size=64)}})
+    assert {name: job.early for name, job in graph.jobs(large).items() if job.early < 2} == {
+        f"{DUAL}-slow": 0,
+        f"{DUAL}-b64": 1,
+    }
 
 
 def test_a_training_of_a_last_layer_takes_one_core_and_the_baseline_all(small: Profile):

@@ -64,7 +64,7 @@ VARIED = ("teacher", "sampling", "loss", "batch_size", "seed", "variant")  # par
 class Job(NamedTuple):
     """One papermill run: `notebook` with `parameters`, executed as `notebooks/<name>.ipynb` of the profile's folder.
 
-    early: it runs before others that are ready: figures, and what the first table needs. trains: a system's key.
+    early: of the jobs that are ready, those with the highest run first. trains: a system's key.
     cores: how many it uses; 0: all. With fewer than all, several jobs run at once.
     """
 
@@ -75,7 +75,7 @@ class Job(NamedTuple):
     makes: tuple[str, ...]
     seconds: int
     on_request: bool = False
-    early: bool = True
+    early: int = 2  # figures, and what the first table needs
     trains: str = ""
     cores: int = 0
 
@@ -137,8 +137,9 @@ def _training(profile: Profile, key: str, name: str, needs: tuple[str, ...]) -> 
     system = trainable(profile)[key]
     parameters = {"PROFILE": profile.name} | {field.upper(): getattr(system, field) for field in VARIED}
     needs += () if system.sampling == "random" else (CLUSTERS,)
-    seconds, early = NOTEBOOKS[TRAINING].seconds * system.batch_size // 32, key == BASELINE or key in paper.TABLE3
-    early |= system.batch_size > 32  # the longest, or one core would wait for it at the end
+    seconds = NOTEBOOKS[TRAINING].seconds * system.batch_size // 32
+    # the longest are not last, or one core would wait for them; labels trains while ColBERT's vectors are made
+    early = 2 if key in (BASELINE, "labels", *paper.TABLE3) else int(system.batch_size > 32)
     # of a small part, a step is too short for two threads; the baseline runs alone, and makes the states that all read
     cores = 1 if profile.of(system).training.frozen_layers and key != BASELINE else 0
     return Job(name, parameters, TRAINING, needs, (), seconds, key not in profile.systems, early, key, cores)
