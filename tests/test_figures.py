@@ -133,7 +133,8 @@ def panels(figure: Figure) -> list[Axes]:
 
 def texts(figure: Figure) -> list[Text]:
     """The texts that are drawn; matplotlib also keeps labels of ticks beyond the limits."""
-    figure.draw_without_rendering()
+    with matplotlib.rc_context(style.STYLE):  # as in `save`: ticks depend on it
+        figure.draw_without_rendering()
     undrawn = set()
     for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
         low, high = sorted(axis.get_view_interval())
@@ -158,7 +159,7 @@ def test_axes_are_labelled_and_texts_are_on_the_page_not_on_each_other_and_not_t
     inside = figure.bbox.padded(-0.01 * dpi)  # a margin of a hundredth of an inch
     for text, box in boxes.items():
         assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1, text
-        assert text.get_fontsize() >= (7 if name in PICTURES else style.SMALL)
+        assert text.get_fontsize() >= style.SMALL
     for (one, a), (other, b) in combinations(boxes.items(), 2):
         width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
         assert width < 1 or height < 0.25 * min(a.height, b.height), (one, other)  # descenders may touch

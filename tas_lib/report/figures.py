@@ -170,7 +170,7 @@ def _queries_by_cluster(fed: Fed, ax: Axes) -> None:
     ax.bar(np.arange(1, len(counts) + 1), counts, width=0.75, color=LOOKS[fed.strategy].colour)
     topics = "1 topic" if len(counts) == 1 else f"{len(counts)} topics"
     ax.text(0.97, 0.9, f"{b} queries of {topics}", ha="right", va="top", transform=ax.transAxes)
-    ax.set(xlabel="Cluster of the batch, by falling size (rank)", ylabel="Queries of the cluster")
+    ax.set(xlabel="Cluster of the batch, by size (rank)", ylabel="Queries of the cluster")
     ax.set(xlim=(0, b + 1), xticks=_ticks(b), ylim=(0, b + 1), yticks=[0, *_ticks(b)[1:]])
 
 
@@ -185,7 +185,7 @@ def _pairs_by_range(fed: Fed, ax: Axes) -> None:
     ax.imshow(fed.pools, cmap="Greys", vmin=0, vmax=0.6, aspect="auto", extent=(0.5, h + 0.5, b + 0.5, 0.5))
     colour = LOOKS[fed.strategy].colour
     ax.scatter(fed.ranges + 1, np.arange(1, b + 1), s=11, color=colour, edgecolor="white", linewidth=0.5)
-    ax.set(xlabel=f"Margin range, from hard (1) to easy ({h})", ylabel="Query of the batch")
+    ax.set(xlabel=f"Margin range, hard (1) to easy ({h})", ylabel="Query of the batch")
     ax.set(xticks=range(1, h + 1), yticks=_ticks(b))
 
 

@@ -96,7 +96,7 @@ def forest(found: Sequence[Effect]) -> Figure:
             for value, colour, mark in zip(values, COLOURS[1:], MARKS[1:], strict=True):
                 if value is not None:
                     ax.plot(100 * value, y + 0.2, mark, color=colour, markersize=4, fillstyle="none")
-        ax.set(xlabel=f"{measure}, points, mean over test sets", ylim=(len(steps) - 0.4, -0.6))
+        ax.set(xlabel=f"{measure}, points, mean over sets", ylim=(len(steps) - 0.4, -0.6))
         ax.set_yticks(range(len(steps)), steps)
     axes[0, 0].set_ylabel("Step in Table 4")
     names = ("here, with its 95 % interval", *(f"the {source}" for source in found[0].others))

@@ -97,15 +97,16 @@ def house_style(draw: Draw) -> Draw:
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """`name`.svg and `name`.png (200 dpi) in `folder`, written atomically; the same figure gives the same bytes."""
-    # fix the axes where the layout puts them, rounded: its last digits differ from one call to the next
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for ax in figure.axes:
-        x, y, width, height = np.round(ax.get_position().bounds, 5).tolist()
-        ax.set_position((x, y, width, height))
-    for kind, unwanted in (("svg", "Date"), ("png", "Software")):
-        with matplotlib.rc_context(STYLE), store.atomic_write(folder / f"{name}.{kind}", "wb") as f:
-            figure.savefig(f, format=kind, dpi=200, metadata={unwanted: None})
+    with matplotlib.rc_context(STYLE):  # how many ticks there are depends on the size of their labels
+        # fix the axes where the layout puts them, rounded: its last digits differ from one call to the next
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for ax in figure.axes:
+            x, y, width, height = np.round(ax.get_position().bounds, 5).tolist()
+            ax.set_position((x, y, width, height))
+        for kind, unwanted in (("svg", "Date"), ("png", "Software")):
+            with store.atomic_write(folder / f"{name}.{kind}", "wb") as f:
+                figure.savefig(f, format=kind, dpi=200, metadata={unwanted: None})
 
 
 def fit(text: str, width: float) -> str:
