@@ -27,10 +27,9 @@ FIELDS = ("row", "column", "value", "paper_value")
 class Cost(NamedTuple):
     """What a training costs here.
 
-    step_s: seconds per step, validation and waiting for the next batch included. teacher_ms: milliseconds of teacher
-    inference per sample, nothing kept. kept_ms: with what is kept (stored margins, the frozen ColBERT's vectors).
-    peak_mb: what the steps allocate beyond the student's weights. clustering_s: once, before; None without TAS.
-    steps: until it stopped.
+    step_s: seconds per step, waiting for the next batch included. teacher_ms: milliseconds of teacher inference per
+    sample, nothing kept. kept_ms: with what is kept (stored margins, the frozen ColBERT's vectors). peak_mb: what the
+    steps allocate beyond the student's weights. clustering_s: once, before; None without TAS.
     """
 
     batch_size: int
@@ -39,7 +38,6 @@ class Cost(NamedTuple):
     kept_ms: float
     peak_mb: float
     clustering_s: float | None
-    steps: int
 
 
 COLUMNS: dict[str, Callable[[Cost], str]] = {
@@ -50,7 +48,6 @@ COLUMNS: dict[str, Callable[[Cost], str]] = {
     "The same, with scores and vectors kept": lambda cost: digits(cost.kept_ms) if cost.kept_ms else "–",
     "Peak memory of a step, MB": lambda cost: f"{cost.peak_mb:,.0f}",
     "Clustering, s": lambda cost: "–" if cost.clustering_s is None else f"{cost.clustering_s:.1f}",
-    "Steps until stopped": lambda cost: f"{cost.steps:,}",
     "Hours for 800K steps": lambda cost: f"{800_000 * cost.step_s / 3_600:,.1f}",
 }
 """Table 2, the columns that we measure."""
