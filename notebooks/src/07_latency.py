@@ -279,9 +279,10 @@ if not PASSAGES:
 Markdown(render.markdown(caption, *grids))
 
 # %% [markdown]
-# Seconds per step are a mean over the second hundred of two hundred, without validation. Hours are those seconds times
-# the paper's 800K steps: what *this* student on *this* hardware would take, not DistilBERT. Clustering is paid once,
-# before the first step, and serves all TAS and TAS-Balanced trainings.
+# Seconds per step are a mean over the second hundred of two hundred, without validation. (On `docs`, steps are too short
+# to gain from a second core, so trainings use one each, two at a time.) Hours are those seconds times the paper's 800K
+# steps: what *this* student on *this* hardware would take, not DistilBERT. Clustering is paid once, before the first
+# step, and serves all TAS and TAS-Balanced trainings.
 #
 # ## Answer
 
