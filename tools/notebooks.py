@@ -35,6 +35,7 @@ METADATA = {  # what JupyterLab would write once the kernel has started: else it
     },
 }
 INJECTED = "injected-parameters"  # papermill's tag of the cell that it adds
+KEPT = ("lines_to_next_cell", "tags")  # without blank lines as in the text, JupyterLab would not open a newer notebook
 SAID = [  # a verdict, of one claim, of several
     ("holds", "holds", "hold"),
     ("same direction", "has the same direction", "have the same direction"),
@@ -77,10 +78,9 @@ def clean(notebook: NotebookNode) -> NotebookNode:
     count = 0
     for cell in notebook.cells:
         digest = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
-        new = NotebookNode(cell_type=cell.cell_type, source=cell.source, metadata=NotebookNode())
+        kept = {key: cell.metadata[key] for key in KEPT if cell.metadata.get(key)}
+        new = NotebookNode(cell_type=cell.cell_type, source=cell.source, metadata=NotebookNode(kept))
         new.id = f"{digest}-{sum(old.id.startswith(digest) for old in cells)}"
-        if _tags(cell):
-            new.metadata["tags"] = _tags(cell)
         if cell.cell_type == "code":
             count += bool(cell.get("execution_count"))
             new.execution_count = count if cell.get("execution_count") else None

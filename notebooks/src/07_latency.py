@@ -19,8 +19,6 @@ PASSAGES = 0  # 0: the profile's own; 8_841_823 for table1-full: so many synthet
 
 # %%
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -31,7 +29,7 @@ from tas_lib import config, experiment
 from tas_lib.data import shipped
 from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.report import cost, latency, paper, render
-from tas_lib.retrieval import cross_encoder, dense, encode, frozen, pretrained
+from tas_lib.retrieval import cross_encoder, dense, encode, pretrained
 from tas_lib.train import loop, teachers
 
 # %%
@@ -244,33 +242,15 @@ grid(price.items(), ["teacher", "ms per sample"])
 # Each training then runs for some steps on a throw-away student, with all cores. Memory counts gradients, Adam's two
 # moments, a copy of the weights, and all intermediate results.
 
-
-# %%
-def training(system, steps):
-    """A function that makes these steps; what it evaluates halfway and at the end costs nothing."""
-    of_few = {"steps": steps, "validate_every": steps // 2, "min_steps": 0, "workers": 0}
-    some = settings.training.model_copy(update=of_few)
-    loss = loop.objective(system, some, lab.in_batch_teacher)
-    student = pretrained.load_dot(shipped.encoder(settings), settings.pooling).to(device)
-    part, texts = frozen.trained_part(student, some.frozen_layers), lab.texts(system)
-
-    def run():
-        with TemporaryDirectory() as folder:
-            read = texts["train"], texts["passages"], lambda _: 0.0, some, Path(folder)
-            return loop.train(part, lab.sampler(system), loss, *read)
-
-    return run
-
-
 # %%
 new = {"none": 0, "dual": price["pairwise"] + price["in_batch"]} | price
 kept, costs = {"none": 0, "pairwise": 0, "in_batch": price["kept"], "dual": price["kept"]}, {}
 for key in cost.TRAINED.values():
     if (system := settings.systems.get(key)) and system.kind == "trained":
-        first, last = training(system, 200)()
+        first, last = cost.training(lab, system, 200)()
         step_s = (last.seconds - first.seconds) / (last.step - first.step)
         once = None if system.sampling == "random" else lab.clustering_s
-        peak = cost.peak_mb(training(system, 4), device)
+        peak = cost.peak_mb(cost.training(lab, system, 4), device)
         costs[key] = cost.Cost(system.batch_size, step_s, new[system.teacher], kept[system.teacher], peak, once)
 caption = f"Table 2: the paper's rows in parentheses, and below what was measured here. {told}."
 grids, tidy = cost.table2(costs)
@@ -279,10 +259,10 @@ if not PASSAGES:
 Markdown(render.markdown(caption, *grids))
 
 # %% [markdown]
-# Seconds per step are a mean over the second hundred of two hundred, without validation. (On `docs`, steps are too short
-# to gain from a second core, so trainings use one each, two at a time.) Hours are those seconds times the paper's 800K
-# steps: what *this* student on *this* hardware would take, not DistilBERT. Clustering is paid once, before the first
-# step, and serves all TAS and TAS-Balanced trainings.
+# Seconds per step are a mean over the second hundred of two hundred, without validation. (On `docs`, steps are too
+# short to gain from a second core, so trainings use one each, two at a time.) Hours are those seconds times the paper's
+# 800K steps: what *this* student on *this* hardware would take, not DistilBERT. Clustering is paid once, before the
+# first step, and serves all TAS and TAS-Balanced trainings.
 #
 # ## Answer
 

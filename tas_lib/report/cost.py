@@ -2,15 +2,23 @@
 
 import itertools
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch.profiler import ProfilerActivity
 
+from tas_lib.config import System
+from tas_lib.data import shipped
+from tas_lib.experiment import Experiment
+from tas_lib.records import History
 from tas_lib.report.latency import ENCODING, ENOUGH, RETRIEVAL, TOTAL, Timing
 from tas_lib.report.paper import NOT_RUN, REPORTED, paper_table
 from tas_lib.report.render import Grid
+from tas_lib.retrieval import encode, frozen, pretrained
+from tas_lib.train import loop
 
 PAPERS = {ENCODING: "Query encoding", RETRIEVAL: "Faiss retrieval", TOTAL: "Total"}
 """Our stages → the column groups of the paper's Table 1."""
@@ -68,6 +76,25 @@ def peak_mb(f: Callable[[], object], device: torch.device) -> float:
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return max(itertools.accumulate(changes), default=0) / 1e6
+
+
+def training(lab: Experiment, system: System, steps: int) -> Callable[[], list[History]]:
+    """A function that makes these steps of a training, on a throw-away student, with two evaluations that cost nothing.
+
+    It returns the log of both: after half of the steps, and at the end.
+    """
+    short = {"steps": steps, "validate_every": steps // 2, "min_steps": 0, "workers": 0}
+    settings, device = lab.profile.of(system).training.model_copy(update=short), encode.device()
+    loss = loop.objective(system, settings, lab.in_batch_teacher_of(system))
+    student = pretrained.load_dot(shipped.encoder(lab.profile), lab.profile.pooling).to(device)
+    part, texts = frozen.trained_part(student, settings.frozen_layers), lab.texts(system)
+
+    def run() -> list[History]:
+        with TemporaryDirectory() as folder:
+            read = texts["train"], texts["passages"], lambda _: 0.0, settings, Path(folder)
+            return loop.train(part, lab.sampler(system), loss, *read)
+
+    return run
 
 
 def table1(times: Mapping[int, Mapping[str, Timing]]) -> tuple[list[Grid], pd.DataFrame]:
