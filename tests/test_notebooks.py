@@ -4,6 +4,7 @@ import ast
 import re
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
 
@@ -29,6 +30,13 @@ def code_cells(source: Path) -> list[nbformat.NotebookNode]:
 def test_every_notebook_is_in_the_graph_and_has_its_pair():
     assert [path.stem for path in SOURCES] == sorted(graph.NOTEBOOKS)
     assert [path.stem for path in BUILT] == [path.stem for path in SOURCES]
+
+
+@each_source
+def test_jupyterlab_opens_a_notebook_that_is_newer_than_its_text(source: Path):
+    built = nbformat.read(ROOT / "notebooks" / f"{source.stem}.ipynb", as_version=4)
+    built.metadata["jupytext"] = {"notebook_metadata_filter": "-all"}  # as in pyproject.toml
+    assert jupytext.writes(built, fmt="py:percent") == source.read_text(encoding="utf-8")  # else it refuses
 
 
 @each_source

@@ -78,7 +78,7 @@ def clean(notebook: NotebookNode) -> NotebookNode:
     count = 0
     for cell in notebook.cells:
         digest = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
-        kept = {key: cell.metadata[key] for key in KEPT if cell.metadata.get(key)}
+        kept = {key: cell.metadata[key] for key in KEPT if cell.metadata.get(key, []) != []}
         new = NotebookNode(cell_type=cell.cell_type, source=cell.source, metadata=NotebookNode(kept))
         new.id = f"{digest}-{sum(old.id.startswith(digest) for old in cells)}"
         if cell.cell_type == "code":
