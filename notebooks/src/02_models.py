@@ -146,8 +146,8 @@ def late_interaction_in_loops(query, passage):
 
 
 # %% [markdown]
-# The library does the same for all queries and all passages of a batch in one matrix product. Padding must never win a
-# maximum (D10). Here with the shipped teacher:
+# The library does the same for all queries of a batch in one matrix product per passage. Padding is left out, so it can
+# never win a maximum (D10). Here with the shipped teacher:
 
 # %%
 show(models.late_interaction)
