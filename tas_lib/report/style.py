@@ -113,7 +113,7 @@ def fit(text: str, width: float) -> str:
     """The text if it is at most `width` points wide in our smallest font; otherwise cut after a word and ended by "…".
 
     >>> fit("short", 100), fit("a query that is far too long", 80)
-    ('short', 'a query that is far too…')
+    ('short', 'a query that is far…')
     """
     words = text.split()
     for n in range(len(words), 0, -1):
