@@ -127,9 +127,7 @@ def test_a_cell_that_does_not_apply_says_so_and_the_notebook_goes_on(profile: st
     }
     assert [shell.run_cell(cell).success for cell in cells] == list(cells.values())
     printed = [
-        line
-        for line in capsys.readouterr().out.splitlines()
-        if line.startswith(("not run", "False", "goes", "2", "["))
+        line for line in capsys.readouterr().out.splitlines() if line.startswith(("not run", "False", "goes", "2", "["))
     ]
     assert printed == [
         "not run: no stop set",
