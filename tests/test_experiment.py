@@ -14,7 +14,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from tas_lib import clustering, losses, models
-from tas_lib.config import Bm25, Evaluation, Expansion, Reranking, Sampling, System, TestSet, Tokens, Variant
+from tas_lib.config import Bm25, Evaluation, Expansion, Profile, Reranking, Sampling, System, TestSet, Tokens, Variant
 from tas_lib.data import shipped, store
 from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.evaluation import metrics
@@ -308,6 +308,25 @@ def test_a_checkpoint_whose_files_change_is_read_again(lab: Experiment, publishe
     assert lab.run(system, "dev") != run
 
 
+def test_an_unknown_checkpoint_is_one_sentence_before_any_work(lab: Experiment, tmp_path: Path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # read once, at its import
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
+    tiny.put_collection(lab.profile, tiny.source())
+    unknown = System(kind="checkpoint", source="nobody/no-such-model")
+    fresh = changed(lab, systems={"pairwise/random": BASELINE, "tas_b/largest": unknown})
+    for ask in (
+        lambda: fresh.scores(["pairwise/random", "tas_b/largest"]),
+        lambda: fresh.run(unknown, "dev"),
+        lambda: fresh.vectors(unknown),
+    ):
+        with pytest.raises(ValueError, match=r"no encoder in the hub name .*'nobody/no-such-model'") as error:
+            ask()
+        assert "\n" not in str(error.value)
+    assert {path.name for path in (tmp_path / "runs" / "tiny").iterdir()} == {".locks", "collection", ".checked.draft"}
+
+
 def test_without_training_queries_trained_rows_are_empty_and_the_log_says_why_once(
     lab: Experiment, published: Path, tmp_path: Path, monkeypatch, caplog
 ):
@@ -369,6 +388,25 @@ def test_a_test_set_that_the_collection_lacks_is_refused(lab: Experiment):
 def test_other_kinds_of_system_are_never_trained_by_mistake(lab: Experiment, kind):
     with pytest.raises(ValueError, match=f"a system of kind '{kind}' is not trained here: someone/model"):
         lab.trained(System(kind=kind, source="someone/model"))
+
+
+def damaged(place: Path, tmp_path: Path, profile: Profile) -> Profile:
+    copy = shutil.copytree(profile.artefacts_folder, tmp_path / "tiny")
+    with open(copy / "encoder" / "model.safetensors", "ab") as f:
+        f.write(b"x")
+    return profile.model_copy(update={"artefacts": str(copy), "encoder": str(copy / "encoder")})
+
+
+def test_a_shipped_encoder_that_is_not_the_one_shipped_stops_before_any_work(
+    lab: Experiment, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TAS_RUNS", str(tmp_path / "runs"))
+    tiny.put_collection(lab.profile, tiny.source())
+    broken = Experiment(damaged(place, tmp_path, lab.profile))
+    for ask in (lambda: broken.trained(DUAL), lambda: broken.tokens):
+        with pytest.raises(ValueError, match=r"encoder/model\.safetensors is not the file that was shipped"):
+            ask()
+    assert {path.name for path in (tmp_path / "runs" / "tiny").iterdir()} == {".locks", "collection", "checked"}
 
 
 # --- pipelines ---------------------------------------------------------------------------------------------------

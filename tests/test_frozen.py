@@ -1,22 +1,25 @@
 """Students whose lower layers are frozen: the short cut equals the stock layer, and training is as any other's."""
 
+import multiprocessing
 import re
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertConfig, BertModel
 
 from tas_lib import models, sampling
 from tas_lib.config import Sampling, System, Training, Variant
+from tas_lib.data import store
 from tas_lib.experiment import BASELINE, Experiment
 from tas_lib.models import BertDot
 from tas_lib.records import History, Ragged
 from tas_lib.retrieval import encode, frozen
-from tas_lib.train import loop
+from tas_lib.train import checkpoint, loop
 
 QUERIES, PASSAGES = tiny.texts(24, 8, seed=1), tiny.texts(60, 14, seed=2)
 PAIRS = tiny.pairs(24, 60)
@@ -45,11 +48,12 @@ def states(texts: Ragged, layers: int = 2) -> Ragged:
     return Ragged(encode.token_vectors(frozen.LowerLayers(BertDot(bert()), layers), texts), texts.offsets)
 
 
-def train(folder: Path, dropout: float = 0.1) -> tuple[BertDot, list[History]]:
+def train(folder: Path, dropout: float = 0.1, pause_s: float = 0.0) -> tuple[BertDot, list[History]]:
     student = BertDot(bert(dropout=dropout))
     sampler = sampling.make_sampler("random", PAIRS, [], Sampling(batch_size=8), 1)
 
     def validate(model: torch.nn.Module) -> float:
+        time.sleep(pause_s)
         return len(list(folder.glob("*")))  # rises, or stays: the best are the first weights or the second
 
     part = frozen.trained_part(student, SETTINGS.frozen_layers)
@@ -94,6 +98,28 @@ def test_training_brings_the_loss_down_and_changes_the_last_layer_alone(tmp_path
     assert changed == last - {"encoder.layer.2.attention.self.key.bias"}  # which changes no score
     names = [*load_file(max(tmp_path.glob("checkpoint-*")))]
     assert names and all(re.match(r"(now|best)\.layer\.|adam\.\d+\.", name) for name in names), "all layers are kept"
+
+
+def make(folder: Path, pause_s: float) -> None:
+    torch.set_num_threads(1)
+
+    def fill(draft: Path) -> None:
+        save_file(train(draft, pause_s=pause_s)[0].state_dict(), draft / "weights.safetensors")
+        checkpoint.remove(draft)
+
+    store.Store(folder).artefact("trained", {}, {}, fill)
+
+
+def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path):
+    make(tmp_path / "whole", 0.0)
+    draft, context = tmp_path / "killed" / ".trained.draft", multiprocessing.get_context("spawn")
+    for step in (12, 30):
+        process = context.Process(target=make, args=(tmp_path / "killed", 0.1))
+        process.start()
+        tiny.kill(process, lambda step=step: (draft / f"checkpoint-{step:09d}.safetensors").exists(), 0.05)
+    make(tmp_path / "killed", 0.0)
+    whole, killed = (load_file(tmp_path / name / "trained" / "weights.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(weight, killed[name]) for name, weight in whole.items())
 
 
 @pytest.mark.parametrize(

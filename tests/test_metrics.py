@@ -3,6 +3,7 @@
 import math
 import random
 
+import ir_measures
 import pytest
 import pytrec_eval
 from ir_measures import RR, Judged, R, nDCG
@@ -65,6 +66,16 @@ def test_a_run_file_with_ties_has_our_digits_under_trec_eval(tmp_path):
         assert ours[measure] == pytest.approx(values, abs=1e-9), name
     ranks = {query: [passage for q, _, passage, *_ in lines if q == query] for query in qrels}
     assert ranks == {query: metrics.ranking(passages) for query, passages in run.items()}
+
+
+def test_without_ties_the_values_are_those_of_ir_measures():
+    rng = random.Random(0)
+    passages = [f"p{i}" for i in range(60)]
+    qrels = {f"q{i}": {p: rng.randrange(4) for p in rng.sample(passages, 20)} for i in range(20)}
+    run = {query: {p: rng.random() for p in rng.sample(passages, 40)} for query in qrels}
+    ours = metrics.evaluate(run, qrels, MEASURES)
+    for query, measure, value in ir_measures.iter_calc(MEASURES, qrels, run):
+        assert ours[measure][query] == pytest.approx(value), (query, measure)
 
 
 def test_nan_and_missing_judgements_are_refused():

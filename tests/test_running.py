@@ -307,7 +307,7 @@ def until(true, wait_s: float = 120) -> None:
 
 def test_the_rows_of_a_table_say_which_trainings_it_needs(small: Profile):
     jobs = graph.jobs(small)
-    assert jobs["07_latency"].needs == ("01_collection", BASELINE)  # Table 2 times steps of its own
+    assert jobs["07_latency"].needs == ("01_collection", BASELINE)  # it times the steps for Table 2 itself
     assert jobs[BASELINE].needs == ("01_collection",)
     assert jobs["06_training-labels"].needs == ("01_collection", BASELINE)
     assert jobs[DUAL].needs == ("01_collection", BASELINE, "04_clustering")

@@ -172,7 +172,7 @@ def inputs(job: Job, profile: Profile) -> list[str]:
 
 
 def named(profile: Profile) -> Iterator[Path]:
-    """The files of the user's own that a profile names: collection, models, run files."""
+    """The user's own files that a profile names: collection, models, run files."""
     models = [profile.encoder, profile.cross_encoder, profile.colbert, profile.expansion.model]
     models += [profile.reranking.mono, profile.reranking.duo]
     for system in (profile.systems | profile.deviations).values():

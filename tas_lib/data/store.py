@@ -135,7 +135,7 @@ class Store:
         `provenance.json`. After an interruption, `make` finds the files that it had written for the same artefact.
         timed: files that hold measured times. The artefact's digest leaves them out, so that equal content
         is an equal input to the next artefact, however long it took.
-        light: accept one that lacks what a results pack left out (tools/pack.py); else it is made again.
+        light: accept one that lacks what a results pack left out (tools/pack.py); else it is rebuilt.
         While another process makes the same artefact, this one waits for it. Raises OSError if the disk is full.
         """
         target = self.root / name
@@ -167,7 +167,7 @@ class Store:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold `name` as soon as it is free; the end of a process frees what it held.
+        """Hold `name` as soon as it is free; a process that ends frees what it held.
 
         A record lock: forked workers do not inherit it, so a worker that outlives a killed run blocks nobody.
         """

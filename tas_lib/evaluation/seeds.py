@@ -27,7 +27,7 @@ def origin(profile: Profile, collection: str) -> dict[str, object]:
     brought = [store.folder_digest(folder) for folder in folders if folder.is_dir()]
     systems = {key: profile.decisive(system) for key, system in profile.seeds.items()}
     made = {"collection": collection, "models and scores": store.digest(*brought), "systems": systems}
-    return dict(json.loads(json.dumps(made)))  # as it is read back
+    return dict(json.loads(json.dumps(made)))  # as `read` sees it
 
 
 def write(profile: Profile, collection: str, measured: Mapping[str, Mapping[str, PerQuery]]) -> None:

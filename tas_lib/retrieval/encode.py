@@ -103,7 +103,7 @@ def finite(vecs: FloatArray, key: str) -> FloatArray:
 def write_vectors(vectors_of: Encode, n: int, folder: Path) -> None:
     """The vectors (n, D) of n texts in fp16, in one file: the shards that are missing, then all of them joined.
 
-    Joining needs the space twice; a single shard stays as it is.
+    Joining needs the space twice; a single shard is left alone.
     """
     whole, shards = folder / JOINED, [folder / f"{number:05d}.npy" for number in range(math.ceil(n / SHARD))]
     for number, path in enumerate(shards):

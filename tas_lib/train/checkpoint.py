@@ -40,7 +40,7 @@ def write(
 
 
 def resume(folder: Path, student: nn.Module, adam: torch.optim.Adam, scaler: torch.amp.GradScaler) -> Progress:
-    """Load the newest readable checkpoint into student and optimiser; without one, leave them as they are."""
+    """Load the newest readable checkpoint into student and optimiser; without one, leave them unchanged."""
     for path in _newest_first(folder):
         try:
             with safe_open(path, "pt") as f:

@@ -34,7 +34,7 @@ from tools.make_shipped.shipping import ship
 
 
 def main(profile: Profile) -> None:
-    """Make everything that a profile ships, in order; what is in the store already is not made again."""
+    """Make everything that a profile ships, in order; what the store already has is kept."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if profile.artefacts_folder.name != profile.name:
         raise ValueError(f"profile {profile.name!r} reads {profile.artefacts}, which another profile makes")

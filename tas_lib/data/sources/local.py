@@ -110,7 +110,7 @@ def read(settings: LocalSource, folder: Path) -> Source:
 
 
 def _titled(entry: Entry) -> Entry:
-    """A passage as it is stored: title and text joined; without a title, its id is one for people."""
+    """A passage as stored: title and text joined; without a title, its id is one for people."""
     return Entry(entry.id, entry.title or entry.id, f"{entry.title} {entry.text}".strip())
 
 
