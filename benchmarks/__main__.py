@@ -1,7 +1,7 @@
 """`python -m benchmarks [name ...] [--full]`: each in its own process, one table, and what limits each figure.
 
-Without names, it runs all that need no GPU and also writes the table to benchmarks/results.md. --full: those that can
-run at MS MARCO's size, which takes minutes each, instead of a tenth of it.
+Without names, it runs all and also writes the table to benchmarks/results.md. --full: some of them at MS MARCO's size,
+and `afternoon`, which takes half an hour; the whole then takes an hour and a half, else half an hour.
 """
 
 import platform
@@ -19,7 +19,8 @@ from benchmarks.measure import in_new_process
 from tas_lib.data.store import atomic_write
 from tas_lib.report.latency import hardware, roofline
 
-NAMES = ("start", "search", "sampling", "encoding", "reranking", "training_step", "growth")  # `gpu` only when named
+NAMES = ("start", "search", "sampling", "encoding", "reranking", "training_step", "growth", "gpu")
+LONG = ("afternoon",)  # only when named, or with --full
 LIBRARIES = ("numpy", "torch", "faiss-gpu", "faiss-cpu", "transformers", "sentence-transformers", "scikit-learn")
 RESULTS = Path(__file__).with_name("results.md")
 
@@ -27,11 +28,11 @@ RESULTS = Path(__file__).with_name("results.md")
 def main(words: Sequence[str]) -> int:
     """The exit status: 0, or 1 if a benchmark failed, or 2 if one is unknown."""
     names, full = [word for word in words if word != "--full"], "--full" in words
-    if unknown := [name for name in names if name not in (*NAMES, "gpu")]:
-        print(f"no benchmark {unknown[0]!r}; the benchmarks are: {', '.join((*NAMES, 'gpu'))}", file=sys.stderr)
+    if unknown := [name for name in names if name not in (*NAMES, *LONG)]:
+        print(f"no benchmark {unknown[0]!r}; the benchmarks are: {', '.join((*NAMES, *LONG))}", file=sys.stderr)
         return 2
     machine, figures, failed = description(), {}, {}
-    for name in names or NAMES:
+    for name in names or (*NAMES, *(LONG if full else ())):
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
             rows = in_new_process(f"benchmarks.{name}", "figures", full=full)

@@ -13,9 +13,10 @@ from benchmarks import Figure, measure, texts, verdict
 from tas_lib import config, models
 from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.retrieval import pretrained
+from tas_lib.retrieval.encode import CHUNK as CHUNKS
 from tas_lib.retrieval.encode import encode
 
-CAP, CHUNK = 200, 64  # tokens per passage (§4.1), texts at a time as `write_vectors` takes them
+CAP, CHUNK = 200, CHUNKS["cpu"]  # tokens per passage (§4.1), texts at a time
 
 
 def figures(full: bool = False, n: int = 1_000) -> list[Figure]:

@@ -1,18 +1,20 @@
-"""Time and memory by the number of passages, and their slopes on logarithmic axes, as a plot (growth.svg).
+"""Time and memory by the number of passages, and their slopes on logarithmic axes, as a plot (growth.svg, growth.png).
 
 Texts and vectors are synthetic. Encoding is measured on 1,000 passages and extrapolated: it is proportional.
 """
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pyarrow as pa
 import torch
 from matplotlib.figure import Figure as Picture
+from matplotlib.ticker import NullLocator
 from numpy.random import Generator, Philox
 from pyarrow import csv
 
@@ -41,24 +43,36 @@ PARTS = {"ingest": 1.1, "clustering": 2.1, "encoding": 1.1, "search": 1.1}
 def figures(full: bool = False, sizes: tuple[int, ...] = SIZES) -> list[Figure]:
     """A row per part. full: also 8.8M passages, which takes half an hour and 40 GB on disk."""
     sizes = (*sizes, ALL) if full else sizes
-    rows, picture = [], Picture(figsize=(6.5, 3))
-    axes = picture.subplots(1, 2)
+    rows, found = [], {}
     for part, most in PARTS.items():
         measured = [in_new_process("benchmarks.growth", "at", part=part, n=n) for n in sizes]
-        seconds, peak = zip(*measured, strict=True)
+        seconds, peak = found[part] = list(zip(*measured, strict=True))
         slope = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
-        for ax, values in zip(axes, (seconds, peak), strict=True):
-            ax.loglog(sizes, values, marker="o", label=f"{part}, slope {slope:.2f}")
         note = "extrapolated from 1,000" if part == "encoding" else "each in a new process"
         times = ", ".join(f"{n:,}: {s:.3g} s" for n, s in zip(sizes, seconds, strict=True))
         memory = ", ".join(f"{gb:.1f}" for gb in peak)
         row = f"growth of {part}", times, f"{memory} GB", f"n^{slope:.2f}", f"≤ n^{most:g}"
         rows.append(Figure(*row, verdict(slope <= most), note))
-    axes[0].set(xlabel="passages", ylabel="seconds")
-    axes[1].set(xlabel="passages", ylabel="GB at most")
-    axes[0].legend(fontsize=7)
-    style.save(picture, Path(__file__).parent, "growth")
+    draw(sizes, found, [row.ratio for row in rows])
     return rows
+
+
+def draw(sizes: Sequence[int], found: Mapping[str, Sequence[Sequence[float]]], slopes: Sequence[str]) -> None:
+    """Seconds, on logarithmic axes with the slope of each part, and memory: growth.svg. found: part → (2, sizes)."""
+    with matplotlib.rc_context(style.STYLE):
+        picture = Picture(figsize=(6.5, 2.8), layout="constrained")
+        axes = picture.subplots(1, 2)
+        for (part, both), slope, (colour, mark) in zip(found.items(), slopes, style.CLUSTERS, strict=False):
+            for ax, values, label in zip(axes, both, (f"{part}, {slope}", part), strict=True):
+                ax.plot(sizes, values, color=colour, marker=mark, markersize=4, label=label)
+        axes[0].set(ylabel="Time (s)", yscale="log")
+        axes[1].set(ylabel="Memory (GB)", ylim=(0, None))
+        for ax in axes:
+            ax.set(xlabel="Passages", xscale="log")
+            ax.set_xticks(sizes, [f"{n / 1e6:.2g}M" if n >= 1e6 else f"{n / 1e3:g}K" for n in sizes], minor=False)
+            ax.xaxis.set_minor_locator(NullLocator())
+        picture.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(found))
+        style.save(picture, Path(__file__).parent, "growth")
 
 
 def at(part: str, n: int) -> tuple[float, float]:
@@ -119,14 +133,16 @@ def write_folder(folder: Path, passages: Iterable[str], queries: int) -> None:
 
 
 def write_scores(path: Path, lines: int, queries: int, passages: int) -> None:
-    """Lines in the published format, some 60 bytes each: random scores, queries and passages."""
+    """Lines in the published format, some 60 bytes each: random but for a query's positive, of which there is one."""
     rng = np.random.default_rng(0)
     with open(path, "wb") as f:
         for start in range(0, lines, BLOCK):
             n = min(BLOCK, lines - start)
             scores = [rng.normal(mean, 4, n).astype(np.float32).astype(np.float64) for mean in (10, 2)]
-            ids = [rng.integers(0, top, n) for top in (queries, passages, passages)]
-            table = pa.table([*scores, *ids], names=["pos_score", "neg_score", "query", "pos", "neg"])
+            query, neg = (rng.integers(0, top, n) for top in (queries, passages))
+            table = pa.table(
+                [*scores, query, 7 * query % passages, neg], names=["pos_score", "neg_score", "query", "pos", "neg"]
+            )
             csv.write_csv(table, f, csv.WriteOptions(include_header=False, delimiter="\t"))
 
 

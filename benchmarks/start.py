@@ -1,6 +1,6 @@
 """What a job costs before its first cell computes: papermill and the kernel's imports, each in a new process."""
 
-import os
+import resource
 import subprocess
 import sys
 
@@ -24,7 +24,7 @@ def figures(full: bool = False) -> list[Figure]:
             f"{ours / (2 * python):.0f} ×",
             f"≤ {MOST_S:g} s",
             verdict(ours <= MOST_S),
-            f"what runs a notebook imports for {runner:.1f} s (papermill, scipy), then its kernel for {kernel:.1f} s "
+            f"what runs a notebook imports for {runner:.1f} s (papermill), then its kernel for {kernel:.1f} s "
             f"(of which torch {cpu_s('import torch'):.1f} s); models of transformers come on top where they are loaded",
         )
     ]
@@ -34,8 +34,8 @@ def cpu_s(code: str, repeats: int = 3) -> float:
     """The least processor time of a new Python that runs this."""
     times = []
     for _ in range(repeats):
-        before = os.times()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-        after = os.times()
-        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return min(times)

@@ -26,8 +26,13 @@ above 200 tokens (§4.1)."""
 def synthetic(tokenizer: PreTrainedTokenizerBase, n: int, lengths: Lengths, seed: int = 0) -> list[str]:
     """n texts; each word is one token."""
     rng = Generator(Philox(key=[seed, 0]))
-    words = sorted(word for word in tokenizer.get_vocab() if word.isalpha() and word.isascii() and len(word) > 2)
+    words = vocabulary(tokenizer)
     return [" ".join(words[i] for i in rng.integers(0, len(words), n - 2)) for n in sizes(n, lengths, rng)]
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The whole words of a vocabulary."""
+    return sorted(word for word in tokenizer.get_vocab() if word.isalpha() and word.isascii() and len(word) > 2)
 
 
 def sizes(n: int, lengths: Lengths, rng: Generator) -> IntArray:

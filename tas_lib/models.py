@@ -5,12 +5,14 @@ Shapes: N texts or pairs, T tokens, D width of a vector. Loading and saving: `re
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from tas_lib.records import IntArray, Ragged
 
@@ -28,7 +30,7 @@ class BertDot(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask: (N, T). Returns (N, D) in fp32."""
-        states = _states(self.encoder, ids, mask).float()  # (N, T, D)
+        states = states_of(self.encoder, ids, mask).float()  # (N, T, D)
         if self.pooling == "cls":
             return states[:, 0]
         weights = mask.unsqueeze(-1).float()
@@ -46,7 +48,7 @@ class BertCat(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
         """ids, mask, types: (N, T); types are 0 for the query and 1 for the passage. Returns scores (N,) in fp32."""
-        states = _states(self.encoder, ids, mask, types)[:, 0]  # (N, D)
+        states = states_of(self.encoder, ids, mask, types)[:, 0]  # (N, D)
         return _in_fp32(self.head, states).squeeze(-1)
 
 
@@ -72,10 +74,11 @@ class ColBert(nn.Module):
         super().__init__()
         self.encoder, self.dim = encoder, dim
         self.head = nn.Linear(encoder.config.hidden_size, dim)
+        self.padding = False  # whether vectors of padding are meant, too: the public code's teacher reads them (D10)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask: (N, T). Returns token vectors (N, T, D) in fp32; ignore those of padding."""
-        return _in_fp32(self.head, _states(self.encoder, ids, mask))
+        return _in_fp32(self.head, states_of(self.encoder, ids, mask, padding=self.padding))
 
 
 def late_interaction(queries: Tensor, query_mask: Tensor, passages: Tensor, passage_mask: Tensor) -> Tensor:
@@ -111,11 +114,37 @@ def _in_fp32(head: nn.Linear, states: Tensor) -> Tensor:
         return head(states.float())
 
 
-def _states(encoder: PreTrainedModel, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> Tensor:
-    """Last hidden states (N, T, D); token types are passed only to encoders that use them."""
-    if types is not None and _has_types(encoder):
-        return encoder(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
-    return encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+def states_of(
+    encoder: PreTrainedModel, ids: Tensor, mask: Tensor, types: Tensor | None = None, padding: bool = False
+) -> Tensor:
+    """Last hidden states (N, T, D); token types are passed only to encoders that use them.
+
+    padding: whether its states are meant, too; otherwise, on a CPU, BERT and DistilBERT leave them out, and they are 0.
+    """
+    given = {"token_type_ids": types} if types is not None and _has_types(encoder) else {}
+    padding = padding or ids.device.type != "cpu" or torch.compiler.is_compiling() or bool(mask.all())
+    attention = encoder.config._attn_implementation
+    if padding or encoder.config.model_type not in ("bert", "distilbert") or attention not in ("sdpa", "unpadded"):
+        return encoder(input_ids=ids, attention_mask=mask, **given).last_hidden_state
+    if attention == "sdpa":  # registered here, since loading these takes a second
+        transformers.AttentionInterface.register("unpadded", _attention)
+        transformers.AttentionMaskInterface.register("unpadded", transformers.masking_utils.sdpa_mask)
+        encoder.set_attn_implementation("unpadded")
+    real, position = mask.bool(), torch.arange(ids.shape[1]).expand_as(ids)
+    given = {name: value[real][None] for name, value in {**given, "input_ids": ids, "position_ids": position}.items()}
+    states = encoder(**given, lengths=real.sum(1).tolist()).last_hidden_state[0]  # (all tokens, D)
+    return states.new_zeros(*ids.shape, states.shape[1]).index_put((real,), states)
+
+
+def _attention(
+    _: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, lengths: Sequence[int] = (), **others: Any
+) -> tuple[Tensor, None]:
+    """transformers' attention, of texts that lie end to end (1, heads, all tokens, W), or padded if without lengths."""
+    attend = partial(scaled_dot_product_attention, dropout_p=others["dropout"], scale=others["scaling"])
+    if not lengths:
+        return attend(q, k, v, mask).transpose(1, 2), None
+    texts = zip(*(side.split(lengths, dim=2) for side in (q, k, v)), strict=True)
+    return torch.cat([attend(*text) for text in texts], dim=2).transpose(1, 2), None
 
 
 def _has_types(encoder: PreTrainedModel) -> bool:

@@ -130,7 +130,7 @@ def cluster_queries(members: Sequence[IntArray], share: Sequence[int], rng: Gene
         n = share[i] if i < len(share) else sum(share) - len(batch)
         if n == 0:
             break
-        free = np.setdiff1d(members[cluster], batch, assume_unique=True)
+        free = np.setdiff1d(members[cluster], batch, assume_unique=True) if len(batch) else members[cluster]
         batch = np.append(batch, rng.choice(free, min(n, len(free)), replace=False))
     return batch
 

@@ -8,7 +8,19 @@ import pytest
 import tiny
 import torch
 
-from benchmarks import Figure, __main__, encoding, gpu, growth, measure, sampling, search, texts, training_step
+from benchmarks import (
+    Figure,
+    __main__,
+    afternoon,
+    encoding,
+    gpu,
+    growth,
+    measure,
+    sampling,
+    search,
+    texts,
+    training_step,
+)
 from tas_lib import losses
 from tas_lib import sampling as ours
 from tas_lib.config import load
@@ -135,6 +147,14 @@ def test_many_queries_are_set_beside_the_matrix_rate(tmp_path: Path, quick: None
 
 
 @pytest.mark.slow
+def test_an_afternoons_collection_is_built_from_synthetic_files_of_the_published_formats(monkeypatch):
+    for name in ("TAS_RUNS", "IR_DATASETS_HOME", "IR_DATASETS_TMP"):
+        monkeypatch.setenv(name, "")  # set by the benchmark
+    (row,) = afternoon.figures(share=0.002)
+    assert row.verdict == "met" and row.note.startswith("downloads and collection 0.")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("part", growth.PARTS)
 def test_the_growth_of_every_part_is_measured(part: str, monkeypatch):
     monkeypatch.setenv("TAS_RUNS", "")  # set by the part that reads a collection
@@ -172,6 +192,6 @@ def test_sentence_transformers_sees_the_same_texts_and_has_the_same_loss():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_its_benchmark_says_so_and_ends_well(capsys):
-    assert gpu.figures() == []
-    assert capsys.readouterr().out == "no GPU here\n"
+def test_without_a_gpu_its_row_is_empty_and_says_so():
+    (row,) = gpu.figures()
+    assert (row.ours, row.verdict, row.note) == ("", "–", "no GPU at hand")

@@ -87,6 +87,51 @@ def test_bert_cat_scores_the_raw_cls_vector(encoder: Callable[..., PreTrainedMod
     assert torch.equal(cat(ids, mask, types), cat(ids, mask, 0 * types)) == (encoder is tiny.distilbert)
 
 
+PADDED = torch.tensor([[2, 9, 8, 3, 0], [2, 9, 7, 5, 3], [2, 3, 0, 0, 0], [2, 0, 9, 0, 3]])
+MASK = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 1, 0, 1]])  # the last one has holes
+
+
+@each_encoder
+def test_states_and_gradients_without_padding_are_those_with_it(encoder: Callable[..., PreTrainedModel]):
+    types = torch.tensor([[0, 0, 1, 1, 0], [0, 1, 1, 1, 1], [0, 1, 0, 0, 0], [0, 0, 1, 0, 1]])
+    results = []
+    for padding in (True, False, True):  # the last once more, by the attention that the second put there
+        model = encoder().eval()
+        if results:
+            models.states_of(model, PADDED, MASK)
+            model.zero_grad()
+        states = models.states_of(model, PADDED, MASK, types, padding)
+        (states[MASK.bool()] ** 3).sum().backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        results.append((states[MASK.bool()].detach(), gradients))
+        assert padding or not states[~MASK.bool()].any()
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=1e-4, atol=1e-5)
+
+
+def test_an_attention_that_must_see_padding_gets_it():
+    model = tiny.bert().eval()
+    expected = models.states_of(model, PADDED, MASK)[MASK.bool()]
+    model.set_attn_implementation("eager")
+    torch.testing.assert_close(models.states_of(model, PADDED, MASK)[MASK.bool()], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_without_padding_is_as_likely_as_with_it():
+    model = tiny.bert(dropout=0.5).train()
+    torch.manual_seed(0)
+    means = [torch.stack([models.states_of(model, PADDED, MASK, padding=padding)[0, 1] for _ in range(400)]).std(0)
+             for padding in (True, False)]  # fmt: skip
+    torch.testing.assert_close(*means, rtol=0.25, atol=0.05)
+
+
+def test_vectors_of_padding_are_there_where_they_are_meant():
+    colbert = ColBert(tiny.bert(), 4).eval()
+    bias = colbert.head(torch.zeros(16))
+    assert torch.equal(colbert(PADDED, MASK)[2, 3], bias)  # of a state of 0
+    colbert.padding = True
+    assert not torch.equal(colbert(PADDED, MASK)[2, 3], bias)
+
+
 def test_late_interaction_equals_three_loops():
     rng = torch.Generator().manual_seed(0)
     queries, passages = torch.randn(3, 4, 5, generator=rng), torch.randn(6, 7, 5, generator=rng)

@@ -24,13 +24,11 @@ import psutil
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
-from matplotlib.figure import Figure
 from papermill.exceptions import PapermillExecutionError
 from traitlets import Unicode
 
 from tas_lib import config
 from tas_lib.config import Profile
-from tas_lib.report import style
 from tools import graph, notebooks, progress
 
 SHOW_EVERY_S = 8
@@ -116,6 +114,10 @@ def _leave_out(path: Path, reason: str) -> None:
     """Write "not run: ..." in place of a figure or table that a notebook could not make."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix in (".svg", ".png"):
+        from matplotlib.figure import Figure  # here: it is rarely needed, and takes longer than all else to import
+
+        from tas_lib.report import style
+
         figure = Figure(figsize=(6.5, 0.6))
         figure.text(0.02, 0.4, reason)
         style.save(figure, path.parent, path.stem)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -191,6 +190,8 @@ def _pairs_by_range(fed: Fed, ax: Axes) -> None:
 
 def _margin_distribution(fed: Fed, reference: Fed, edges: Sequence[float], ax: Axes) -> None:
     """The teacher margins of many batches as a density over `edges`, and dotted those of a reference strategy."""
+    import seaborn as sns  # takes a second, with scipy.stats, and other figures do without
+
     density: dict[str, Any] = {"bins": edges, "stat": "density", "element": "step", "ax": ax}
     sns.histplot(x=fed.margins, color=LOOKS[fed.strategy].colour, alpha=0.45, **density)
     if fed.strategy != reference.strategy:

@@ -29,6 +29,7 @@ from tas_lib.retrieval.sentence import SentenceEncoder
 log = logging.getLogger(__name__)
 SHARD = 100_000  # texts in a shard
 JOINED = "vectors.npy"
+CHUNK = {"cpu": 32, "cuda": 64}  # texts at a time; what a CPU computes of 32 stays in its cache
 TextSearch = Callable[[Sequence[str], int], tuple[IntArray, FloatArray]]
 """(texts of queries, depth) → passage indices and scores, both (Q, depth)"""
 Encode = Callable[[IntArray], FloatArray]
@@ -42,24 +43,24 @@ def device() -> torch.device:
 
 @torch.inference_mode()
 def encode(
-    model: torch.nn.Module, tokens: Ragged, rows: IntArray | None = None, chunk: int = 64, precision: str = "fp32"
+    model: torch.nn.Module, tokens: Ragged, rows: IntArray | None = None, chunk: int = 0, precision: str = "fp32"
 ) -> FloatArray:
     """fp32 vectors (N, D) of the texts at `rows` (N,), of all by default. precision: in which the model computes."""
     rows, kind = np.arange(len(tokens.lengths)) if rows is None else rows, next(model.parameters()).device.type
     progress = Progress(log, f"vectors of {len(rows):,} texts", int(tokens.lengths_of(np.unique(rows)).sum()))
     with torch.autocast(kind, models.PRECISION[precision], enabled=precision != "fp32"):
-        return models.encode_rows(model.eval(), tokens, rows, chunk, progress.add).float().cpu().numpy()
+        return models.encode_rows(model.eval(), tokens, rows, chunk or CHUNK[kind], progress.add).float().cpu().numpy()
 
 
 @torch.inference_mode()
 def token_vectors(
-    model: models.ColBert | frozen.LowerLayers, tokens: Ragged, key: str = "colbert", chunk: int = 64
+    model: models.ColBert | frozen.LowerLayers, tokens: Ragged, key: str = "colbert", chunk: int = 0
 ) -> FloatArray:
     """fp16 vectors (all tokens, D) of all texts, encoded in length-sorted chunks. key: see `finite`."""
     device = next(model.parameters()).device
     out = np.empty((tokens.offsets[-1], model.dim), np.float16)
     progress = Progress(log, f"token vectors of {len(tokens.lengths):,} texts", len(out))
-    for rows in models.length_chunks(tokens.lengths, chunk):
+    for rows in models.length_chunks(tokens.lengths, chunk or CHUNK[device.type]):
         ids, mask = models.pad([tokens.row(row) for row in rows], device)
         vecs = model(ids, mask)[mask.bool()].half().cpu().numpy()
         where = np.concatenate([np.arange(tokens.offsets[row], tokens.offsets[row + 1]) for row in rows])

@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from tas_lib.models import BertDot
+from tas_lib.models import BertDot, states_of
 
 
 def trained_part(student: nn.Module, layers: int) -> nn.Module:
@@ -36,7 +36,7 @@ class LowerLayers(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask: (N, T). Returns states (N, T, D)."""
-        return self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return states_of(self.encoder, ids, mask)
 
 
 class LastLayer(nn.Module):
