@@ -1,7 +1,7 @@
 """`python -m benchmarks [name ...] [--full]`: each in its own process, one table, and what limits each figure.
 
-Without names, it runs all and also writes the table to benchmarks/results.md. --full: some of them at MS MARCO's size,
-and `afternoon`, which takes half an hour; the whole then takes an hour and a half, else half an hour.
+Without names, it runs all but `afternoon`, in half an hour, and also writes benchmarks/results.md. --full: at MS
+MARCO's size where possible, and `afternoon` too: an hour and a half.
 """
 
 import platform

@@ -13,10 +13,9 @@ from benchmarks import Figure, measure, texts, verdict
 from tas_lib import config, models
 from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.retrieval import pretrained
-from tas_lib.retrieval.encode import CHUNK as CHUNKS
-from tas_lib.retrieval.encode import encode
+from tas_lib.retrieval.encode import ON_CPU, encode
 
-CAP, CHUNK = 200, CHUNKS["cpu"]  # tokens per passage (§4.1), texts at a time
+CAP = 200  # tokens per passage (§4.1)
 
 
 def figures(full: bool = False, n: int = 1_000) -> list[Figure]:
@@ -28,7 +27,7 @@ def figures(full: bool = False, n: int = 1_000) -> list[Figure]:
 
 
 def openvino(model: Path, passages: list[str], repeats: int = 3) -> Figure:
-    """From token ids to vectors, both in our chunks. Not in requirements.txt: pip install --target DIR openvino."""
+    """From token ids to vectors, by length. Not in requirements.txt: pip install --target DIR openvino."""
     import openvino as ov
 
     ours, tokens = pretrained.load_dot(str(model)).eval(), tokenise(load_tokenizer(str(model)), passages, CAP)
@@ -37,11 +36,11 @@ def openvino(model: Path, passages: list[str], repeats: int = 3) -> Figure:
     engine = ov.compile_model(ov.convert_model(ours, example_input=(ids, ids)), "CPU", threads)
 
     def theirs() -> list[object]:
-        chunks = models.length_chunks(tokens.lengths, CHUNK)
+        chunks = models.length_chunks(tokens.lengths, ON_CPU)
         return [engine([part.numpy() for part in models.pad([tokens.row(i) for i in rows])])[0] for rows in chunks]
 
     theirs()  # compiles for the shapes
-    mine, other = measure.in_turn([partial(encode, ours, tokens, chunk=CHUNK), theirs], repeats)
+    mine, other = measure.in_turn([partial(encode, ours, tokens), theirs], repeats)
     n = len(passages)
     return Figure(
         f"encoding from token ids, {n:,} passages, CPU, fp32",
@@ -50,7 +49,7 @@ def openvino(model: Path, passages: list[str], repeats: int = 3) -> Figure:
         f"{other / mine:.2f} ×",
         "report",
         "–",
-        f"the same chunks of {CHUNK} texts of similar length for both",
+        f"chunks of {ON_CPU} texts of similar length for both; OpenVINO pads them",
     )
 
 
@@ -61,15 +60,15 @@ def compare(what: str, model: Path, passages: list[str], repeats: int = 3) -> Fi
     tokenizer = load_tokenizer(str(model))
     tokens = tokenise(tokenizer, passages, CAP)
     works: list[Callable[[], object]] = [
-        lambda: encode(ours, tokenise(tokenizer, passages, CAP), chunk=CHUNK),
+        lambda: encode(ours, tokenise(tokenizer, passages, CAP)),
         partial(theirs.encode, passages, show_progress_bar=False),
-        partial(encode, ours, tokens, chunk=CHUNK),
+        partial(encode, ours, tokens),
         partial(tokenise, tokenizer, passages, CAP),
     ]
     some = passages[:50]
     difference = np.abs(encode(ours, tokenise(tokenizer, some, CAP)) - theirs.encode(some)).max()
     mine, other, stored, tokenising = measure.in_turn(works, repeats)
-    n, padded = len(passages), texts.padded(np.sort(tokens.lengths), CHUNK)
+    n = len(passages)
     return Figure(
         f"encoding, {what}, CPU, fp32",
         f"{n / mine:,.0f} a second",
@@ -77,7 +76,7 @@ def compare(what: str, model: Path, passages: list[str], repeats: int = 3) -> Fi
         f"{other / mine:.2f} ×",
         "≥ 1.3 ×",
         verdict(other >= 1.3 * mine),
-        f"{tokens.lengths.mean():.0f} tokens on average, with padding {padded / n:.0f}; from stored tokens, as in a "
+        f"{tokens.lengths.mean():.0f} tokens on average, without padding; from stored tokens, as in a "
         f"run, {n / stored:,.0f} a second ({other / stored:.2f} ×); tokenising alone {tokenising:.1f} s; largest "
         f"difference of a number {difference:.0e}",
     )

@@ -1,6 +1,6 @@
 """On a GPU: the dual step at full size (DistilBERT's shape, random weights); encoding and search are in table1-full.
 
-Without a GPU, its row stays empty. Texts are random token ids, as long as the paper's caps allow: the
+Without a GPU, the row is empty. Texts are random token ids, as long as the paper's caps allow: the
 longest that a step can meet.
 """
 

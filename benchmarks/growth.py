@@ -1,4 +1,4 @@
-"""Time and memory by the number of passages, and their slopes on logarithmic axes, as a plot (growth.svg, growth.png).
+"""Time, with its slope on logarithmic axes, and memory by the number of passages (growth.svg, growth.png).
 
 Texts and vectors are synthetic. Encoding is measured on 1,000 passages and extrapolated: it is proportional.
 """
@@ -58,13 +58,16 @@ def figures(full: bool = False, sizes: tuple[int, ...] = SIZES) -> list[Figure]:
 
 
 def draw(sizes: Sequence[int], found: Mapping[str, Sequence[Sequence[float]]], slopes: Sequence[str]) -> None:
-    """Seconds, on logarithmic axes with the slope of each part, and memory: growth.svg. found: part → (2, sizes)."""
+    """Seconds on logarithmic axes with the slope of each part, and memory, but of 1,000 passages for encoding.
+
+    found: part → seconds and gigabytes by size.
+    """
     with matplotlib.rc_context(style.STYLE):
         picture = Picture(figsize=(6.5, 2.8), layout="constrained")
         axes = picture.subplots(1, 2)
         for (part, both), slope, (colour, mark) in zip(found.items(), slopes, style.CLUSTERS, strict=False):
-            for ax, values, label in zip(axes, both, (f"{part}, {slope}", part), strict=True):
-                ax.plot(sizes, values, color=colour, marker=mark, markersize=4, label=label)
+            for ax, values in zip(axes[: 1 if part == "encoding" else 2], both, strict=False):
+                ax.plot(sizes, values, color=colour, marker=mark, markersize=4, label=f"{part}, {slope}")
         axes[0].set(ylabel="Time (s)", yscale="log")
         axes[1].set(ylabel="Memory (GB)", ylim=(0, None))
         for ax in axes:
@@ -89,9 +92,6 @@ def ingest(folder: Path, n: int) -> Callable[[], object]:
     write_folder(folder / "all", (f"passage {i} of words" for i in range(n)), queries)
     write_scores(folder / "all" / "pairs.tsv", 9 * n // 2, queries, n)
 
-    def scorer() -> Scorer:
-        raise AssertionError("every line has its scores")
-
     def read() -> None:
         settings = profile(str(folder / "all"))
         collection = open_collection(settings)
@@ -99,6 +99,11 @@ def ingest(folder: Path, n: int) -> Callable[[], object]:
         open_pairs(settings, collection, scorer)
 
     return read
+
+
+def scorer() -> Scorer:
+    """Not needed."""
+    raise AssertionError("every line has its scores")
 
 
 def clustering(folder: Path, n: int) -> Callable[[], object]:
@@ -133,7 +138,7 @@ def write_folder(folder: Path, passages: Iterable[str], queries: int) -> None:
 
 
 def write_scores(path: Path, lines: int, queries: int, passages: int) -> None:
-    """Lines in the published format, some 60 bytes each: random but for a query's positive, of which there is one."""
+    """Lines in the published format, some 60 bytes each: all random, except that each query has one positive."""
     rng = np.random.default_rng(0)
     with open(path, "wb") as f:
         for start in range(0, lines, BLOCK):

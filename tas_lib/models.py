@@ -30,7 +30,7 @@ class BertDot(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask: (N, T). Returns (N, D) in fp32."""
-        states = states_of(self.encoder, ids, mask).float()  # (N, T, D)
+        states = states_of(self.encoder, ids, mask, padding=False).float()  # (N, T, D)
         if self.pooling == "cls":
             return states[:, 0]
         weights = mask.unsqueeze(-1).float()
@@ -48,7 +48,7 @@ class BertCat(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
         """ids, mask, types: (N, T); types are 0 for the query and 1 for the passage. Returns scores (N,) in fp32."""
-        states = states_of(self.encoder, ids, mask, types)[:, 0]  # (N, D)
+        states = states_of(self.encoder, ids, mask, types, padding=False)[:, 0]  # (N, D)
         return _in_fp32(self.head, states).squeeze(-1)
 
 
@@ -74,11 +74,10 @@ class ColBert(nn.Module):
         super().__init__()
         self.encoder, self.dim = encoder, dim
         self.head = nn.Linear(encoder.config.hidden_size, dim)
-        self.padding = False  # whether vectors of padding are meant, too: the public code's teacher reads them (D10)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask: (N, T). Returns token vectors (N, T, D) in fp32; ignore those of padding."""
-        return _in_fp32(self.head, states_of(self.encoder, ids, mask, padding=self.padding))
+        return _in_fp32(self.head, states_of(self.encoder, ids, mask))
 
 
 def late_interaction(queries: Tensor, query_mask: Tensor, passages: Tensor, passage_mask: Tensor) -> Tensor:
@@ -115,20 +114,22 @@ def _in_fp32(head: nn.Linear, states: Tensor) -> Tensor:
 
 
 def states_of(
-    encoder: PreTrainedModel, ids: Tensor, mask: Tensor, types: Tensor | None = None, padding: bool = False
+    encoder: PreTrainedModel, ids: Tensor, mask: Tensor, types: Tensor | None = None, padding: bool = True
 ) -> Tensor:
     """Last hidden states (N, T, D); token types are passed only to encoders that use them.
 
-    padding: whether its states are meant, too; otherwise, on a CPU, BERT and DistilBERT leave them out, and they are 0.
+    padding: whether its states are computed, too. If not, BERT and DistilBERT skip it on a CPU, and they are 0.
     """
     given = {"token_type_ids": types} if types is not None and _has_types(encoder) else {}
-    padding = padding or ids.device.type != "cpu" or torch.compiler.is_compiling() or bool(mask.all())
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     attention = encoder.config._attn_implementation
-    if padding or encoder.config.model_type not in ("bert", "distilbert") or attention not in ("sdpa", "unpadded"):
+    known = encoder.config.model_type in ("bert", "distilbert") and attention in ("sdpa", "unpadded")
+    reads_on = getattr(encoder.config, "is_decoder", False)  # each token only those before it
+    if padding or traced or not known or reads_on or ids.device.type != "cpu" or bool(mask.all()):
         return encoder(input_ids=ids, attention_mask=mask, **given).last_hidden_state
-    if attention == "sdpa":  # registered here, since loading these takes a second
-        transformers.AttentionInterface.register("unpadded", _attention)
-        transformers.AttentionMaskInterface.register("unpadded", transformers.masking_utils.sdpa_mask)
+    transformers.AttentionInterface.register("unpadded", _attention)  # here, since loading it takes a second
+    transformers.AttentionMaskInterface.register("unpadded", transformers.masking_utils.sdpa_mask)
+    if attention == "sdpa":
         encoder.set_attn_implementation("unpadded")
     real, position = mask.bool(), torch.arange(ids.shape[1]).expand_as(ids)
     given = {name: value[real][None] for name, value in {**given, "input_ids": ids, "position_ids": position}.items()}
@@ -139,7 +140,9 @@ def states_of(
 def _attention(
     _: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, lengths: Sequence[int] = (), **others: Any
 ) -> tuple[Tensor, None]:
-    """transformers' attention, of texts that lie end to end (1, heads, all tokens, W), or padded if without lengths."""
+    """For transformers: attention within each text of these lengths; q, k and v (1, heads, all tokens, W) hold them end
+    to end. Without lengths, as always: (N, heads, T, W), and the mask hides padding.
+    """
     attend = partial(scaled_dot_product_attention, dropout_p=others["dropout"], scale=others["scaling"])
     if not lengths:
         return attend(q, k, v, mask).transpose(1, 2), None

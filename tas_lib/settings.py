@@ -188,7 +188,7 @@ class Training(Settings):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the encoder, D12
     model_seed: int = 0  # dropout; the batches have their own seed, D13
     workers: int = Field(1, ge=0)  # processes that compose batches, §3
-    chunk: PositiveInt = 32  # texts of similar length that are padded together: fewer is less padding, more calls
+    chunk: PositiveInt = 32  # texts of similar length encoded together; on a GPU, fewer is less padding, more calls
     cached_chunk: PositiveInt | None = None  # gradient caching: texts encoded at once, for small cards
     compile: bool = False  # torch.compile
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from sentence_transformers import SentenceTransformer
 
 from benchmarks import (
     Figure,
@@ -27,7 +28,7 @@ from tas_lib.config import load
 from tas_lib.data.tokens import load_tokenizer, tokenise
 from tas_lib.models import BertDot
 from tas_lib.report.latency import Roofline
-from tas_lib.retrieval import pretrained
+from tas_lib.retrieval import frozen, pretrained
 from tas_lib.train import loop
 
 FIGURE = Figure("a | b", "1 s", "theirs 3 s", "3 ×", "≥ 2 ×", "met", "Reading limits it.")
@@ -160,6 +161,16 @@ def test_the_growth_of_every_part_is_measured(part: str, monkeypatch):
     monkeypatch.setenv("TAS_RUNS", "")  # set by the part that reads a collection
     seconds, gb = growth.at(part, 1_000)
     assert 0 < seconds < 600 and 0 < gb < 50
+
+
+def test_with_frozen_layers_both_sides_train_the_same_parameters():
+    settings = load("docs")
+    layers = settings.training.frozen_layers
+    ours = frozen.trained_part(pretrained.load_dot(settings.encoder_path), layers)
+    theirs = SentenceTransformer(settings.encoder_path, device="cpu")
+    training_step.freeze(theirs, layers)
+    count = sum(weight.numel() for weight in theirs.parameters() if weight.requires_grad)
+    assert 0 < count == sum(weight.numel() for weight in ours.parameters())
 
 
 def test_synthetic_texts_have_the_lengths_of_the_collection():

@@ -1,7 +1,7 @@
 """Encoding a collection: fp16 vectors of all tokens, or of all passages.
 
-You can interrupt encoding; run it again and it resumes at the first missing shard. Which texts are padded together
-depends on the shard alone, so its bytes are the same in every run (on one kind of processor and as many threads).
+You can interrupt encoding; run it again and it resumes at the first missing shard. Which texts are encoded
+together depends on the shard alone: its bytes are the same in every run (on one kind of processor and as many threads).
 """
 
 import logging
@@ -29,7 +29,8 @@ from tas_lib.retrieval.sentence import SentenceEncoder
 log = logging.getLogger(__name__)
 SHARD = 100_000  # texts in a shard
 JOINED = "vectors.npy"
-CHUNK = {"cpu": 32, "cuda": 64}  # texts at a time; what a CPU computes of 32 stays in its cache
+CHUNK = 64  # texts at a time
+ON_CPU = 32  # whose states fit its cache, if all layers are computed
 TextSearch = Callable[[Sequence[str], int], tuple[IntArray, FloatArray]]
 """(texts of queries, depth) → passage indices and scores, both (Q, depth)"""
 Encode = Callable[[IntArray], FloatArray]
@@ -48,19 +49,20 @@ def encode(
     """fp32 vectors (N, D) of the texts at `rows` (N,), of all by default. precision: in which the model computes."""
     rows, kind = np.arange(len(tokens.lengths)) if rows is None else rows, next(model.parameters()).device.type
     progress = Progress(log, f"vectors of {len(rows):,} texts", int(tokens.lengths_of(np.unique(rows)).sum()))
+    chunk = chunk or (ON_CPU if kind == "cpu" and np.ndim(tokens.ids) == 1 else CHUNK)
     with torch.autocast(kind, models.PRECISION[precision], enabled=precision != "fp32"):
-        return models.encode_rows(model.eval(), tokens, rows, chunk or CHUNK[kind], progress.add).float().cpu().numpy()
+        return models.encode_rows(model.eval(), tokens, rows, chunk, progress.add).float().cpu().numpy()
 
 
 @torch.inference_mode()
 def token_vectors(
-    model: models.ColBert | frozen.LowerLayers, tokens: Ragged, key: str = "colbert", chunk: int = 0
+    model: models.ColBert | frozen.LowerLayers, tokens: Ragged, key: str = "colbert", chunk: int = CHUNK
 ) -> FloatArray:
     """fp16 vectors (all tokens, D) of all texts, encoded in length-sorted chunks. key: see `finite`."""
     device = next(model.parameters()).device
     out = np.empty((tokens.offsets[-1], model.dim), np.float16)
     progress = Progress(log, f"token vectors of {len(tokens.lengths):,} texts", len(out))
-    for rows in models.length_chunks(tokens.lengths, chunk or CHUNK[device.type]):
+    for rows in models.length_chunks(tokens.lengths, chunk):
         ids, mask = models.pad([tokens.row(row) for row in rows], device)
         vecs = model(ids, mask)[mask.bool()].half().cpu().numpy()
         where = np.concatenate([np.arange(tokens.offsets[row], tokens.offsets[row + 1]) for row in rows])

@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from tas_lib.models import BertDot, states_of
+from tas_lib.models import BertDot
 
 
 def trained_part(student: nn.Module, layers: int) -> nn.Module:
@@ -36,7 +36,7 @@ class LowerLayers(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask: (N, T). Returns states (N, T, D)."""
-        return states_of(self.encoder, ids, mask)
+        return self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
 
 
 class LastLayer(nn.Module):

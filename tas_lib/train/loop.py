@@ -136,9 +136,7 @@ def train(
     `checkpoint.remove` once these are saved.
     """
     device = next(student.parameters()).device
-    # of a small part on a CPU, Adam would take a fifth of a step unless it is fused
-    fused = device.type == "cuda" or settings.frozen_layers > 0 or None
-    adam = torch.optim.Adam(student.parameters(), lr=settings.learning_rate, fused=fused)
+    adam = torch.optim.Adam(student.parameters(), lr=settings.learning_rate, fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     forward = forward_pass(student, loss, queries, passages, settings)
     start, history, best = checkpoint.resume(folder, student, adam, scaler)

@@ -111,7 +111,6 @@ def open_in_batch_teacher(profile: Profile, collection: Collection) -> InBatchTe
     model = pretrained.load_colbert(source).to(find_device())
     size_gb = 2e-9 * model.dim * sum(int(ragged.offsets[-1]) for ragged in tokens.values())
     if profile.training.colbert_mask == "public":
-        model.padding = True
         fits = size_gb <= profile.kept_vectors_gb / 2  # without padding
         fresh = PaddedVectors if fits else partial(FreshVectors, chunk=10**9)  # a batch in one chunk has padding, too
         return PublicTeacher(*(fresh(model, ragged) for ragged in tokens.values()))
