@@ -67,7 +67,7 @@ def page(machine: Mapping[str, str], figures: Mapping[str, Sequence[Figure]], fa
 
     failed: benchmark → what went wrong; it gets a line of the table.
     """
-    lines = ["# Benchmarks", "", "Ratios of one run on one machine: `./run_all.sh benchmarks`.", ""]
+    lines = ["# Benchmarks", "", "Ratios of one run on one machine: `python -m benchmarks`; `./run_all.sh benchmarks` also measures at full size.", ""]
     lines += [f"- {what}: {value}" for what, value in machine.items()]
     lines += ["", _line("what", "ours", "against", "ratio", "target", ""), _line("---", *["---:"] * 3, "---", "---")]
     notes = ["", "What limits each, and what remains:", ""]
@@ -77,7 +77,8 @@ def page(machine: Mapping[str, str], figures: Mapping[str, Sequence[Figure]], fa
     for name, error in failed.items():
         lines.append(_line(name, "failed", "", "", "", "–"))
         notes.append(f"- *{name}* failed: {error}")
-    return "\n".join([*lines, *notes]) + "\n"
+    picture = ["", "![Time and memory by number of passages](growth.png)"] if "growth" in figures else []
+    return "\n".join([*lines, *picture, *notes]) + "\n"
 
 
 def _line(*cells: str) -> str:

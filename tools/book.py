@@ -18,7 +18,8 @@ PARTS = {  # of the table of contents
     "Documents": ["docs/*.md", "DEVIATIONS.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/results.md",
                   "experiments/*/README.md"],
 }  # fmt: skip
-FILES = ("figures/*.svg", "figures/docs/*.png", "LICENSE", "NOTICE", "CITATION.cff")  # that pages show or link to
+# that pages show or link to
+FILES = ("figures/*.svg", "figures/docs/*.png", "benchmarks/*.png", "LICENSE", "NOTICE", "CITATION.cff")
 TITLES = {
     "claims": "Verdicts on the claims",
     "deviations": "Effect of other choices",
