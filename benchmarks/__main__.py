@@ -67,7 +67,7 @@ def page(machine: Mapping[str, str], figures: Mapping[str, Sequence[Figure]], fa
 
     failed: benchmark → what went wrong; it gets a line of the table.
     """
-    how = "Ratios of one run on one machine: `python -m benchmarks`; `./run_all.sh benchmarks` measures at full size too."
+    how = "Of one run on one machine: `python -m benchmarks`; `./run_all.sh benchmarks` measures at full size too."
     lines = ["# Benchmarks", "", how, ""]
     lines += [f"- {what}: {value}" for what, value in machine.items()]
     lines += ["", _line("what", "ours", "against", "ratio", "target", ""), _line("---", *["---:"] * 3, "---", "---")]
