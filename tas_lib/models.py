@@ -134,7 +134,7 @@ def states_of(
     real, position = mask.bool(), torch.arange(ids.shape[1]).expand_as(ids)
     given = {name: value[real][None] for name, value in {**given, "input_ids": ids, "position_ids": position}.items()}
     states = encoder(**given, lengths=real.sum(1).tolist()).last_hidden_state[0]  # (all tokens, D)
-    return states.new_zeros(*ids.shape, states.shape[1]).index_put((real,), states)
+    return states.new_zeros(*ids.shape, states.shape[1]).index_put_((real,), states)
 
 
 def _attention(

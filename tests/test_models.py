@@ -117,6 +117,17 @@ def test_an_attention_that_must_see_padding_gets_it():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_decoder_and_a_traced_model_are_padded_as_ever():
+    decoder = tiny.bert().eval()
+    decoder.config.is_decoder = True
+    models.states_of(decoder, PADDED, MASK, padding=False)
+    assert decoder.config._attn_implementation == "sdpa"
+    dot = BertDot(tiny.bert()).eval()
+    traced = torch.jit.trace(dot, (PADDED, MASK), check_trace=False)
+    other = MASK.flip(0)
+    torch.testing.assert_close(traced(PADDED, other), dot(PADDED, other), rtol=1e-4, atol=1e-5)
+
+
 def test_dropout_without_padding_is_as_likely_as_with_it():
     model = tiny.bert(dropout=0.5).train()
     torch.manual_seed(0)

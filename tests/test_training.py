@@ -376,7 +376,7 @@ def test_a_cached_step_keeps_vectors_and_not_the_encoders_states():
         return cost.peak_mb(lambda: gradients(model, MARGINS, b=24, cached_chunk=chunk), torch.device("cpu"))
 
     plain, sixteen, eight = peak(None), peak(16), peak(8)
-    assert eight < plain / 2 and eight < sixteen < 0.6 * plain
+    assert eight < sixteen < plain / 2
 
 
 def test_a_run_in_fp16_resumes_with_its_scale(tmp_path: Path):
